@@ -1,0 +1,34 @@
+"""The BLAS behind `np.dot` in Numba code, which is SciPy's, kept to one thread.
+
+Kernels call it from all of Numba's threads at once. Threads of its own on top of these would make it many
+times slower, and so would waiting for NumPy's BLAS threads between two Numba kernels.
+"""
+import ctypes
+import glob
+import os
+from typing import Any, Callable
+
+import scipy
+from scipy.linalg import cython_blas
+
+_SETTERS = "scipy_openblas_set_num_threads", "openblas_set_num_threads", "MKL_Set_Num_Threads"
+
+
+def _find_setter() -> Callable[[int], Any]:
+    """The function of SciPy's BLAS that sets its number of threads; one that does nothing where it has none."""
+    # On Linux and macOS a symbol of a library is found through the module that is linked to it; not on Windows.
+    folder = os.path.dirname(scipy.__file__) + ".libs"
+    for path in [cython_blas.__file__, *glob.glob(os.path.join(folder, "*openblas*.dll"))]:
+        library = ctypes.CDLL(path)
+        for name in _SETTERS:
+            if hasattr(library, name):
+                return getattr(library, name)
+    return lambda threads: None
+
+
+_set_threads = _find_setter()
+
+
+def one_thread() -> None:
+    """Keep SciPy's BLAS to the thread that calls it; NumPy's own BLAS is not touched. Costs a microsecond."""
+    _set_threads(1)

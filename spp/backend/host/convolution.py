@@ -1,0 +1,340 @@
+"""Convolution over two spatial axes: receptive fields gathered into rows, then a matrix product (im2row + GEMM).
+
+The work is cut into blocks of output pixels whose rows stay in the cache, and each of Numba's threads does one
+fixed part of the blocks with buffers of its own: results repeat to the bit for one number of threads.
+Functions for other numbers of spatial axes are in convolution_nd.py, for depthwise convolution in
+convolution_depthwise.py; the three functions at the end choose.
+"""
+from typing import Any
+
+import numba
+import numpy as np
+
+from spp.backend.host import convolution_depthwise as depthwise
+from spp.backend.host import convolution_nd as nd
+from spp.backend.host.blas import one_thread
+from spp.backend.host.layout import channels_last, store
+from spp.backend.host.scratch import scratch
+
+BLOCK_PIXELS = 256         # output pixels a block, forward and for weight gradients
+BAND_BYTES = 16 << 20      # the rows of one image, or one band of it, in the gradient of the input
+
+Geometry = tuple[int, int, int, int, int, int, int, int]     # kernel, stride, pad, dilation: each height, width
+
+
+@numba.njit(cache=True, nogil=True)
+def _im2row(x, image_shape, group, first, out_shape, geometry, rows):
+    """Row r of `rows` becomes the receptive field of output pixel `first + r`: kh x kw x channels of the group.
+
+    `x` is the flat N x H x W x C batch; pixels outside of the image are zeros.
+    """
+    kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
+    height, width, channels = image_shape
+    out_height, out_width = out_shape
+    depth = rows.shape[1] // (kh * kw)
+    # Taps side by side in memory are copied in one run.
+    taps, run = (1, kw) if dilation_w == 1 and depth == channels else (kw, 1)
+    length = run * depth
+    for r in range(rows.shape[0]):
+        pixel = first + r
+        image = pixel // (out_height * out_width)
+        top = pixel // out_width % out_height * stride_h - pad_h
+        left = pixel % out_width * stride_w - pad_w
+        for i in range(kh):
+            iy = top + i * dilation_h
+            for j in range(taps):
+                ix = left + j * dilation_w
+                row = rows[r, (i * taps + j) * length:(i * taps + j + 1) * length]
+                if iy < 0 or iy >= height or ix + run <= 0 or ix >= width:
+                    for c in range(length):
+                        row[c] = 0
+                    continue
+                before = max(0, -ix) * depth
+                inside = min(run, width - ix) * depth - before
+                start = ((image * height + iy) * width + max(0, ix)) * channels + group * depth
+                source = x[start:start + inside]
+                for c in range(before):
+                    row[c] = 0
+                target = row[before:before + inside]
+                for c in range(inside):
+                    target[c] = source[c]
+                for c in range(before + inside, length):
+                    row[c] = 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _row2im(rows, image, top, bottom, dx, image_shape, group, first, out_shape, geometry):
+    """Add rows, laid out as by `_im2row`, to rows `top` to `bottom` - 1 of one image of the flat batch `dx`.
+
+    Row r belongs to pixel `first + r` of this image's output.
+    """
+    kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
+    height, width, channels = image_shape
+    out_width = out_shape[1]
+    depth = rows.shape[1] // (kh * kw)
+    taps, run = (1, kw) if dilation_w == 1 and depth == channels else (kw, 1)
+    length = run * depth
+    for r in range(rows.shape[0]):
+        pixel = first + r
+        above = pixel // out_width * stride_h - pad_h
+        left = pixel % out_width * stride_w - pad_w
+        for i in range(kh):
+            iy = above + i * dilation_h
+            if iy < top or iy >= bottom:
+                continue
+            for j in range(taps):
+                ix = left + j * dilation_w
+                if ix + run <= 0 or ix >= width:
+                    continue
+                before = max(0, -ix) * depth
+                inside = min(run, width - ix) * depth - before
+                start = ((image * height + iy) * width + max(0, ix)) * channels + group * depth
+                target = dx[start:start + inside]
+                source = rows[r, (i * taps + j) * length + before:(i * taps + j) * length + before + inside]
+                for c in range(inside):
+                    target[c] += source[c]
+
+
+@numba.njit(cache=True, nogil=True)
+def _columns(matrix, first, last, group, width, buffer):
+    """One group's columns of rows `first` to `last` - 1: a view where there is one group, else in `buffer`."""
+    if matrix.shape[1] == width:
+        return matrix[first:last]
+    part = buffer[:last - first]
+    for r in range(last - first):
+        source = matrix[first + r, group * width:(group + 1) * width]
+        for c in range(width):
+            part[r, c] = source[c]
+    return part
+
+
+@numba.njit(cache=True, nogil=True)
+def _product(a, b, out):
+    np.dot(a, b, out)       # in a function of its own, so that Numba does not rewrite it as a loop of its own
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_pointwise(geometry, groups):
+    """Whether the rows of im2row would be the input's own pixels: a 1 x 1 kernel, stride 1, no pad."""
+    kh, kw, stride_h, stride_w, pad_h, pad_w, _, _ = geometry
+    return groups == 1 and kh * kw * stride_h * stride_w == 1 and pad_h + pad_w == 0
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _forward(x, weight, bias, y, geometry, rows, out):
+    """`weight` is groups x outputs x K, `rows` parts x block x K, `out` parts x block x outputs of a group."""
+    groups, outputs, k = weight.shape
+    parts, block = rows.shape[:2]
+    pixels = y.shape[0] * y.shape[1] * y.shape[2]
+    flat_x, flat_y = x.reshape(-1), y.reshape(pixels, -1)
+    blocks = -(-pixels // block)
+    pointwise = _is_pointwise(geometry, groups)
+    for part in numba.prange(parts):
+        for b in range(part * blocks // parts, (part + 1) * blocks // parts):
+            first, last = b * block, min(pixels, (b + 1) * block)
+            for group in range(groups):
+                if pointwise:
+                    fields = flat_x[first * k:last * k].reshape(last - first, k)
+                else:
+                    fields = rows[part, :last - first]
+                    _im2row(flat_x, x.shape[1:], group, first, y.shape[1:3], geometry, fields)
+                result = out[part, :last - first]
+                _product(fields, weight[group].T, result)
+                for r in range(last - first):
+                    for c in range(outputs):
+                        flat_y[first + r, group * outputs + c] = result[r, c] + bias[group * outputs + c]
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _backward_data(dy, weight, dx, geometry, bands, rows, buffer):
+    """Each of `bands` equal bands of each image of `dx` is one task, `rows` parts x pixels x K its buffer."""
+    groups, outputs, k = weight.shape
+    parts = rows.shape[0]
+    kh, _, stride, _, pad, _, dilation, _ = geometry
+    count, height, width, channels = dx.shape
+    out_height, out_width = dy.shape[1:3]
+    flat_dx, flat_dy = dx.reshape(-1), dy.reshape(count * out_height * out_width, -1)
+    tasks = count * bands
+    pointwise = _is_pointwise(geometry, groups)
+    for part in numba.prange(parts):
+        for task in range(part * tasks // parts, (part + 1) * tasks // parts):
+            image, band = task // bands, task % bands
+            top, bottom = band * height // bands, (band + 1) * height // bands
+            # the rows of dy whose receptive fields touch the band
+            first = max(0, -(-(top + pad - (kh - 1) * dilation) // stride)) * out_width
+            last = max(min(out_height, (bottom - 1 + pad) // stride + 1) * out_width, first)
+            target = flat_dx[(image * height + top) * width * channels:(image * height + bottom) * width * channels]
+            if not pointwise:
+                target[:] = 0
+            for group in range(groups):
+                start = image * out_height * out_width
+                gradient = _columns(flat_dy, start + first, start + last, group, outputs, buffer[part])
+                if pointwise:
+                    _product(gradient, weight[group], target.reshape(last - first, k))
+                else:
+                    fields = rows[part, :last - first]
+                    _product(gradient, weight[group], fields)
+                    _row2im(fields, image, top, bottom, flat_dx, dx.shape[1:], group, first, dy.shape[1:3], geometry)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _backward_weights(x, dy, dweight, dbias, geometry, rows, buffer, product):
+    """`dweight` parts x groups x outputs x K and `dbias` parts x all outputs receive one sum a part."""
+    parts, groups, outputs, k = dweight.shape
+    block = rows.shape[1]
+    pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
+    flat_x, flat_dy = x.reshape(-1), dy.reshape(pixels, -1)
+    blocks = -(-pixels // block)
+    pointwise = _is_pointwise(geometry, groups)
+    for part in numba.prange(parts):
+        dweight[part] = 0
+        dbias[part] = 0
+        block_bias = np.empty_like(dbias[part])
+        for b in range(part * blocks // parts, (part + 1) * blocks // parts):
+            first, last = b * block, min(pixels, (b + 1) * block)
+            for group in range(groups):
+                if pointwise:
+                    fields = flat_x[first * k:last * k].reshape(last - first, k)
+                else:
+                    fields = rows[part, :last - first]
+                    _im2row(flat_x, x.shape[1:], group, first, dy.shape[1:3], geometry, fields)
+                gradient = _columns(flat_dy, first, last, group, outputs, buffer[part])
+                _product(gradient.T, fields, product[part])
+                for o in range(outputs):
+                    for c in range(k):
+                        dweight[part, group, o, c] += product[part, o, c]
+            block_bias[:] = 0       # a sum of its own a block: the error grows less than in one long sum
+            for r in range(first, last):
+                for c in range(block_bias.size):
+                    block_bias[c] += flat_dy[r, c]
+            dbias[part] += block_bias
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _taps_first(weight, out):
+    """outputs x channels x taps becomes outputs x taps x channels."""
+    outputs, channels, taps = weight.shape
+    for o in numba.prange(outputs):
+        for t in range(taps):
+            for c in range(channels):
+                out[o, t, c] = weight[o, c, t]
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _add_parts(sums, dweight):
+    """Add parts x outputs x taps x channels, summed over the parts in order, to outputs x channels x taps."""
+    parts, outputs, taps, channels = sums.shape
+    for o in numba.prange(outputs):
+        for t in range(taps):
+            for c in range(channels):
+                total = sums[0, o, t, c]
+                for part in range(1, parts):
+                    total += sums[part, o, t, c]
+                dweight[o, c, t] += total
+
+
+def _geometry(weight: np.ndarray, stride: Any, pad: Any, dilation: Any) -> Geometry:
+    kh, kw, *rest = (int(v) for v in (*weight.shape[2:], *stride, *pad, *dilation))
+    return (kh, kw, *rest)      # type: ignore[return-value]
+
+
+def _taps_first_weight(weight: np.ndarray, group: int) -> np.ndarray:
+    """Caffe's outputs x channels x kh x kw as groups x outputs of a group x (kh x kw x channels)."""
+    outputs, channels, kh, kw = weight.shape
+    weight = np.ascontiguousarray(weight).reshape(outputs, channels, kh * kw)
+    if kh * kw > 1 and channels > 1:
+        reordered = scratch("convolution.weight", (outputs, kh * kw, channels), weight.dtype)
+        _taps_first(weight, reordered)
+        weight = reordered
+    return weight.reshape(group, outputs // group, -1)
+
+
+def _blocks(pixels: int) -> tuple[int, int]:
+    """Number of parts and of pixels a block: full blocks, or one block a part where there are few pixels."""
+    parts = max(1, min(numba.get_num_threads(), pixels))
+    return parts, max(1, min(BLOCK_PIXELS, -(-pixels // parts)))
+
+
+def _is_depthwise(weight: np.ndarray, group: int) -> bool:
+    return weight.shape[:2] == (group, 1) and group > 1
+
+
+def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
+                        stride: tuple[int, ...], pad: tuple[int, ...], dilation: tuple[int, ...],
+                        group: int) -> None:
+    """Write to `y` (N x O x ...) the cross-correlation of `x` (N x C x ...) with `weight` (O x C/group x ...).
+
+    Any number of spatial axes, any strides; `stride`, `pad`, `dilation` have one number a spatial axis. One
+    floating-point dtype. The size of `y` says how many windows there are; what lies outside of `x` is zero.
+    """
+    if x.ndim != 4:
+        return nd.forward(x, weight, bias, y, stride, pad, dilation, group)
+    one_thread()
+    geometry = _geometry(weight, stride, pad, dilation)
+    source, out = channels_last(x), channels_last(y)
+    if bias is None:
+        bias = scratch("convolution.bias", (len(weight),), x.dtype)
+        bias[:] = 0
+    if _is_depthwise(weight, group):
+        depthwise.forward(source, weight, bias, out, geometry)
+    else:
+        grouped = _taps_first_weight(weight, group)
+        parts, block = _blocks(out.size // len(weight))
+        rows = scratch("convolution.rows", (parts, block, grouped.shape[2]), x.dtype)
+        product = scratch("convolution.product", (parts, block, grouped.shape[1]), x.dtype)
+        _forward(source, grouped, bias, out, geometry, rows, product)
+    store(out.transpose(0, 3, 1, 2), y)
+
+
+def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: tuple[int, ...],
+                              pad: tuple[int, ...], dilation: tuple[int, ...], group: int) -> None:
+    """Write to `dx` the gradient of the input of `convolution_forward`, from the output's, `dy`."""
+    if dy.ndim != 4:
+        return nd.backward_data(dy, weight, dx, stride, pad, dilation, group)
+    one_thread()
+    geometry = _geometry(weight, stride, pad, dilation)
+    source, out = channels_last(dy), channels_last(dx)
+    if _is_depthwise(weight, group):
+        depthwise.backward_data(source, weight, out, geometry)
+    else:
+        grouped = _taps_first_weight(weight, group)
+        count, height = out.shape[:2]
+        out_height, out_width = source.shape[1:3]
+        parts = numba.get_num_threads()
+        bytes_an_image = out_height * out_width * grouped.shape[2] * dy.itemsize
+        bands = max(1, min(height, max(-(-parts // max(1, count)), -(-bytes_an_image // BAND_BYTES))))
+        reach = -(-height // bands) - 1 + (geometry[0] - 1) * geometry[6]
+        pixels = min(out_height, reach // geometry[2] + 1) * out_width
+        rows = scratch("convolution.rows", (parts, pixels, grouped.shape[2]), dy.dtype)
+        buffer = scratch("convolution.product", (parts, pixels, grouped.shape[1]), dy.dtype)
+        _backward_data(source, grouped, out, geometry, bands, rows, buffer)
+    store(out.transpose(0, 3, 1, 2), dx)
+
+
+def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, dbias: np.ndarray | None,
+                                 stride: tuple[int, ...], pad: tuple[int, ...], dilation: tuple[int, ...],
+                                 group: int) -> None:
+    """Add to `dweight` and `dbias` the gradients of the parameters of `convolution_forward`."""
+    if x.ndim != 4:
+        return nd.backward_weights(x, dy, dweight, dbias, stride, pad, dilation, group)
+    one_thread()
+    geometry = _geometry(dweight, stride, pad, dilation)
+    source, gradient = channels_last(x), channels_last(dy)
+    outputs, channels = dweight.shape[:2]
+    taps = geometry[0] * geometry[1]
+    parts, block = _blocks(dy.size // outputs)
+    bias_sums = scratch("convolution.dbias", (parts, outputs), x.dtype)
+    if _is_depthwise(dweight, group):
+        depthwise.backward_weights(source, gradient, dweight, bias_sums, geometry)
+    else:
+        shape = outputs // group, taps * channels
+        rows = scratch("convolution.rows", (parts, block, shape[1]), x.dtype)
+        buffer = scratch("convolution.product", (parts, block, shape[0]), x.dtype)
+        product = scratch("convolution.weight", (parts, *shape), x.dtype)
+        sums = scratch("convolution.dweight", (parts, group, *shape), x.dtype)
+        _backward_weights(source, gradient, sums, bias_sums, geometry, rows, buffer, product)
+        flat = dweight.reshape(outputs, channels, taps)
+        _add_parts(sums.reshape(parts, outputs, taps, channels), flat)
+        store(flat.reshape(dweight.shape), dweight)
+    if dbias is not None:
+        dbias += bias_sums.sum(0)

@@ -1,0 +1,115 @@
+"""Depthwise convolution over two spatial axes: each channel has a kernel of its own (group = channels = outputs).
+
+Direct sums with the channels innermost, as they lie in memory; a matrix product a group would do one column.
+All arrays are C-contiguous, images N x H x W x C; `geometry` is that of convolution.py.
+"""
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _forward(x, weight, bias, y, geometry):
+    """`weight` is taps x channels."""
+    kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
+    _, height, width, channels = x.shape
+    count, out_height, out_width, _ = y.shape
+    for task in numba.prange(count * out_height):
+        image, oy = task // out_height, task % out_height
+        for ox in range(out_width):
+            total = y[image, oy, ox]
+            for c in range(channels):
+                total[c] = bias[c]
+            for i in range(kh):
+                iy = oy * stride_h - pad_h + i * dilation_h
+                if iy < 0 or iy >= height:
+                    continue
+                for j in range(kw):
+                    ix = ox * stride_w - pad_w + j * dilation_w
+                    if ix < 0 or ix >= width:
+                        continue
+                    source, taps = x[image, iy, ix], weight[i * kw + j]
+                    for c in range(channels):
+                        total[c] += source[c] * taps[c]
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _backward_data(dy, weight, dx, geometry):
+    kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
+    count, height, width, channels = dx.shape
+    _, out_height, out_width, _ = dy.shape
+    for task in numba.prange(count * height):
+        image, iy = task // height, task % height
+        for ix in range(width):
+            total = dx[image, iy, ix]
+            for c in range(channels):
+                total[c] = 0
+            for i in range(kh):
+                y = iy + pad_h - i * dilation_h
+                if y < 0 or y % stride_h or y >= out_height * stride_h:
+                    continue
+                for j in range(kw):
+                    x = ix + pad_w - j * dilation_w
+                    if x < 0 or x % stride_w or x >= out_width * stride_w:
+                        continue
+                    source, taps = dy[image, y // stride_h, x // stride_w], weight[i * kw + j]
+                    for c in range(channels):
+                        total[c] += source[c] * taps[c]
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _backward_weights(x, dy, dweight, dbias, geometry):
+    """`dweight` parts x taps x channels and `dbias` parts x channels receive one sum a part of the rows of `dy`."""
+    kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
+    _, height, width, channels = x.shape
+    count, out_height, out_width, _ = dy.shape
+    parts, tasks = len(dweight), count * out_height
+    for part in numba.prange(parts):
+        dweight[part] = 0
+        dbias[part] = 0
+        # sums of their own a row: the error grows less than in one long sum
+        row_weight, row_bias = np.empty_like(dweight[part]), np.empty_like(dbias[part])
+        for task in range(part * tasks // parts, (part + 1) * tasks // parts):
+            image, oy = task // out_height, task % out_height
+            row_weight[:] = 0
+            row_bias[:] = 0
+            for ox in range(out_width):
+                gradient = dy[image, oy, ox]
+                for c in range(channels):
+                    row_bias[c] += gradient[c]
+                for i in range(kh):
+                    iy = oy * stride_h - pad_h + i * dilation_h
+                    if iy < 0 or iy >= height:
+                        continue
+                    for j in range(kw):
+                        ix = ox * stride_w - pad_w + j * dilation_w
+                        if ix < 0 or ix >= width:
+                            continue
+                        source, taps = x[image, iy, ix], row_weight[i * kw + j]
+                        for c in range(channels):
+                            taps[c] += source[c] * gradient[c]
+            dweight[part] += row_weight
+            dbias[part] += row_bias
+
+
+def _taps_first(weight: np.ndarray) -> np.ndarray:
+    """Channels x 1 x kh x kw as taps x channels."""
+    return np.ascontiguousarray(weight.reshape(len(weight), -1).T)
+
+
+def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, geometry: tuple) -> None:
+    """Write to `y`."""
+    _forward(x, _taps_first(weight), bias, y, geometry)
+
+
+def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: tuple) -> None:
+    """Write to `dx`."""
+    _backward_data(dy, _taps_first(weight), dx, geometry)
+
+
+def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, bias_sums: np.ndarray,
+                     geometry: tuple) -> None:
+    """Add to `dweight`; overwrite `bias_sums` (parts x channels) with the bias's gradient a part of the work."""
+    channels = len(dweight)
+    sums = np.empty((len(bias_sums), dweight.size // channels, channels), dweight.dtype)
+    _backward_weights(x, dy, sums, bias_sums, geometry)
+    dweight += sums.sum(0).T.reshape(dweight.shape)

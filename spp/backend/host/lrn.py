@@ -1,0 +1,172 @@
+"""Local response normalisation, y = x * scale^-beta.
+
+The scale is computed again in the backward pass: that costs less than writing and reading it would.
+"""
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from spp.backend.host.pooling import lay, load, unload
+from spp.backend.host.scratch import scratch
+
+CHUNK = 64      # positions of a map that one task works on
+
+
+def lrn_across(x: np.ndarray, y: np.ndarray, size: int, alpha: float, beta: float, k: float) -> None:
+    """scale = k + alpha / size * sum of x^2 over `size` (odd) channels around each.
+
+    x, y: N x C x (any axes). Zeros lie beyond the first and the last channel.
+    """
+    out = lay(y, "lrn.out")
+    real = x.dtype.type
+    _across(_rows(load(x, "lrn.x")), _rows(out), size // 2, real(alpha / size), real(beta), real(k))
+    unload(out, y)
+
+
+def lrn_across_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray,
+                        size: int, alpha: float, beta: float, k: float) -> None:
+    """dx = dy * scale^-beta - 2 alpha beta / size * x * sum of dy * y / scale over the same channels."""
+    out = lay(dx, "lrn.out")
+    real = x.dtype.type
+    _across_backward(_rows(load(dy, "lrn.dy")), _rows(load(x, "lrn.x")), _rows(out), size // 2,
+                     real(alpha / size), real(beta), real(k))
+    unload(out, dx)
+
+
+def lrn_within(x: np.ndarray, y: np.ndarray, size: int, alpha: float, beta: float) -> None:
+    """scale = 1 + alpha / size^2 * sum of x^2 over the size x size (odd) positions around each, same channel.
+
+    x, y: N x C x H x W. Zeros lie beyond the border.
+    """
+    out = lay(y, "lrn.out")
+    real = x.dtype.type
+    _within(load(x, "lrn.x"), out, size // 2, real(alpha / size ** 2), real(beta))
+    unload(out, y)
+
+
+def lrn_within_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray,
+                        size: int, alpha: float, beta: float) -> None:
+    """dx = dy * scale^-beta - 2 alpha beta / size^2 * x * sum of dy * y / scale over the same positions."""
+    out = lay(dx, "lrn.out")
+    real = x.dtype.type
+    ratio = scratch("lrn.ratio", out.shape, x.dtype)
+    _within_backward(load(dy, "lrn.dy"), load(x, "lrn.x"), ratio, out, size // 2,
+                     real(alpha / size ** 2), real(beta))
+    unload(out, dx)
+
+
+def _rows(laid: np.ndarray) -> np.ndarray:
+    """N x ... x C as positions x C."""
+    return laid.reshape(math.prod(laid.shape[:-1]), laid.shape[-1])
+
+
+@njit(inline="always")
+def _powers(scale, beta, power):
+    """power = scale^-beta; for the usual 3/4 from two square roots."""
+    if beta == 0.75:
+        for c in range(len(scale)):
+            power[c] = math.sqrt(math.sqrt(scale[c])) / scale[c]
+    else:
+        for c in range(len(scale)):
+            power[c] = scale[c] ** -beta
+
+
+@njit(inline="always")
+def _scales_across(x, row, half, a, k, square, scale):
+    """scale[c] = k + a * sum of x[row]^2 over channels c - half .. c + half; `square` has zeros around."""
+    channels = len(scale)
+    for c in range(channels):
+        square[half + c] = x[row, c] * x[row, c]
+        scale[c] = k
+    for offset in range(2 * half + 1):
+        for c in range(channels):
+            scale[c] += a * square[offset + c]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _across(x, y, half, a, beta, k):
+    rows, channels = x.shape
+    for task in prange((rows + CHUNK - 1) // CHUNK):
+        square, scale = np.zeros(channels + 2 * half, x.dtype), np.empty(channels, x.dtype)
+        for row in range(task * CHUNK, min(rows, (task + 1) * CHUNK)):
+            _scales_across(x, row, half, a, k, square, scale)
+            _powers(scale, beta, scale)
+            for c in range(channels):
+                y[row, c] = x[row, c] * scale[c]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _across_backward(dy, x, dx, half, a, beta, k):
+    rows, channels = x.shape
+    factor = a * beta + a * beta
+    for task in prange((rows + CHUNK - 1) // CHUNK):
+        square, ratio = np.zeros(channels + 2 * half, x.dtype), np.zeros(channels + 2 * half, x.dtype)
+        scale, power = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+        total = np.empty(channels, x.dtype)
+        for row in range(task * CHUNK, min(rows, (task + 1) * CHUNK)):
+            _scales_across(x, row, half, a, k, square, scale)
+            _powers(scale, beta, power)
+            for c in range(channels):
+                ratio[half + c] = dy[row, c] * x[row, c] * power[c] / scale[c]
+                total[c] = 0
+            for offset in range(2 * half + 1):
+                for c in range(channels):
+                    total[c] += ratio[offset + c]
+            for c in range(channels):
+                dx[row, c] = dy[row, c] * power[c] - factor * x[row, c] * total[c]
+
+
+@njit(inline="always")
+def _scales_within(x, n, i, j, half, a, scale):
+    """scale[c] = 1 + a * sum of x^2 over the window around (i, j), clipped to the map."""
+    _, height, width, channels = x.shape
+    for c in range(channels):
+        scale[c] = 1
+    for row in range(max(i - half, 0), min(i + half + 1, height)):
+        for column in range(max(j - half, 0), min(j + half + 1, width)):
+            value = x[n, row, column]
+            for c in range(channels):
+                scale[c] += a * (value[c] * value[c])
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _within(x, y, half, a, beta):
+    n_images, height, width, channels = x.shape
+    for task in prange(n_images * height):
+        n, i = task // height, task % height
+        scale = np.empty(channels, x.dtype)
+        for j in range(width):
+            _scales_within(x, n, i, j, half, a, scale)
+            _powers(scale, beta, scale)
+            for c in range(channels):
+                y[n, i, j, c] = x[n, i, j, c] * scale[c]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _within_backward(dy, x, ratio, dx, half, a, beta):
+    n_images, height, width, channels = x.shape
+    factor = a * beta + a * beta
+    for task in prange(n_images * height):
+        n, i = task // height, task % height
+        scale, power = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+        for j in range(width):
+            _scales_within(x, n, i, j, half, a, scale)
+            _powers(scale, beta, power)
+            for c in range(channels):
+                ratio[n, i, j, c] = dy[n, i, j, c] * x[n, i, j, c] * power[c] / scale[c]
+            for c in range(channels):
+                dx[n, i, j, c] = dy[n, i, j, c] * power[c]
+    for task in prange(n_images * height):
+        n, i = task // height, task % height
+        total = np.empty(channels, x.dtype)
+        for j in range(width):
+            for c in range(channels):
+                total[c] = 0
+            for row in range(max(i - half, 0), min(i + half + 1, height)):
+                for column in range(max(j - half, 0), min(j + half + 1, width)):
+                    value = ratio[n, row, column]
+                    for c in range(channels):
+                        total[c] += value[c]
+            for c in range(channels):
+                dx[n, i, j, c] -= factor * x[n, i, j, c] * total[c]

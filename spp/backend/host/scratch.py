@@ -1,0 +1,23 @@
+"""Temporary buffers that kernels reuse, so that a net in its stride allocates nothing."""
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+_local = threading.local()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised C-contiguous array of this shape: the calling thread's one buffer of this name and dtype.
+
+    The buffer only grows. Whoever asks for the same name and dtype again, in the same thread, gets the same
+    memory: so a name belongs to one kernel, and what it holds does not outlive the kernel's call.
+    """
+    buffers = _local.__dict__.setdefault("buffers", {})
+    key = name, np.dtype(dtype)
+    size = math.prod(shape)
+    flat = buffers.get(key)
+    if flat is None or flat.size < size:
+        flat = buffers[key] = np.empty(size, dtype)
+    return flat[:size].reshape(shape)

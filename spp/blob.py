@@ -1,0 +1,147 @@
+"""Blob: the N-D array of data and gradient that layers hand to each other (Caffe's Blob)."""
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from spp.backend import host
+
+
+class _Memory:
+    """A flat array that only grows, so that a change of image size reuses it; allocated on first use."""
+
+    def __init__(self) -> None:
+        self.flat: Any = None
+
+    def at_least(self, count: int, dtype: Any, backend: ModuleType) -> Any:
+        if self.flat is None or self.flat.size < count:
+            self.flat = backend.zeros(count, dtype)
+        return self.flat
+
+
+class Blob:
+    """`data` and `diff` of one shape, in arrays of one device.
+
+    A 4-D blob's arrays have the shape N x C x H x W and may lie channels-last in memory (`caffe_order`
+    tells); others lie in C order. Memory is taken when `data` or `diff` is first used, only grows, and is
+    zero at first. An array handed out stays the blob's own while the blob's shape stays the same.
+    """
+
+    def __init__(self, shape: tuple[int, ...] = (), dtype: Any = np.float32, backend: ModuleType = host,
+                 channels_last: bool | None = None) -> None:
+        self.shape: tuple[int, ...] = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.backend = backend
+        self.channels_last = backend.prefers_channels_last if channels_last is None else channels_last
+        self._memory = {"data": _Memory(), "diff": _Memory()}
+        self._views: dict[str, Any] = {}
+        self._shared = False
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def caffe_order(self) -> bool:
+        """Whether the memory lies in Caffe's order: C order of the shape."""
+        if len(self.shape) != 4 or not self.channels_last:
+            return True
+        return self.shape[1] == 1 or self.shape[2] * self.shape[3] == 1
+
+    def reshape(self, *shape: Any) -> None:
+        """Set the shape: `reshape(2, 3)` or `reshape((2, 3))`. Contents are undefined if the shape changes."""
+        dims = shape[0] if len(shape) == 1 and not isinstance(shape[0], (int, np.integer)) else shape
+        dims = tuple(int(d) for d in dims)
+        if dims != self.shape:
+            self.shape = dims
+            self._views.clear()
+
+    @property
+    def data(self) -> Any:
+        """The values, shaped `shape`."""
+        return self._view("data")
+
+    @property
+    def diff(self) -> Any:
+        """The gradient of the loss by the values, shaped `shape`."""
+        return self._view("diff")
+
+    @property
+    def has_diff(self) -> bool:
+        """Whether memory for the gradient was ever taken."""
+        return self._memory["diff"].flat is not None
+
+    def _view(self, which: str) -> Any:
+        flat = self._memory[which].at_least(self.count, self.dtype, self.backend)
+        view = self._views.get(which)
+        if view is None or view[0] is not flat:
+            part = flat[:self.count]
+            if len(self.shape) == 4 and self.channels_last:
+                n, c, h, w = self.shape
+                part = part.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+            else:
+                part = part.reshape(self.shape)
+            view = self._views[which] = (flat, part)
+        return view[1]
+
+    def share_data(self, other: "Blob") -> None:
+        """Use `other`'s memory for the values; the shapes may differ if `other` lies in Caffe's order."""
+        self._share("data", other)
+
+    def share_diff(self, other: "Blob") -> None:
+        """Use `other`'s memory for the gradient; the shapes may differ if `other` lies in Caffe's order."""
+        self._share("diff", other)
+
+    def _share(self, which: str, other: "Blob") -> None:
+        if self.shape == other.shape:
+            channels_last = other.channels_last
+        elif self.count == other.count and other.caffe_order:
+            channels_last = False
+        else:
+            raise ValueError(f"blobs of shapes {self.shape} and {other.shape} cannot share memory")
+        self._set_order(channels_last)
+        self._memory[which] = other._memory[which]
+        self._shared = True
+
+    def own_in_caffe_order(self) -> None:
+        """Stop sharing memory, and lie in C order whatever the device prefers."""
+        if self._shared:
+            self._memory = {"data": _Memory(), "diff": _Memory()}
+            self._shared = False
+            self._views.clear()
+        self._set_order(channels_last=False)
+
+    def _set_order(self, channels_last: bool) -> None:
+        if channels_last != self.channels_last:
+            self.channels_last = channels_last
+            self._views.clear()
+
+    @property
+    def num(self) -> int:
+        """Legacy name of axis 0 (1 if missing)."""
+        return self._legacy(0)
+
+    @property
+    def channels(self) -> int:
+        """Legacy name of axis 1 (1 if missing)."""
+        return self._legacy(1)
+
+    @property
+    def height(self) -> int:
+        """Legacy name of axis 2 (1 if missing)."""
+        return self._legacy(2)
+
+    @property
+    def width(self) -> int:
+        """Legacy name of axis 3 (1 if missing)."""
+        return self._legacy(3)
+
+    def _legacy(self, axis: int) -> int:
+        if len(self.shape) > 4:
+            raise ValueError(f"num, channels, height and width need at most 4 axes; the shape is {self.shape}")
+        return self.shape[axis] if axis < len(self.shape) else 1
+
+    def __repr__(self) -> str:
+        return f"Blob{self.shape}"

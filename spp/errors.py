@@ -1,0 +1,21 @@
+"""Errors that a user of spp can cause; each message names the thing, the rule, what was found and the remedy."""
+
+
+class SppError(Exception):
+    """Base of every error that spp raises on purpose."""
+
+
+class ProtoError(SppError):
+    """A prototxt, caffemodel or other protobuf file cannot be read or written."""
+
+
+class DataError(SppError):
+    """A database, an image or a mean file cannot be read, or does not fit."""
+
+
+class NetError(SppError):
+    """A net cannot be built, reshaped, run, or given these weights."""
+
+
+class SolverError(SppError):
+    """A solver cannot be built, resumed, or go on."""

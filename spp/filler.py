@@ -1,0 +1,72 @@
+"""Fillers: the initial values of parameters (Caffe's filler.hpp)."""
+import math
+from typing import Any, Callable
+
+import numpy as np
+
+from spp.errors import NetError
+
+
+def _constant(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
+    return np.full(shape, p.value, np.float32)
+
+
+def _uniform(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(p.min, p.max, shape)
+
+
+def _gaussian(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
+    values = rng.normal(p.mean, p.std, shape)
+    if p.sparse >= 0:
+        # Caffe keeps a weight with probability sparse / num_output: about `sparse` non-zero inputs an output
+        values *= rng.random(shape) < p.sparse / shape[0]
+    return values
+
+
+def _fan(shape: tuple[int, ...], p: Any) -> float:
+    count = math.prod(shape)
+    fan_in = count / shape[0]
+    fan_out = count / shape[1] if len(shape) > 1 else count
+    norm = p.VarianceNorm.Name(p.variance_norm)
+    return {"FAN_IN": fan_in, "FAN_OUT": fan_out, "AVERAGE": (fan_in + fan_out) / 2}[norm]
+
+
+def _xavier(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
+    limit = math.sqrt(3 / _fan(shape, p))
+    return rng.uniform(-limit, limit, shape)
+
+
+def _msra(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(0, math.sqrt(2 / _fan(shape, p)), shape)
+
+
+def _positive_unitball(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
+    values = rng.random(shape)
+    return values / values.reshape(shape[0], -1).sum(1).reshape(-1, *[1] * (len(shape) - 1))
+
+
+def _bilinear(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise NetError(f"filler 'bilinear' needs a 4-axis parameter with a square kernel, found shape {shape}")
+    size = shape[3]
+    factor = math.ceil(size / 2)
+    centre = (size - 1) / (2 * factor)
+    tent = 1 - np.abs(np.arange(size) / factor - centre)
+    return np.broadcast_to(tent[:, None] * tent, shape)
+
+
+FILLERS: dict[str, Callable[[tuple[int, ...], Any, np.random.Generator], np.ndarray]] = {
+    "constant": _constant, "uniform": _uniform, "gaussian": _gaussian, "xavier": _xavier, "msra": _msra,
+    "positive_unitball": _positive_unitball, "bilinear": _bilinear}
+
+
+def fill(shape: tuple[int, ...], param: Any, rng: np.random.Generator) -> np.ndarray:
+    """New values of this shape by a FillerParameter.
+
+    Raises NetError for an unknown filler, or one that the shape does not suit.
+    """
+    if param.type not in FILLERS:
+        raise NetError(f"unknown filler {param.type!r}; known fillers: {', '.join(sorted(FILLERS))}")
+    if param.sparse != -1 and param.type != "gaussian":
+        raise NetError(f"filler {param.type!r} does not take 'sparse'; only 'gaussian' does")
+    return FILLERS[param.type](shape, param, rng)

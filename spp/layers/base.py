@@ -1,0 +1,142 @@
+"""The interface of every layer (Caffe's Python layer), and the facts about it that are checked once, here."""
+import zlib
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Callable, Sequence
+
+import numpy as np
+
+from spp import filler
+from spp.backend import host
+from spp.blob import Blob
+from spp.errors import NetError
+from spp.proto import arrays
+
+TRAIN, TEST = 0, 1
+
+
+@dataclass
+class Context:
+    """What a layer knows of the net it is in."""
+
+    phase: int = TEST
+    dtype: Any = np.float32
+    backend: ModuleType = field(default=host)
+    seed: int = 0
+    rank: int = 0
+
+    def generator(self, *names: Any) -> np.random.Generator:
+        """A random stream of its own for (seed, rank, names): a new layer does not disturb the others' streams."""
+        words = [zlib.crc32(str(name).encode()) for name in names]
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, self.rank, *words])))
+
+
+class Blobs(list):
+    """A layer's parameters."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self._context = context
+
+    def add_blob(self, *shape: int) -> Blob:
+        """Append a zero parameter of this shape (always in Caffe's memory order) and return it."""
+        self.append(Blob(shape, self._context.dtype, self._context.backend, channels_last=False))
+        return self[-1]
+
+
+class Layer:
+    """Base of all layers. A subclass states its facts as class attributes and overrides the four methods.
+
+    `bottoms` and `tops` are (least, most) counts, most None for no limit.
+    """
+
+    bottoms: tuple[int, int | None] = (1, 1)
+    tops: tuple[int, int | None] = (1, 1)
+    one_top_per_bottom = False
+    in_place = False              # may top 0 be bottom 0?
+    is_loss = False               # top 0 has loss weight 1 unless the prototxt says otherwise
+    differentiable: Callable[[int], bool] = staticmethod(lambda bottom: True)   # may bottom i get a gradient?
+
+    def __init__(self, param: Any, context: Context) -> None:
+        self.param = param
+        self.name: str = param.name
+        self.type: str = param.type
+        self.context = context
+        self.phase = context.phase
+        self.blobs = Blobs(context)
+        self.param_propagate_down: list[bool] = []
+        self.rng: np.random.Generator | None = None
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """Read and check the parameters; create `self.blobs`."""
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """Shape the tops; called before every forward."""
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        """Write `top[i].data`."""
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        """Write `bottom[i].diff` where `propagate_down[i]`; add to `self.blobs[i].diff`."""
+
+    def state(self) -> dict[str, Any] | None:
+        """What resuming needs besides the weights, as JSON values; None for nothing."""
+        if self.rng is None:
+            return None
+        return {"random": _as_json(self.rng.bit_generator.state)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        if self.rng is not None and "random" in state:
+            self.rng.bit_generator.state = _from_json(state["random"])
+
+    def close(self) -> None:
+        """Give back threads and files."""
+
+    def random_stream(self) -> np.random.Generator:
+        """The layer's own random stream, saved with the solver's state."""
+        if self.rng is None:
+            self.rng = self.context.generator(self.name)
+        return self.rng
+
+    def add_filled(self, shape: tuple[int, ...], filler_param: Any) -> Blob:
+        """Add a parameter: from the LayerParameter's own `blobs` where it has them, else by its filler."""
+        index = len(self.blobs)
+        blob = self.blobs.add_blob(*shape)
+        if index < len(self.param.blobs):
+            blob.data[...] = self.context.backend.from_host(
+                arrays.fitted(self.param.blobs[index], shape, f"param {index} in the layer's own blobs"))
+        else:
+            values = filler.fill(shape, filler_param, self.context.generator(self.name, index))
+            blob.data[...] = self.context.backend.from_host(values.astype(self.context.dtype))
+        return blob
+
+    def check_counts(self, bottoms: int, tops: int) -> None:
+        """Hold the number of bottoms and tops against the class's facts; raises NetError."""
+        for kind, found, (least, most) in (("bottom", bottoms, self.bottoms), ("top", tops, self.tops)):
+            if found < least or most is not None and found > most:
+                expected = (f"exactly {least}" if least == most else f"at least {least}" if most is None
+                            else f"{least} to {most}")
+                raise NetError(f"takes {expected} {kind} blob(s), found {found}")
+        if self.one_top_per_bottom and bottoms != tops:
+            raise NetError(f"makes one top for each bottom, found {bottoms} bottom(s) and {tops} top(s)")
+
+
+def canonical_axis(axis: int, ndim: int, name: str = "axis") -> int:
+    """A possibly negative axis as 0 <= axis < ndim; raises NetError out of range."""
+    if not -ndim <= axis < ndim:
+        raise NetError(f"{name} {axis} is out of range for a blob of {ndim} axes")
+    return axis % ndim
+
+
+def _as_json(state: Any) -> Any:
+    """A bit generator's state with its arrays as lists."""
+    if isinstance(state, dict):
+        return {key: _as_json(value) for key, value in state.items()}
+    return [int(v) for v in state] if isinstance(state, np.ndarray) else state
+
+
+def _from_json(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _from_json(value) for key, value in state.items()}
+    return np.array(state, np.uint64) if isinstance(state, list) else state

@@ -1,0 +1,59 @@
+"""Eltwise."""
+from spp.errors import NetError
+from spp.layers.base import Layer
+from spp.layers.registry import register
+from spp.ops import eltwise
+
+
+@register("Eltwise")
+class Eltwise(Layer):
+    """PROD, SUM (with coeff) or MAX of bottoms of one shape (Caffe: Eltwise)."""
+
+    bottoms = (2, None)
+    in_place = True
+
+    def setup(self, bottom, top):
+        p = self.param.eltwise_param
+        self.operation = p.EltwiseOp.Name(p.operation)
+        if len(p.coeff) not in (0, len(bottom)):
+            raise NetError(f"eltwise_param needs no coeff, or one for each of the {len(bottom)} bottoms; "
+                           f"found {len(p.coeff)}")
+        if p.coeff and self.operation != "SUM":
+            raise NetError(f"eltwise_param's coeff goes with operation SUM only, found {self.operation}")
+        self.coeffs = list(p.coeff) or [1.0] * len(bottom)
+        if self.operation != "SUM" and self.param.top and self.param.top[0] in self.param.bottom:
+            raise NetError(f"Eltwise {self.operation} cannot work in place: its backward needs the bottoms")
+        self.winner = None
+
+    def reshape(self, bottom, top):
+        for i, blob in enumerate(bottom[1:], 1):
+            if blob.shape != bottom[0].shape:
+                raise NetError(f"bottoms must have one shape: bottom 0 is {' x '.join(map(str, bottom[0].shape))}, "
+                               f"bottom {i} is {' x '.join(map(str, blob.shape))}")
+        top[0].reshape(bottom[0].shape)
+
+    def forward(self, bottom, top):
+        xs = [blob.data for blob in bottom]
+        if self.operation == "SUM":
+            eltwise.sum_forward(xs, self.coeffs, top[0].data)
+        elif self.operation == "PROD":
+            eltwise.prod_forward(xs, top[0].data)
+        else:
+            if self.winner is None or self.winner.shape != top[0].shape:
+                self.winner = self.context.backend.xp.empty(top[0].shape, "int32")
+            eltwise.max_forward(xs, top[0].data, self.winner)
+
+    def backward(self, top, propagate_down, bottom):
+        # a bottom whose gradient is the top's own array (in place) goes last: the others still read it
+        order = sorted(range(len(bottom)), key=lambda i: bottom[i].diff is top[0].diff if propagate_down[i] else False)
+        for i in order:
+            if not propagate_down[i]:
+                continue
+            dy, dx = top[0].diff, bottom[i].diff
+            if self.operation == "SUM":
+                self.context.backend.xp.multiply(dy, self.coeffs[i], out=dx)
+            elif self.operation == "PROD":
+                eltwise.prod_backward(dy, [b.data for b in bottom], top[0].data, i,
+                                      self.param.eltwise_param.stable_prod_grad, dx)
+            else:
+                self.context.backend.xp.multiply(dy, self.winner == i, out=dx)

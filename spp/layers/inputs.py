@@ -1,0 +1,60 @@
+"""Layers that make blobs from nothing: Input and DummyData."""
+from spp import filler
+from spp.errors import NetError
+from spp.layers.base import Layer
+from spp.layers.registry import register
+from spp.proto import caffe_pb2
+
+
+@register("Input")
+class Input(Layer):
+    """The net's inputs: tops that the caller fills (Caffe: Input). Reshaping one reshapes the net."""
+
+    bottoms = (0, 0)
+    tops = (1, None)
+
+    def setup(self, bottom, top):
+        shapes = self.param.input_param.shape
+        if len(shapes) not in (0, 1, len(top)):
+            raise NetError(f"input_param needs one shape, or one for each of the {len(top)} tops; found {len(shapes)}")
+        for i, blob in enumerate(top):
+            if shapes:
+                blob.reshape(*shapes[i if len(shapes) > 1 else 0].dim)
+
+
+@register("DummyData")
+class DummyData(Layer):
+    """Tops filled by fillers (Caffe: DummyData); constant ones once, others before every forward."""
+
+    bottoms = (0, 0)
+    tops = (1, None)
+
+    def setup(self, bottom, top):
+        p = self.param.dummy_data_param
+        legacy = [list(axis) for axis in (p.num, p.channels, p.height, p.width)]
+        if p.shape and any(legacy):
+            raise NetError("dummy_data_param takes either shape or num, channels, height and width, not both")
+        if len(p.data_filler) not in (0, 1, len(top)):
+            raise NetError(f"dummy_data_param needs no, one or {len(top)} data_filler; found {len(p.data_filler)}")
+        for count in [len(p.shape)] if p.shape else [len(axis) for axis in legacy]:
+            if count not in (1, len(top)):
+                raise NetError(f"dummy_data_param needs one shape (or num, channels, height and width), or one for "
+                               f"each of the {len(top)} tops; found {count}")
+        self.fillers = []
+        for i, blob in enumerate(top):
+            if p.shape:
+                blob.reshape(*p.shape[i if len(p.shape) > 1 else 0].dim)
+            else:
+                blob.reshape(*(axis[i if len(axis) > 1 else 0] for axis in legacy))
+            default = caffe_pb2.FillerParameter()
+            self.fillers.append(p.data_filler[i if len(p.data_filler) > 1 else 0] if p.data_filler else default)
+        self._fill(top, range(len(top)))
+        self.refilled = [i for i, f in enumerate(self.fillers) if f.type != "constant"]
+
+    def forward(self, bottom, top):
+        self._fill(top, self.refilled)
+
+    def _fill(self, top, indices):
+        for i in indices:
+            values = filler.fill(top[i].shape, self.fillers[i], self.random_stream())
+            top[i].data[...] = self.context.backend.from_host(values.astype(self.context.dtype))

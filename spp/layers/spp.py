@@ -1,0 +1,85 @@
+"""SPP: spatial pyramid pooling."""
+import numpy as np
+
+from spp.blob import Blob
+from spp.errors import NetError
+from spp.layers.base import Layer
+from spp.layers.registry import register
+from spp.ops import pooling, spp
+
+
+@register("SPP")
+class SPP(Layer):
+    """Spatial pyramid pooling: a vector of fixed length from a map of any size.
+
+    spp_param { bins: 6 bins: 3 bins: 2 bins: 1 }: the paper's pyramid (Sec. 2.2). The top is N x (C * sum of
+    n^2): the levels in the order listed, each as Pooling and Flatten would give it. bin_rule says where the
+    bins lie (spp.ops.spp.bins). spp_param { pyramid_height: h }: Caffe's SPP, levels of 2^i bins with Caffe's
+    windows and padding; with h = 1 the top is N x C x 1 x 1.
+    """
+
+    def setup(self, bottom, top):
+        p = self.param.spp_param
+        if bool(p.bins) == p.HasField("pyramid_height"):
+            found = "both" if p.bins else "neither"
+            raise NetError(f"spp_param needs either bins (as bins: 6 bins: 3 bins: 2 bins: 1) or Caffe's "
+                           f"pyramid_height, found {found}")
+        if p.bins and min(p.bins) < 1:
+            raise NetError(f"bins must be at least 1, found {', '.join(map(str, p.bins))}")
+        if p.HasField("pyramid_height"):
+            if p.pyramid_height < 1:
+                raise NetError(f"pyramid_height must be at least 1, found {p.pyramid_height}")
+            if p.HasField("bin_rule"):
+                raise NetError("bin_rule goes with bins; pyramid_height has Caffe's own rule; remove one")
+        self.method = p.PoolMethod.Name(p.pool)
+        if self.method not in ("MAX", "AVE"):
+            raise NetError(f"spp_param's pool must be MAX or AVE, found {self.method}")
+        self.rule = p.BinRule.Name(p.bin_rule)
+        self.spatial = None
+        self.pooled = Blob((), self.context.dtype, self.context.backend)
+        self.argmax = Blob((), np.int32, self.context.backend)
+
+    def reshape(self, bottom, top):
+        if len(bottom[0].shape) != 4:
+            raise NetError(f"needs a bottom of N x C x H x W, found shape {bottom[0].shape}")
+        n, channels, *spatial = bottom[0].shape
+        if spatial != self.spatial:
+            self._lay_bins(*spatial)
+        for blob in (self.pooled, self.argmax):
+            blob.reshape(n, channels, len(self.regions), 1)
+        if self.param.spp_param.pyramid_height == 1:
+            top[0].reshape(n, channels, 1, 1)
+        else:
+            top[0].reshape(n, channels * len(self.regions))
+
+    def _lay_bins(self, height, width):
+        p = self.param.spp_param
+        if p.bins:
+            self.counts, regions, areas = spp.pyramid_regions(height, width, p.bins, self.rule)
+        else:
+            self.counts, regions, areas = spp.caffe_regions(height, width, p.pyramid_height)
+        self.regions = self.context.backend.from_host(regions)
+        self.areas = self.context.backend.from_host(areas)
+        self.spatial = [height, width]
+
+    def forward(self, bottom, top):
+        pooled = self.pooled.data[..., 0]
+        if self.method == "MAX":
+            pooling.max_forward(bottom[0].data, self.regions, pooled, self.argmax.data[..., 0])
+        else:
+            pooling.average_forward(bottom[0].data, self.regions, self.areas, pooled)
+        spp.flatten_forward(pooled, self.counts, self._flat(top[0].data))
+
+    def backward(self, top, propagate_down, bottom):
+        if not propagate_down[0]:
+            return
+        gradient = self.pooled.diff[..., 0]
+        spp.flatten_backward(self._flat(top[0].diff), self.counts, gradient)
+        if self.method == "MAX":
+            pooling.max_backward(gradient, self.argmax.data[..., 0], self.regions, bottom[0].diff)
+        else:
+            pooling.average_backward(gradient, self.regions, self.areas, bottom[0].diff)
+
+    @staticmethod
+    def _flat(array):
+        return array.reshape(array.shape[0], -1)

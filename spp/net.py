@@ -1,0 +1,307 @@
+"""Net: build a graph of layers from a NetParameter, reshape it, run it forward and backward, load and save it."""
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Iterator, Sequence
+
+import numpy as np
+
+from spp import backend, graph, layers, weights as weight_files
+from spp.blob import Blob
+from spp.errors import NetError, SppError
+from spp.layers import TEST, Context, Layer
+from spp.proto import text
+
+log = logging.getLogger("spp.net")
+
+
+@dataclass
+class Learnable:
+    """A parameter that a solver updates, with its multipliers of the rate and of the weight decay."""
+
+    blob: Blob
+    name: str
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
+
+
+class Net:
+    """A graph of Caffe layers on one device.
+
+    param: the path of a prototxt, or a NetParameter. phase: TRAIN (0) or TEST (1). level, stages: the rest
+    of the NetState. weights: a caffemodel, or several, to load. device: "auto", "cpu", "cuda[:i]". seed
+    fixes the initial weights, dropout and data order, together with rank. Raises SppError, with the
+    prototxt's line and the layer's name, where the net is wrong.
+
+    `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `inputs` and `outputs` (blob
+    names), `learnable`, `loss_weights` (blob name to weight) are there to be read and written.
+    """
+
+    def __init__(self, param: Any, phase: int = TEST, level: int = 0, stages: Sequence[str] = (),
+                 weights: str | Sequence[str] | None = None, device: str = "auto", dtype: Any = np.float32,
+                 seed: int = 0, rank: int = 0) -> None:
+        self.source = param if isinstance(param, str) else None
+        if isinstance(param, str):
+            param = text.read_net(param)
+        self.phase = phase
+        self.context = Context(phase, np.dtype(dtype), backend.select(device), seed, rank)
+        with self._located(None):
+            self.param = graph.insert_splits(graph.filter_net(param, phase, level, stages))
+        self.name: str = self.param.name
+        self.layers: list[Layer] = []
+        self.blobs: dict[str, Blob] = {}
+        self.bottoms: list[list[Blob]] = []
+        self.tops: list[list[Blob]] = []
+        self.inputs: list[str] = []
+        self.loss_weights: dict[str, float] = {}
+        self._losses: list[list[tuple[Blob, float]]] = []
+        for layer_param in self.param.layer:
+            with self._located(layer_param):
+                self._append(layer_param)
+        read = {name for layer in self.param.layer for name in layer.bottom}
+        self.outputs: list[str] = sorted(name for name in self.blobs if name not in read)
+        self.params: dict[str, list[Blob]] = {layer.name: layer.blobs for layer in self.layers if layer.blobs}
+        self.learnable: list[Learnable] = []
+        self._collect_parameters()
+        self._plan_backward()
+        for path in [weights] if isinstance(weights, str) else weights or ():
+            self.copy_from(path)
+
+    def _append(self, param: Any) -> None:
+        layer = layers.create(param, self.context)
+        bottom = [self.blobs[name] for name in param.bottom]
+        top = []
+        for i, name in enumerate(param.top):
+            if i < len(param.bottom) and name == param.bottom[i]:
+                if not layer.in_place:
+                    raise NetError(f"cannot work in place: give its top another name than its bottom {name!r}")
+                top.append(self.blobs[name])
+                continue
+            if name in self.blobs:
+                raise NetError(f"top blob {name!r} is made by an earlier layer already")
+            self.blobs[name] = self._blob()
+            top.append(self.blobs[name])
+        if param.type == "Input":
+            self.inputs.extend(param.top)
+        layer.check_counts(len(bottom), len(top))
+        if layer.is_loss and not top:
+            top.append(self._blob())     # an anonymous loss: counted, but no output
+        self.layers.append(layer)
+        self.bottoms.append(bottom)
+        self.tops.append(top)
+        layer.setup(bottom, top)
+        layer.reshape(bottom, top)
+        self._losses.append(self._weigh(layer, top))
+
+    def _blob(self) -> Blob:
+        return Blob((), self.context.dtype, self.context.backend)
+
+    def _weigh(self, layer: Layer, top: list[Blob]) -> list[tuple[Blob, float]]:
+        """The layer's tops that count in the loss, with their weights."""
+        given = list(layer.param.loss_weight)
+        if not given:
+            given = [1.0] + [0.0] * (len(top) - 1) if layer.is_loss else [0.0] * len(top)
+        elif len(given) != len(top):
+            raise NetError(f"loss_weight must be unspecified, or specified once for each of the {len(top)} tops; "
+                           f"found {len(given)}")
+        self.loss_weights.update(zip(layer.param.top, given))
+        return [(blob, weight) for blob, weight in zip(top, given) if weight]
+
+    @contextmanager
+    def _located(self, layer: Any) -> Iterator[None]:
+        """Say where the net is wrong: file, line, layer."""
+        try:
+            yield
+        except SppError as error:
+            parts = []
+            if self.source:
+                parts.append(text.where(self.source, layer.name) if layer is not None else self.source)
+            if layer is not None:
+                parts.append(f"layer {layer.name!r} ({layer.type})")
+            raise type(error)(": ".join([*parts, str(error)])) from error
+
+    # --- parameters
+
+    def _collect_parameters(self) -> None:
+        """List the learnable parameters and let parameters of one name share memory (Caffe's AppendParam)."""
+        owners: dict[str, tuple[Layer, int, Learnable]] = {}
+        self._entries: dict[int, Learnable] = {}      # by id of the blob; a sharer has its owner's
+        for layer in self.layers:
+            with self._located(layer.param):
+                specs = layer.param.param
+                if len(specs) > len(layer.blobs):
+                    raise NetError(f"too many param blocks: {len(specs)} for {len(layer.blobs)} parameter(s)")
+                for i, blob in enumerate(layer.blobs):
+                    spec = specs[i] if i < len(specs) else None
+                    if spec is not None and spec.name and spec.name in owners:
+                        self._share(layer, i, spec, *owners[spec.name])
+                        self._entries[id(blob)] = owners[spec.name][2]
+                        continue
+                    entry = Learnable(blob, f"{layer.name}[{i}]", spec.lr_mult if spec else 1.0,
+                                      spec.decay_mult if spec else 1.0)
+                    self.learnable.append(entry)
+                    self._entries[id(blob)] = entry
+                    if spec is not None and spec.name:
+                        owners[spec.name] = (layer, i, entry)
+
+    @staticmethod
+    def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int, entry: Learnable) -> None:
+        mine, theirs = layer.blobs[index], owner.blobs[owner_index]
+        permissive = spec.share_mode == spec.PERMISSIVE
+        if mine.count != theirs.count if permissive else mine.shape != theirs.shape:
+            raise NetError(f"cannot share param {spec.name!r} owned by layer {owner.name!r}: "
+                           f"{'count' if permissive else 'shape'} mismatch, the owner's shape is {theirs.shape}, "
+                           f"this layer's is {mine.shape}")
+        owner_spec = owner.param.param[owner_index]
+        for field in ("lr_mult", "decay_mult"):
+            if spec.HasField(field):
+                value = getattr(spec, field)
+                if owner_spec.HasField(field) and value != getattr(entry, field):
+                    raise NetError(f"shared param {spec.name!r} has mismatched {field}: {value:g} here, "
+                                   f"{getattr(entry, field):g} in its owner, layer {owner.name!r}")
+                setattr(entry, field, value)
+        mine.share_data(theirs)
+        mine.share_diff(theirs)
+
+    def _plan_backward(self) -> None:
+        facts = []
+        for layer, losses in zip(self.layers, self._losses):
+            with self._located(layer.param):
+                given = layer.param.propagate_down
+                if len(given) not in (0, len(layer.param.bottom)):
+                    raise NetError(f"propagate_down must be given not at all, or once for each of the "
+                                   f"{len(layer.param.bottom)} bottoms; found {len(given)}")
+            layer.param_propagate_down = [self.param.force_backward or self._entries[id(blob)].lr_mult != 0
+                                          for blob in layer.blobs]
+            facts.append(_Facts(layer.param.bottom, layer.param.top, given, layer.differentiable,
+                                any(layer.param_propagate_down), bool(losses)))
+        self._needs_backward, self._propagate_down = graph.backward_plan(facts, self.param.force_backward)
+
+    def clear_param_diffs(self) -> None:
+        """Set the gradients of all parameters to 0; `backward` adds to them."""
+        for entry in self.learnable:
+            entry.blob.diff[...] = 0
+
+    # --- running
+
+    def reshape(self) -> None:
+        """Shape all blobs anew after an input changed its size. `forward` does it by itself."""
+        for layer, bottom, top in zip(self.layers, self.bottoms, self.tops):
+            with self._located(layer.param):
+                layer.reshape(bottom, top)
+
+    def forward(self, **inputs: Any) -> dict[str, Any]:
+        """Run all layers; `inputs` are arrays by blob name, and may change an input's shape.
+
+        Returns the outputs' arrays by name: the net's own memory, valid until the next forward.
+        Raises NetError for an unknown blob, or an input size that a layer does not take.
+        """
+        for name, array in inputs.items():
+            blob = self.blob(name)
+            blob.reshape(np.shape(array))
+            blob.data[...] = array
+        for layer, bottom, top in zip(self.layers, self.bottoms, self.tops):
+            with self._located(layer.param):
+                layer.reshape(bottom, top)
+                layer.forward(bottom, top)
+        return {name: self.blobs[name].data for name in self.outputs}
+
+    @property
+    def loss(self) -> float:
+        """The weighted sum of all losses of the last forward."""
+        return float(sum(weight * blob.data.sum() for losses in self._losses for blob, weight in losses))
+
+    def backward(self) -> None:
+        """Gradients of the loss: written to the blobs' diffs, added to the parameters' diffs.
+
+        Without a loss in the net, set the diff of a top first (and `force_backward: true` in the prototxt).
+        """
+        for losses in self._losses:
+            for blob, weight in losses:
+                blob.diff[...] = weight
+        for i in reversed(range(len(self.layers))):
+            if self._needs_backward[i]:
+                with self._located(self.layers[i].param):
+                    self.layers[i].backward(self.tops[i], self._propagate_down[i], self.bottoms[i])
+
+    def blob(self, name: str) -> Blob:
+        """The blob of this name; raises NetError that lists the known ones."""
+        if name not in self.blobs:
+            raise NetError(f"no blob {name!r} in net {self.name!r}; its blobs are {', '.join(self.blobs)}")
+        return self.blobs[name]
+
+    # --- weights
+
+    def copy_from(self, model: Any) -> None:
+        """Load weights by layer name from a .caffemodel or .caffemodel.h5 file, or a NetParameter.
+
+        Layers that the file lacks keep their values; layers that the net lacks are passed over with a log
+        line. Raises NetError, with both shapes, where a layer's parameters do not fit.
+        """
+        source = model if isinstance(model, str) else "the given NetParameter"
+        mine: dict[str, Layer] = {}
+        for layer in self.layers:
+            mine.setdefault(layer.name, layer)
+        matched = 0
+        for name, arrays in weight_files.read(model):
+            if name not in mine:
+                log.info("Ignoring source layer %s", name)
+            elif arrays:
+                matched += 1
+                weight_files.assign(mine[name].blobs, arrays, f"{source}: layer {name!r}")
+        if not matched and self.params:
+            raise NetError(f"{source}: none of its layers has the name of a layer with parameters in net "
+                           f"{self.name!r} ({', '.join(self.params)}); is it the weights of another net?")
+
+    def share_with(self, other: "Net") -> None:
+        """Use `other`'s weights, in its memory, for layers of the same name."""
+        theirs = {layer.name: layer for layer in other.layers}
+        for layer in self.layers:
+            source = theirs.get(layer.name)
+            if source is None or not source.blobs:
+                continue
+            shapes, mine = [b.shape for b in source.blobs], [b.shape for b in layer.blobs]
+            if shapes != mine:
+                raise NetError(f"cannot share the weights of layer {layer.name!r}: the shapes are {shapes} and {mine}")
+            for blob, owner in zip(layer.blobs, source.blobs):
+                blob.share_data(owner)
+
+    def save(self, path: str, diff: bool = False) -> None:
+        """Write the net's layers and weights to a .caffemodel, or to HDF5 if the path ends in .h5."""
+        weight_files.write(self, path, diff)
+
+    # --- what resuming needs besides the weights
+
+    def state(self) -> dict[str, Any]:
+        """Random streams and data positions, by layer, as JSON values."""
+        states = {layer.name: layer.state() for layer in self.layers}
+        return {name: state for name, state in states.items() if state is not None}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        for layer in self.layers:
+            if layer.name in state:
+                layer.restore(state[layer.name])
+
+    def close(self) -> None:
+        """Stop the threads and close the files of data layers."""
+        for layer in self.layers:
+            layer.close()
+
+    def __enter__(self) -> "Net":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+@dataclass
+class _Facts:
+    """What the backward plan needs to know of a layer."""
+
+    bottom: Sequence[str]
+    top: Sequence[str]
+    propagate_down: Sequence[bool]
+    differentiable: Any
+    learns: bool
+    loss: bool

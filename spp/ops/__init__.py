@@ -1,0 +1,1 @@
+"""The mathematics: one file a family, arrays in, `out` arrays written, forward beside backward."""

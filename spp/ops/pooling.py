@@ -1,0 +1,120 @@
+"""Pooling (Caffe's Pooling): the regions that sliding windows cover, and MAX, AVE and STOCHASTIC over them.
+
+Regions are tables as spp.backend.host.pooling describes them: int32 (B, 6), in the backend's memory.
+"""
+from typing import Any, Sequence
+
+import numpy as np
+
+from spp import backend
+from spp.errors import NetError
+
+
+def output_size(size: int, kernel: int, pad: int, stride: int, ceil: bool = True, clip: bool = False) -> int:
+    """The number of windows along an axis: ceil (or floor) of (size + 2 pad - kernel) / stride, plus 1.
+
+    With `clip` (Caffe: if any axis is padded) a last window that would start beyond the input and its left
+    padding is dropped. As in Caffe, a kernel larger than the padded input by less than a stride gives one
+    window in ceil mode. Raises NetError where there is no window, or where one would hold no input at all.
+    """
+    room = size + 2 * pad - kernel
+    count = (-(-room // stride) if ceil else room // stride) + 1
+    if clip and (count - 1) * stride >= size + pad:
+        count -= 1
+    if count < 1:
+        raise NetError(f"kernel {kernel} is larger than the input of {size} with pad {pad}; use a smaller "
+                       f"kernel, or global_pooling: true")
+    if (count - 1) * stride - pad >= size:
+        raise NetError(f"kernel {kernel} and stride {stride} put the last window wholly outside the input of "
+                       f"{size}; use round_mode: FLOOR")
+    return count
+
+
+def sliding_regions(shape: Sequence[int], kernel: Sequence[int], pad: Sequence[int], stride: Sequence[int],
+                    ceil: bool = True) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """The windows of a kernel sliding over a map of 1 to 3 axes; all arguments have one number for each axis.
+
+    Returns the number of windows along each axis; the windows' parts inside the map, int32 (B, 6); and their
+    areas for averages, int32 (B): these count padding, but not what lies beyond it. Raises NetError as
+    `output_size`, and for a kernel or stride of 0 or a pad that is not smaller than the kernel.
+    """
+    for k, p, s in zip(kernel, pad, stride):
+        if k < 1 or s < 1:
+            raise NetError(f"kernel and stride must be at least 1, found kernel {k} and stride {s}")
+        if p >= k:
+            raise NetError(f"pad must be smaller than the kernel, found pad {p} and kernel {k}")
+    counts, inside, areas = [], [], np.ones((), np.int32)
+    for size, k, p, s in zip(shape, kernel, pad, stride):
+        counts.append(output_size(size, k, p, s, ceil, any(pad)))
+        start = np.arange(counts[-1]) * s - p
+        end = np.minimum(start + k, size + p)
+        areas = np.multiply.outer(areas, end - start)
+        inside.append(np.stack([start, end], 1).clip(0, size))
+    return tuple(counts), product_regions(inside), areas.ravel().astype(np.int32)
+
+
+def product_regions(axes: Sequence[Any]) -> np.ndarray:
+    """The table of regions (B, 6) that combines the axes' intervals (start, end), last axis fastest."""
+    intervals = [np.array([(0, 1)])] * (3 - len(axes)) + [np.asarray(axis) for axis in axes]
+    table = np.empty([len(axis) for axis in intervals] + [6], np.int32)
+    for i, axis in enumerate(intervals):
+        table[..., 2 * i:2 * i + 2] = axis.reshape([-1 if j == i else 1 for j in range(3)] + [2])
+    return table.reshape(-1, 6)
+
+
+def max_forward(x: Any, regions: Any, y: Any, argmax: Any) -> None:
+    """y = the largest x of each region, argmax (int32) where it was: the first of equals, a NaN before all.
+
+    x: N x C x (1 to 3 axes); y, argmax: N x C x (any axes, one element a region).
+    """
+    backend.of(x).max_pool(x, regions, y, argmax)
+
+
+def max_backward(dy: Any, argmax: Any, regions: Any, dx: Any) -> None:
+    """dx = the sum of dy over the regions whose argmax is there."""
+    backend.of(dy).max_pool_backward(dy, argmax, regions, dx)
+
+
+def average_forward(x: Any, regions: Any, areas: Any, y: Any) -> None:
+    """y = the sum of x over each region / its area."""
+    backend.of(x).average_pool(x, regions, areas, y)
+
+
+def average_backward(dy: Any, regions: Any, areas: Any, dx: Any) -> None:
+    """dx = the sum of dy / area over the regions that a position is in."""
+    backend.of(dy).average_pool_backward(dy, regions, areas, dx)
+
+
+def stochastic_forward(x: Any, regions: Any, uniform: Any, y: Any, argmax: Any) -> None:
+    """In training: y = one x of each region, drawn with probability x / sum x; argmax for `max_backward`.
+
+    uniform: random numbers 0 <= u < 1 of y's shape and dtype. x must not be negative; zeros alone give 0.
+    """
+    backend.of(x).sample_pool(x, regions, uniform, y, argmax)
+
+
+def expected_forward(x: Any, regions: Any, areas: Any, y: Any) -> None:
+    """In testing what `stochastic_forward` trained: y = sum x^2 / sum x of each region; zeros give 0."""
+    total = _means(x, regions, areas, y)
+    average_forward(x * x, regions, areas, y)
+    y /= total
+
+
+def expected_backward(dy: Any, x: Any, y: Any, regions: Any, areas: Any, dx: Any) -> None:
+    """dx = the sum of dy * (2 x - y) / sum x over the regions that a position is in."""
+    share = dy / _means(x, regions, areas, y)
+    average_backward(share, regions, areas, dx)
+    dx *= 2 * x
+    share *= y
+    other = backend.of(x).xp.empty_like(dx)
+    average_backward(share, regions, areas, other)
+    dx -= other
+
+
+def _means(x: Any, regions: Any, areas: Any, y: Any) -> Any:
+    """The mean of x over each region, with 1 in place of 0."""
+    xp = backend.of(x).xp
+    means = xp.empty_like(y)
+    average_forward(x, regions, areas, means)
+    means[means == 0] = 1
+    return means

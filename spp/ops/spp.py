@@ -1,0 +1,88 @@
+"""The bins of a spatial pyramid (SPP-net, Sec. 2.2, 2.3, Appendix A; Caffe's SPP) and their order in fc6."""
+from typing import Any, Sequence
+
+import numpy as np
+
+from spp.errors import NetError
+from spp.ops import pooling
+
+
+def is_exact(a: int, n: int) -> bool:
+    """Whether windows of ceil(a / n) with stride floor(a / n) tile a map of a: n of them, the last to a."""
+    window, stride = -(-a // n), a // n
+    return stride > 0 and (n - 1) * stride + window == a
+
+
+def bins(a: int, n: int, rule: str = "AUTO") -> list[tuple[int, int]]:
+    """The n bins, half-open (start, end), of one axis of a map of size a.
+
+    SLIDING: windows of ceil(a / n) with stride floor(a / n), Sec. 2.3; they may end before the border.
+    APPENDIX_A: bin i from floor(i a / n) to ceil((i + 1) a / n); never empty, also where a < n.
+    AUTO: SLIDING where `is_exact`, else APPENDIX_A. The two agree wherever SLIDING is exact.
+    Raises NetError where SLIDING does not give n windows.
+    """
+    if rule == "SLIDING" or rule == "AUTO" and is_exact(a, n):
+        window, stride = -(-a // n), a // n
+        count = (a - window) // stride + 1 if stride else 0
+        if count != n:
+            raise NetError(f"bin_rule SLIDING: {n} bins of a map of {a} mean windows of ceil({a}/{n}) = "
+                           f"{window} with stride floor({a}/{n}) = {stride}; that gives {count} windows, not "
+                           f"{n}; use bin_rule: AUTO")
+        return [(i * stride, i * stride + window) for i in range(n)]
+    return [(i * a // n, -(-(i + 1) * a // n)) for i in range(n)]
+
+
+def pyramid_regions(height: int, width: int, levels: Sequence[int],
+                    rule: str = "AUTO") -> tuple[list[int], np.ndarray, np.ndarray]:
+    """The bins of all levels, n x n each, of a map: levels in the order given, rows of bins before columns.
+
+    Returns the number of bins of each level; the regions, int32 (B, 6); and their areas, int32 (B).
+    """
+    tables = [pooling.product_regions([bins(height, n, rule), bins(width, n, rule)]) for n in levels]
+    regions = np.concatenate(tables)
+    areas = (regions[:, 3] - regions[:, 2]) * (regions[:, 5] - regions[:, 4])
+    return [len(table) for table in tables], regions, areas
+
+
+def caffe_regions(height: int, width: int, pyramid_height: int) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """As `pyramid_regions` by Caffe's rule: level i has n = 2^i, windows and strides of ceil(size / n).
+
+    The map is padded so that they fit; areas count the padding. Raises NetError where it is too small.
+    """
+    levels = []
+    for n in (2 ** i for i in range(pyramid_height)):
+        kernel = [-(-size // n) for size in (height, width)]
+        pad = [(k * n - size + 1) // 2 for k, size in zip(kernel, (height, width))]
+        for size, k, p in zip((height, width), kernel, pad):
+            if p >= k:
+                raise NetError(f"pyramid_height {pyramid_height}: {n} windows of {k} on a map of {size} need "
+                               f"a pad of {p}, and a pad must be smaller than its window; use a lower "
+                               f"pyramid_height, or bins, which suit any map")
+        levels.append(pooling.sliding_regions((height, width), kernel, pad, kernel))
+    return ([len(areas) for _, _, areas in levels], np.concatenate([regions for _, regions, _ in levels]),
+            np.concatenate([areas for _, _, areas in levels]))
+
+
+def flatten_forward(pooled: Any, counts: Sequence[int], y: Any) -> None:
+    """y (N, C * B) = the levels one after the other, each in the order of Caffe's Flatten: channel, then bin.
+
+    pooled: N x C x B, the bins of all levels; counts: the bins of each level.
+    """
+    for bins_of_level, part in _levels(pooled, counts, y):
+        part[...] = bins_of_level
+
+
+def flatten_backward(dy: Any, counts: Sequence[int], dpooled: Any) -> None:
+    """dpooled (N x C x B) from dy (N, C * B)."""
+    for bins_of_level, part in _levels(dpooled, counts, dy):
+        bins_of_level[...] = part
+
+
+def _levels(pooled: Any, counts: Sequence[int], flat: Any) -> Any:
+    """For each level its views, N x C x count, of the pooled and of the flattened array."""
+    n, channels, _ = pooled.shape
+    start = 0
+    for count in counts:
+        end = start + count
+        yield pooled[:, :, start:end], flat[:, channels * start:channels * end].reshape(n, channels, count)
+        start = end

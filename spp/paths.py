@@ -1,0 +1,25 @@
+"""Where the files that other files name are looked for."""
+import os
+
+from spp.errors import SppError
+
+
+def find(name: str, named_in: str | None) -> str:
+    """The path of a file that `named_in` (a path) names.
+
+    Looked for from the current folder, as Caffe does, then from the folder of `named_in` and the folders above
+    it: a solver found by its full path finds its net from anywhere. Raises SppError if it is nowhere.
+    """
+    if os.path.isabs(name) or named_in is None or os.path.exists(name):
+        if not os.path.exists(name):
+            raise SppError(f"File not found: {name}; check the path; the current folder is {os.getcwd()}")
+        return name
+    start = folder = os.path.dirname(os.path.abspath(named_in))
+    while True:
+        candidate = os.path.join(folder, name)
+        if os.path.exists(candidate):
+            return candidate
+        if folder == os.path.dirname(folder):
+            raise SppError(f"File not found: {name} (named in {named_in}); looked for it in the current folder "
+                           f"{os.getcwd()}, in {start} and above")
+        folder = os.path.dirname(folder)

@@ -1,0 +1,115 @@
+"""The first dialect (V0): every layer's parameters in one message, padding as a layer of its own."""
+import logging
+
+from spp.errors import ProtoError
+from spp.proto import caffe_pb2
+
+log = logging.getLogger(__name__)
+
+_TYPES = {
+    "accuracy": "ACCURACY", "bnll": "BNLL", "concat": "CONCAT", "conv": "CONVOLUTION", "data": "DATA",
+    "dropout": "DROPOUT", "euclidean_loss": "EUCLIDEAN_LOSS", "flatten": "FLATTEN", "hdf5_data": "HDF5_DATA",
+    "hdf5_output": "HDF5_OUTPUT", "im2col": "IM2COL", "images": "IMAGE_DATA",
+    "infogain_loss": "INFOGAIN_LOSS", "innerproduct": "INNER_PRODUCT", "lrn": "LRN",
+    "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS", "pool": "POOLING", "relu": "RELU",
+    "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS", "split": "SPLIT",
+    "tanh": "TANH", "window_data": "WINDOW_DATA",
+}
+_PARAMS = {
+    "conv": "convolution_param", "innerproduct": "inner_product_param", "pool": "pooling_param",
+    "dropout": "dropout_param", "lrn": "lrn_param", "concat": "concat_param", "data": "data_param",
+    "hdf5_data": "hdf5_data_param", "images": "image_data_param", "window_data": "window_data_param",
+    "infogain_loss": "infogain_loss_param",
+}
+# V0 field: its name now, the types that have it in their own parameters.
+_FIELDS = {
+    "num_output": ("num_output", ("conv", "innerproduct")),
+    "biasterm": ("bias_term", ("conv", "innerproduct")),
+    "weight_filler": ("weight_filler", ("conv", "innerproduct")),
+    "bias_filler": ("bias_filler", ("conv", "innerproduct")),
+    "pad": ("pad", ("conv", "pool")),
+    "kernelsize": ("kernel_size", ("conv", "pool")),
+    "stride": ("stride", ("conv", "pool")),
+    "group": ("group", ("conv",)),
+    "pool": ("pool", ("pool",)),
+    "dropout_ratio": ("dropout_ratio", ("dropout",)),
+    "local_size": ("local_size", ("lrn",)),
+    "alpha": ("alpha", ("lrn",)),
+    "beta": ("beta", ("lrn",)),
+    "k": ("k", ("lrn",)),
+    "concat_dim": ("concat_dim", ("concat",)),
+    "source": ("source", ("data", "hdf5_data", "images", "window_data", "infogain_loss")),
+    "batchsize": ("batch_size", ("data", "hdf5_data", "images", "window_data")),
+    "rand_skip": ("rand_skip", ("data", "images")),
+    "shuffle_images": ("shuffle", ("images",)),
+    "new_height": ("new_height", ("images",)),
+    "new_width": ("new_width", ("images",)),
+    "det_fg_threshold": ("fg_threshold", ("window_data",)),
+    "det_bg_threshold": ("bg_threshold", ("window_data",)),
+    "det_fg_fraction": ("fg_fraction", ("window_data",)),
+    "det_context_pad": ("context_pad", ("window_data",)),
+    "det_crop_mode": ("crop_mode", ("window_data",)),
+}
+_TRANSFORM = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
+_KEPT = ("blobs", "blobs_lr", "weight_decay")
+
+
+def upgrade_v0(net: caffe_pb2.NetParameter, source: str) -> None:
+    """Turn the V0 layers of a net into V1 ones, in place; `source` names the net in messages.
+
+    Raises ProtoError for an unknown type, and for a padding layer in front of anything but conv and pool.
+    A field that its layer's type has no use for is dropped with a warning, as in Caffe.
+    """
+    _fold_padding(net, source)
+    for layer in net.layers:
+        if layer.HasField("layer"):
+            v0 = caffe_pb2.V0LayerParameter()
+            v0.CopyFrom(layer.layer)
+            layer.ClearField("layer")
+            _upgrade_layer(v0, layer, source)
+
+
+def _fold_padding(net: caffe_pb2.NetParameter, source: str) -> None:
+    """Give the pad of every padding layer to the layers that read it, and remove the padding layers."""
+    producer: dict[str, caffe_pb2.V1LayerParameter] = {}
+    for layer in net.layers:
+        for i, bottom in enumerate(layer.bottom):
+            padding = producer.get(bottom)
+            if padding is None or padding.layer.type != "padding":
+                continue
+            if layer.layer.type not in ("conv", "pool"):
+                raise ProtoError(f"{source}: layer {layer.layer.name!r} ({layer.layer.type}): only conv and "
+                                 f"pool may read a padding layer; remove {padding.layer.name!r}")
+            layer.layer.pad += padding.layer.pad
+            layer.bottom[i] = padding.bottom[0]
+        for top in layer.top:
+            producer[top] = layer
+    for i in reversed(range(len(net.layers))):
+        if net.layers[i].layer.type == "padding":
+            del net.layers[i]
+
+
+def _upgrade_layer(v0: caffe_pb2.V0LayerParameter, layer: caffe_pb2.V1LayerParameter, source: str) -> None:
+    where = f"{source}: layer {v0.name!r} ({v0.type})"
+    if v0.HasField("type") and v0.type not in _TYPES:
+        raise ProtoError(f"{where}: unknown type; V0 has {', '.join(_TYPES)}")
+    for field, value in v0.ListFields():
+        name, types = _FIELDS.get(field.name, ("", ()))
+        if field.name == "name":
+            layer.name = value
+        elif field.name == "type":
+            layer.type = getattr(caffe_pb2.V1LayerParameter, _TYPES[value])
+        elif field.name in _KEPT:
+            getattr(layer, field.name).MergeFrom(value)
+        elif field.name == "hdf5_output_param":
+            layer.hdf5_output_param.CopyFrom(value)
+        elif field.name in _TRANSFORM:
+            setattr(layer.transform_param, _TRANSFORM[field.name], value)
+        elif v0.type not in types:
+            log.warning("%s: field %r has no meaning for this type and is dropped", where, field.name)
+        elif name in ("weight_filler", "bias_filler"):
+            getattr(getattr(layer, _PARAMS[v0.type]), name).CopyFrom(value)
+        elif v0.type == "conv" and name in ("pad", "kernel_size", "stride"):    # since then one an axis
+            getattr(layer.convolution_param, name).append(value)
+        else:
+            setattr(getattr(layer, _PARAMS[v0.type]), name, value)

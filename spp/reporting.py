@@ -1,0 +1,297 @@
+"""What a training tells while it runs: log lines in Caffe's words, a history file, a progress bar.
+
+A solver calls its listeners; a listener changes nothing in the training.
+"""
+import json
+import math
+import os
+import time
+from datetime import datetime
+from typing import Any, Sequence, TextIO
+
+from tqdm import tqdm
+
+from spp.atomic import replacing
+from spp.errors import SppError
+
+Outputs = Sequence[tuple[str, float, float]]    # (blob name, value, loss weight), one for every element
+
+
+class Listener:
+    """Does nothing; a child overrides what it wants to hear of."""
+
+    def on_start(self, solver: Any) -> None:
+        """The training begins, or goes on, at `solver.iter`."""
+
+    def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
+        """The update that makes `iteration` updates has been done, with `images` images."""
+
+    def on_display(self, solver: Any, iteration: int, loss: float, lr: float, outputs: Outputs) -> None:
+        """Every `display` iterations, before the update: the loss averaged over `average_loss` of them."""
+
+    def on_test_batch(self, solver: Any, index: int, done: int, batches: int) -> None:
+        """Test net `index` has been run on `done` of its `batches` batches."""
+
+    def on_test(self, solver: Any, iteration: int, index: int, outputs: Outputs, loss: float | None) -> None:
+        """Test net `index` has been run: outputs averaged over `test_iter` batches, and so the loss.
+
+        The loss is None unless `test_compute_loss`.
+        """
+
+    def on_snapshot(self, solver: Any, path: str) -> None:
+        """A snapshot has been written to `path`."""
+
+    def on_message(self, solver: Any, text: str) -> None:
+        """Anything else that a reader of the log should know."""
+
+    def on_end(self, solver: Any, reason: str) -> None:
+        """The training has ended: `reason` is "done" or "stopped"."""
+
+
+class Pace:
+    """How fast the training goes; the time that tests and snapshots take does not count."""
+
+    def __init__(self) -> None:
+        self.iterations = self.images = 0
+        self.seconds = 0.0
+        self._last = time.perf_counter()
+
+    def step(self, images: int) -> None:
+        """An iteration has ended."""
+        now = time.perf_counter()
+        self.seconds += now - self._last
+        self.iterations += 1
+        self.images += images
+        self._last = now
+
+    def skip(self) -> None:
+        """Something that is not training has ended."""
+        self._last = time.perf_counter()
+
+    def take(self) -> tuple[int, int, float]:
+        """Iterations, images and seconds since the last call."""
+        taken = self.iterations, self.images, self.seconds
+        self.iterations = self.images = 0
+        self.seconds = 0.0
+        return taken
+
+
+class LogLines(Listener):
+    """Writes the lines that `caffe train` logs, with glog's prefix, so that scripts that parse them work."""
+
+    def __init__(self, *streams: TextIO) -> None:
+        self.streams = streams
+        self.pace = Pace()
+
+    def write(self, text: str) -> None:
+        """One line to every stream: level and date, time, process, source, text."""
+        prefix = f"I{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5d} solver.py:1] "
+        for stream in self.streams:
+            stream.write(prefix + text + "\n")
+            stream.flush()
+
+    def on_start(self, solver: Any) -> None:
+        self.pace = Pace()
+        self.write(f"Solving {solver.net.name}")
+        self.write(f"Learning Rate Policy: {solver.param.lr_policy}")
+
+    def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
+        self.pace.step(images)
+
+    def on_display(self, solver: Any, iteration: int, loss: float, lr: float, outputs: Outputs) -> None:
+        iterations, _, seconds = self.pace.take()
+        rate = iterations / seconds if seconds else 0
+        self.write(f"Iteration {iteration} ({rate:g} iter/s, {seconds:g}s/{solver.param.display} iters), "
+                   f"loss = {loss:g}")
+        self._write_outputs("Train", outputs)
+        self.write(f"Iteration {iteration}, lr = {lr:g}")
+
+    def on_test(self, solver: Any, iteration: int, index: int, outputs: Outputs, loss: float | None) -> None:
+        self.write(f"Iteration {iteration}, Testing net (#{index})")
+        if loss is not None:
+            self.write(f"Test loss: {loss:g}")
+        self._write_outputs("Test", outputs)
+        self.pace.skip()
+
+    def _write_outputs(self, phase: str, outputs: Outputs) -> None:
+        for k, (name, value, weight) in enumerate(outputs):
+            self.write(f"    {phase} net output #{k}: {output_text(name, value, weight)}")
+
+    def on_snapshot(self, solver: Any, path: str) -> None:
+        what = "Snapshotting solver state to" if ".solverstate" in path else "Snapshotting to"
+        kind = "HDF5" if path.endswith(".h5") else "binary proto"
+        self.write(f"{what} {kind} file {path}")
+        self.pace.skip()
+
+    def on_message(self, solver: Any, text: str) -> None:
+        self.write(text)
+
+    def on_end(self, solver: Any, reason: str) -> None:
+        self.write("Optimization Done." if reason == "done" else "Optimization stopped early.")
+
+
+def output_text(name: str, value: float, weight: float) -> str:
+    """A net's output as Caffe prints it: its share of the loss where it has a loss weight."""
+    loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
+    return f"{name} = {value:g}{loss}"
+
+
+class History(Listener):
+    """Keeps what is displayed and tested in a file of JSON lines, for plots and tables.
+
+    Every line is an object with `kind` ("train" or "test"), `iteration`, `loss`, `seconds` (since the
+    training began, all runs together) and `outputs` (name to value, or to a list of values for an output
+    of several elements); "train" has `lr` and `images_per_second` too, "test" has `net`, the test net's
+    number. Not-a-number and infinity are written as null, and so are a speed not yet known and the loss of
+    a test net without losses.
+
+    A resumed training goes on in the file, without the lines beyond the snapshot; a new one moves what
+    is there to `history.previous.jsonl`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.pace = Pace()
+        self._began = time.monotonic()
+
+    def on_start(self, solver: Any) -> None:
+        self.pace = Pace()
+        self._began = time.monotonic()
+        if not os.path.exists(self.path):
+            return
+        if solver.iter == 0:
+            set_aside(self.path)
+            return
+        rows = [row for row in read_history(self.path) if row["iteration"] <= solver.iter]
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        if rows:
+            self._began -= rows[-1]["seconds"]
+
+    def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
+        self.pace.step(images)
+
+    def on_display(self, solver: Any, iteration: int, loss: float, lr: float, outputs: Outputs) -> None:
+        _, images, seconds = self.pace.take()
+        speed = images / seconds if seconds else math.nan
+        self._append({"kind": "train", "iteration": iteration, "loss": _finite(loss), "lr": lr,
+                      "seconds": self._seconds(), "images_per_second": _finite(round(speed, 2)),
+                      "outputs": _by_name(outputs)})
+
+    def on_test(self, solver: Any, iteration: int, index: int, outputs: Outputs, loss: float | None) -> None:
+        if loss is None and any(weight for _, _, weight in outputs):
+            loss = sum(value * weight for _, value, weight in outputs)
+        self._append({"kind": "test", "iteration": iteration, "net": index, "loss": _finite(loss),
+                      "seconds": self._seconds(), "outputs": _by_name(outputs)})
+        self.pace.skip()
+
+    def on_snapshot(self, solver: Any, path: str) -> None:
+        self.pace.skip()
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _by_name(outputs: Outputs) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value, _ in outputs:
+        values.setdefault(name, []).append(_finite(value))
+    return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
+
+
+def set_aside(path: str) -> None:
+    """Rename a file of an earlier training: `history.jsonl` to `history.previous.jsonl`."""
+    stem, suffix = os.path.splitext(path)
+    os.replace(path, f"{stem}.previous{suffix}")
+
+
+def read_history(path: str) -> list[dict[str, Any]]:
+    """The lines of a History file, each iteration's last one of a kind where it was run again after a resume.
+
+    A last line that is torn, as a killed process may leave it, is left out. Raises SppError if the file
+    cannot be read, or another line is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise SppError(f"{path}: cannot be read as a training history: {problem}; "
+                       "give a history.jsonl that train_net wrote") from problem
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            key = (row["kind"], row["iteration"], row.get("net"))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            if number == len(lines):
+                break
+            raise SppError(f"{path}:{number}: not a line of a training history; "
+                           "give a history.jsonl that train_net wrote") from None
+        rows[key] = row
+    return list(rows.values())
+
+
+class Progress(Listener):
+    """A bar with loss, lr, images a second and the time left; for terminals."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.pace = Pace()
+        self.speed = 0.0
+        self.bar: Any = None
+        self._shown = 0.0
+
+    def on_start(self, solver: Any) -> None:
+        self.pace = Pace()
+        self.bar = tqdm(total=solver.max_iter, initial=solver.iter, unit="iter", file=self.stream,
+                        dynamic_ncols=True)
+
+    def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
+        self.pace.step(images)
+        _, images, seconds = self.pace.take()
+        latest = images / seconds if seconds else 0.0
+        self.speed = 0.9 * self.speed + 0.1 * latest if self.speed else latest
+        self.bar.set_postfix_str(f"loss {loss:.4g}, lr {lr:.3g}, {self.speed:.0f} img/s", refresh=False)
+        self.bar.update(1)
+
+    def on_test_batch(self, solver: Any, index: int, done: int, batches: int) -> None:
+        now = time.monotonic()
+        if now - self._shown >= 0.5:
+            self._shown = now
+            self.bar.set_description_str(f"test net {index}, batch {done} of {batches}")
+
+    def on_test(self, solver: Any, iteration: int, index: int, outputs: Outputs, loss: float | None) -> None:
+        self.bar.set_description_str("", refresh=False)
+        values = ", ".join(f"{name} {value:.4g}" for name, value, _ in outputs)
+        self._write(f"iteration {iteration}: test net {index}: {values}")
+        self.pace.skip()
+
+    def on_snapshot(self, solver: Any, path: str) -> None:
+        self._write(f"iteration {solver.iter}: snapshot {path}")
+        self.pace.skip()
+
+    def on_message(self, solver: Any, text: str) -> None:
+        self._write(text)
+
+    def on_end(self, solver: Any, reason: str) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is and go to the next line. May be called twice."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def _write(self, text: str) -> None:
+        """A line above the bar."""
+        if self.bar is None:
+            self.stream.write(text + "\n")
+        else:
+            self.bar.write(text, file=self.stream)

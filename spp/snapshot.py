@@ -1,0 +1,97 @@
+"""Solver states on disk: Caffe's .solverstate (binary) and .solverstate.h5, with what Caffe does not save."""
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+
+from spp import weights
+from spp.atomic import replacing
+from spp.errors import SolverError
+from spp.proto import arrays, binary, caffe_pb2
+
+
+@dataclass
+class State:
+    """What a snapshot holds besides the weights, which lie in the file `learned_net`.
+
+    `resume` (random streams, data positions, plateau) is empty in Caffe's own snapshots.
+    """
+
+    iteration: int
+    learned_net: str
+    history: list[np.ndarray]
+    current_step: int = 0
+    resume: dict[str, Any] = field(default_factory=dict)
+
+
+def write(path: str, state: State) -> None:
+    """Write a state, whole or not at all; as HDF5 if the path ends in .h5."""
+    resume = json.dumps(state.resume).encode()
+    if path.endswith(".h5"):
+        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+            file["iter"] = np.int32(state.iteration)
+            file["current_step"] = np.int32(state.current_step)
+            file["learned_net"] = state.learned_net
+            file["resume"] = np.frombuffer(resume, np.uint8)
+            group = file.create_group("history")
+            for i, values in enumerate(state.history):
+                group[str(i)] = values
+        return
+    proto = caffe_pb2.SolverState(iter=state.iteration, learned_net=state.learned_net,
+                                  current_step=state.current_step, resume=resume)
+    for values in state.history:
+        proto.history.append(arrays.to_proto(values))
+    binary.write_binary(proto, path)
+
+
+def read(path: str) -> State:
+    """Read a state written by `write` or by Caffe; the suffix tells nothing, the content does.
+
+    Raises SolverError or ProtoError if the file is missing, damaged, or no solver state.
+    """
+    if not os.path.isfile(path):
+        raise SolverError(f"snapshot {path} not found; give the path of a .solverstate or .solverstate.h5 file")
+    if weights.is_hdf5(path):
+        try:
+            with h5py.File(path, "r") as file:
+                name = file["learned_net"][()]
+                group = file["history"]
+                state = State(int(file["iter"][()]), name.decode() if isinstance(name, bytes) else str(name),
+                              [group[str(i)][...] for i in range(len(group))], int(file["current_step"][()]),
+                              json.loads(bytes(file["resume"][...])) if "resume" in file else {})
+        except (OSError, KeyError, ValueError) as error:
+            raise SolverError(f"{path}: no solver state in Caffe's HDF5 layout, or damaged: {error}; "
+                              "resume from an older snapshot") from error
+    else:
+        proto = binary.read_solver_state(path)
+        history = [arrays.from_proto(blob, f"{path}: history {i}") for i, blob in enumerate(proto.history)]
+        state = State(proto.iter, proto.learned_net, history, proto.current_step,
+                      json.loads(proto.resume) if proto.resume else {})
+    state.learned_net = _model_path(path, state.learned_net)
+    return state
+
+
+def _model_path(path: str, learned_net: str) -> str:
+    """The model as the state names it (from the current folder), or beside the state if both were moved."""
+    beside = os.path.join(os.path.dirname(path), os.path.basename(learned_net))
+    for candidate in (beside, learned_net):
+        if learned_net and os.path.isfile(candidate):
+            return candidate
+    raise SolverError(f"{path}: its weights {learned_net!r} are neither in the current folder nor beside it; "
+                      "put the .caffemodel beside the .solverstate")
+
+
+def latest(prefix: str) -> str | None:
+    """The path of the newest snapshot `<prefix>_iter_<N>.solverstate[.h5]` (largest N), or None."""
+    folder, stem = os.path.split(prefix)
+    found = []
+    for name in os.listdir(folder or ".") if os.path.isdir(folder or ".") else []:
+        for suffix in (".solverstate", ".solverstate.h5"):
+            if name.startswith(stem + "_iter_") and name.endswith(suffix):
+                number = name[len(stem) + len("_iter_"):-len(suffix)]
+                if number.isdigit():
+                    found.append((int(number), os.path.join(folder, name)))
+    return max(found)[1] if found else None

@@ -1,0 +1,104 @@
+"""Weight files: .caffemodel (binary protobuf) and .caffemodel.h5 (HDF5), read and written."""
+from typing import Any, Iterator, Sequence
+
+import h5py
+import numpy as np
+
+from spp.atomic import replacing
+from spp.blob import Blob
+from spp.errors import NetError, ProtoError
+from spp.proto import arrays, binary, caffe_pb2
+
+
+def is_hdf5(path: str) -> bool:
+    """Whether the file begins with HDF5's magic number."""
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def read(model: Any) -> Iterator[tuple[str, list[Any]]]:
+    """Layer names and their parameters, in file order, from a path or a NetParameter.
+
+    The parameters are BlobProtos, or arrays from HDF5. Raises ProtoError for a missing or damaged file.
+    """
+    if isinstance(model, str):
+        try:
+            hdf5 = is_hdf5(model)
+        except OSError as error:
+            raise ProtoError(f"cannot read weights {model}: {error.strerror}; check the path") from error
+        if hdf5:
+            yield from _read_hdf5(model)
+            return
+        model = binary.read_net_binary(model)
+    for layer in model.layer:
+        yield layer.name, list(layer.blobs)
+
+
+def _read_hdf5(path: str) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Every group data/<layer> that holds datasets 0, 1, ...; a layer's name may hold '/', and so be a sub-group."""
+    found: dict[str, dict[int, np.ndarray]] = {}
+
+    def visit(name: str, item: Any) -> None:
+        layer, _, index = name.rpartition("/")
+        if isinstance(item, h5py.Dataset) and index.isdigit():
+            found.setdefault(layer, {})[int(index)] = item[...]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file["data"].visititems(visit)
+    except (OSError, KeyError) as error:
+        raise ProtoError(f"{path}: damaged, or no weights in Caffe's HDF5 layout (data/<layer>/<i>): {error}"
+                         ) from error
+    for name, params in found.items():
+        yield name, [params[i] for i in sorted(params)]
+
+
+def assign(blobs: Sequence[Blob], sources: Sequence[Any], where: str) -> None:
+    """Copy BlobProtos or arrays into parameters; raises NetError with both shapes if they do not fit."""
+    if len(blobs) != len(sources):
+        raise NetError(f"{where} has {len(sources)} parameter(s), the net's layer has {len(blobs)}; "
+                       "rename the layer in the prototxt to learn it from scratch")
+    for i, (blob, source) in enumerate(zip(blobs, sources)):
+        try:
+            if isinstance(source, np.ndarray):
+                if source.shape != blob.shape:
+                    raise NetError(f"param {i}: the file's shape is {' x '.join(map(str, source.shape))}, the net's "
+                                   f"is {' x '.join(map(str, blob.shape))}")
+                values = source
+            else:
+                values = arrays.fitted(source, blob.shape, f"param {i}")
+        except NetError as error:
+            raise NetError(f"{where}: {error}; rename the layer in the prototxt to learn it from scratch") from error
+        blob.data[...] = blob.backend.from_host(values)
+
+
+def write(net: Any, path: str, diff: bool = False) -> None:
+    """Write a net's layers and weights, whole or not at all; HDF5 if the path ends in .h5."""
+    if path.endswith(".h5"):
+        _write_hdf5(net, path, diff)
+        return
+    result = caffe_pb2.NetParameter(name=net.name)
+    for layer in net.layers:
+        saved = result.layer.add()
+        saved.CopyFrom(layer.param)
+        saved.phase = net.phase
+        del saved.blobs[:]
+        for blob in layer.blobs:
+            saved.blobs.append(to_proto(blob, diff))
+    binary.write_binary(result, path)
+
+
+def to_proto(blob: Blob, diff: bool = False) -> caffe_pb2.BlobProto:
+    """A blob's values, and its gradient if asked for, as a BlobProto."""
+    to_host = blob.backend.to_host
+    return arrays.to_proto(to_host(blob.data), to_host(blob.diff) if diff else None)
+
+
+def _write_hdf5(net: Any, path: str, diff: bool) -> None:
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        for which in ("data", "diff") if diff else ("data",):
+            group = file.create_group(which)
+            for layer in net.layers:
+                target = group.require_group(layer.name)
+                for i, blob in enumerate(layer.blobs):
+                    target[str(i)] = blob.backend.to_host(getattr(blob, which))

@@ -1,0 +1,77 @@
+"""What the programs share: arguments, and errors as one line."""
+import argparse
+import sys
+from pathlib import Path
+from typing import Callable, NoReturn
+
+from spp.errors import SppError
+
+INTERRUPTED = 130      # the shell's exit code for a program that Ctrl-C ended
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that shows examples as written, and answers a mistake with one line and exit code 1."""
+
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(program, description=description,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(1)
+
+    def add_net_options(self) -> None:
+        """Where a net runs, and which of its layers."""
+        self.add_argument("--device", default="auto", metavar="D",
+                          help="auto (default: a GPU where one works, else the CPU), cpu, cuda or cuda:INDEX")
+        self.add_argument("--level", type=int, metavar="L",
+                          help="level of the NetState, which the layers' include and exclude rules ask for")
+        self.add_argument("--stage", type=names, default=[], metavar="S,...",
+                          help="stages of the NetState, likewise")
+
+
+def names(text: str) -> list[str]:
+    """An argument that is a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number from 1 up."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return number
+
+
+def prototxt_folder() -> Path:
+    """The folder of the prototxt files of spp: beside tools/ in a clone, inside it if installed."""
+    here = Path(__file__).resolve().parent
+    inside = here / "prototxt"
+    return inside if inside.is_dir() else here.parent / "prototxt"
+
+
+def existing(path: str) -> str:
+    """The path of a prototxt if it exists; else raises SppError, which names spp's own file of that name."""
+    if Path(path).is_file():
+        return path
+    own = prototxt_folder() / Path(path).name
+    hint = f"spp's own is {own}" if own.is_file() else "check the path"
+    raise SppError(f"File not found: {path} (looked from {Path.cwd()}); {hint}")
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit code of `work`: a user's mistake is one line on stderr and 1, Ctrl-C is 130."""
+    try:
+        return work()
+    except SppError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"error: {what}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 1
