@@ -31,8 +31,7 @@ lint: setup  ## flake8 and mypy
 proto:  ## generate spp/proto/caffe_pb2.py and .pyi from caffe.proto
 	$(PYTHON) -m venv $(PROTO_VENV)
 	$(PROTO_VENV)/bin/python -m pip install -qq --disable-pip-version-check grpcio-tools==1.62.3
-	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -Ispp/proto --python_out=spp/proto --pyi_out=spp/proto \
-		spp/proto/caffe.proto
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. spp/proto/caffe.proto
 
 wheel: setup  ## build dist/spp-*.whl
 	rm -rf build/lib build/bdist.*

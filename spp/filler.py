@@ -7,16 +7,30 @@ import numpy as np
 from spp.errors import NetError
 
 
+def _between(low: float, high: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    values = rng.random(shape, np.float32)      # half the time of float64, and an fc6 has 50 million
+    values *= high - low
+    values += low
+    return values
+
+
+def _normal(mean: float, std: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    values = rng.standard_normal(shape, np.float32)
+    values *= std
+    values += mean
+    return values
+
+
 def _constant(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
     return np.full(shape, p.value, np.float32)
 
 
 def _uniform(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
-    return rng.uniform(p.min, p.max, shape)
+    return _between(p.min, p.max, shape, rng)
 
 
 def _gaussian(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
-    values = rng.normal(p.mean, p.std, shape)
+    values = _normal(p.mean, p.std, shape, rng)
     if p.sparse >= 0:
         # Caffe keeps a weight with probability sparse / num_output: about `sparse` non-zero inputs an output
         values *= rng.random(shape) < p.sparse / shape[0]
@@ -33,11 +47,11 @@ def _fan(shape: tuple[int, ...], p: Any) -> float:
 
 def _xavier(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
     limit = math.sqrt(3 / _fan(shape, p))
-    return rng.uniform(-limit, limit, shape)
+    return _between(-limit, limit, shape, rng)
 
 
 def _msra(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(0, math.sqrt(2 / _fan(shape, p)), shape)
+    return _normal(0, math.sqrt(2 / _fan(shape, p)), shape, rng)
 
 
 def _positive_unitball(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:

@@ -275,7 +275,8 @@ class Progress(Listener):
         self.pace.skip()
 
     def on_snapshot(self, solver: Any, path: str) -> None:
-        self._write(f"iteration {solver.iter}: snapshot {path}")
+        if ".solverstate" in path:      # the weights beside it need no line of their own
+            self._write(f"iteration {solver.iter}: snapshot {path}")
         self.pace.skip()
 
     def on_message(self, solver: Any, text: str) -> None:

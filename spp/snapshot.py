@@ -32,9 +32,10 @@ def write(path: str, state: State) -> None:
     resume = json.dumps(state.resume).encode()
     if path.endswith(".h5"):
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-            file["iter"] = np.int32(state.iteration)
-            file["current_step"] = np.int32(state.current_step)
-            file["learned_net"] = state.learned_net
+            # one-element arrays and a string of fixed length, because Caffe reads nothing else
+            file["iter"] = np.array([state.iteration], np.int32)
+            file["current_step"] = np.array([state.current_step], np.int32)
+            file["learned_net"] = np.bytes_(state.learned_net.encode())
             file["resume"] = np.frombuffer(resume, np.uint8)
             group = file.create_group("history")
             for i, values in enumerate(state.history):
@@ -57,12 +58,11 @@ def read(path: str) -> State:
     if weights.is_hdf5(path):
         try:
             with h5py.File(path, "r") as file:
-                name = file["learned_net"][()]
                 group = file["history"]
-                state = State(int(file["iter"][()]), name.decode() if isinstance(name, bytes) else str(name),
-                              [group[str(i)][...] for i in range(len(group))], int(file["current_step"][()]),
+                state = State(int(file["iter"][0]), file["learned_net"][()].decode(),
+                              [group[str(i)][...] for i in range(len(group))], int(file["current_step"][0]),
                               json.loads(bytes(file["resume"][...])) if "resume" in file else {})
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, AttributeError) as error:
             raise SolverError(f"{path}: no solver state in Caffe's HDF5 layout, or damaged: {error}; "
                               "resume from an older snapshot") from error
     else:

@@ -201,7 +201,7 @@ class Solver:
 
     def test_all(self) -> list[list[Output]]:
         """Run every test net for its test_iter batches; each one's mean outputs."""
-        results = []
+        results: list[list[Output]] = []
         for index, (net, batches) in enumerate(zip(self.test_nets, self.param.test_iter)):
             sums: list[Output] = []
             loss = 0.0

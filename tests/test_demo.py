@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from spp.data import images
 from spp.data.database import Database
 from spp_tools import demo as program
 
@@ -18,6 +19,10 @@ def demo(folder: Path, *arguments: str) -> str:
                             capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def pixels(path: Path) -> np.ndarray:
+    return images.decode(path.read_bytes())
 
 
 def test_the_demo_trains_tests_at_three_sizes_and_draws(tmp_path):
@@ -37,7 +42,7 @@ def test_the_demo_trains_tests_at_three_sizes_and_draws(tmp_path):
     assert [len(database) for database in databases] == [1200, 300]
     for database in databases:
         database.close()
-    assert cv2.imread(str(tmp_path / "demo" / "training.png")).shape == (1000, 900, 3)
+    assert pixels(tmp_path / "demo" / "training.png").shape == (1000, 900, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
 
@@ -51,9 +56,9 @@ def test_the_crops_of_training_and_test_do_not_overlap(tmp_path, monkeypatch):
     columns = {}
     for part in program.CROPS:
         folder = tmp_path / "demo" / "photos" / part / "ramp"
-        crops = [cv2.imread(str(path)) for path in folder.iterdir()]
+        crops = [pixels(path).astype(int) for path in folder.iterdir()]
         assert len(crops) == program.CROPS[part]
-        columns[part] = {int(c) for crop in crops for c in crop[0, :, 0].astype(int) + 256 * crop[0, :, 1]}
+        columns[part] = {int(c) for crop in crops for c in crop[0, :, 0] + 256 * crop[0, :, 1]}
         ratios = [crop.shape[1] / crop.shape[0] for crop in crops]
         assert min(ratios) < 0.75 and max(ratios) > 1.33
     assert max(columns["train"]) < 200 <= min(columns["test"])

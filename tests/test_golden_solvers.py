@@ -39,8 +39,8 @@ def follow(case, solver, first):
     for step in range(first, 12):
         solver.net.blobs["data"].data[...] = data["batch/data"][step]
         solver.net.blobs["label"].data[...] = data["batch/label"][step]
-        assert solver.lr == pytest.approx(data["lr"][step], rel=1e-5)
         solver.step(1)
+        assert solver.lr == pytest.approx(data["lr"][step], rel=1e-5)       # the rate of the next step
         golden.assert_close(solver.net.loss, data["loss"][step], f"{case} loss of step {step}",
                             golden.SOLVER_TOLERANCE)
         for key, blob in blobs.items():

@@ -1,4 +1,4 @@
-"""LRN across channels and within a channel: against loops written here, the reference and central differences."""
+"""LRN across channels and within a channel: against loops, the reference and central differences."""
 import numpy as np
 import pytest
 
@@ -23,6 +23,11 @@ WITHIN = [((2, 3, 6, 5), 3, 1.2, 0.75), ((1, 2, 4, 7), 5, 0.8, 0.6), ((2, 1, 2, 
 def text(region, size, alpha, beta, k=1.0):
     return (f"type: 'LRN' lrn_param {{ norm_region: {region} local_size: {size} alpha: {alpha} beta: {beta} "
             f"k: {k} }}")
+
+
+def as_stored(*numbers):
+    """What a prototxt's numbers are after the message has held them as float."""
+    return [float(np.float32(number)) for number in numbers]
 
 
 def across(x, size, alpha, beta, k):
@@ -52,16 +57,17 @@ def test_across_against_loops(shape, size, alpha, beta, k, dtype, tolerance):
     x = distinct(shape)
     y = OneLayer(text("ACROSS_CHANNELS", size, alpha, beta, k), shape, dtype=dtype).forward(x)
     assert y.dtype == dtype
-    np.testing.assert_allclose(y, across(x, size, *map(np.float32, (alpha, beta, k))), tolerance)
+    np.testing.assert_allclose(y, across(x, size, *as_stored(alpha, beta, k)), tolerance)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-13), (np.float32, 1e-6)])
 @pytest.mark.parametrize("shape, size, alpha, beta", WITHIN)
 def test_within_against_loops(shape, size, alpha, beta, dtype, tolerance):
     x = distinct(shape)
-    y = OneLayer(text("WITHIN_CHANNEL", size, alpha, beta, 9.0), shape, dtype=dtype).forward(x)   # k is ignored
+    ignored_k = 9.0
+    y = OneLayer(text("WITHIN_CHANNEL", size, alpha, beta, ignored_k), shape, dtype=dtype).forward(x)
     assert y.dtype == dtype
-    np.testing.assert_allclose(y, within(x, size, *map(np.float32, (alpha, beta))), tolerance)
+    np.testing.assert_allclose(y, within(x, size, *as_stored(alpha, beta)), tolerance)
 
 
 def test_within_is_average_pooling_of_squares():
@@ -75,7 +81,6 @@ def test_within_is_average_pooling_of_squares():
 
 @pytest.mark.parametrize("shape, size, alpha, beta, k", ACROSS)
 def test_gradient_across(shape, size, alpha, beta, k):
-    shape = (min(shape[0], 3), *shape[1:])
     assert_gradient(OneLayer(text("ACROSS_CHANNELS", size, alpha, beta, k), shape), distinct(shape))
 
 

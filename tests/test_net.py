@@ -135,9 +135,9 @@ def test_legacy_dummy_data_and_input_fields():
     made = net("layer { name: 'd' type: 'DummyData' top: 'a' top: 'b' dummy_data_param { num: 2 num: 4 channels: 3 "
                "height: 5 width: 6 } }")
     assert [made.blobs[n].shape for n in "ab"] == [(2, 3, 5, 6), (4, 3, 5, 6)]
-    made = net("input: 'x' input_dim: 2 input_dim: 3 input_dim: 1 input_dim: 1" + IP % ("ip", "x", "y", "", 2))
+    made = net("input: 'x' input_dim: 2 input_dim: 3 input_dim: 1 input_dim: 1 " + IP % ("ip", "x", "y", "", 2))
     assert made.inputs == ["x"] and made.blobs["x"].shape == (2, 3, 1, 1)
-    made = net("input: 'x' input_shape { dim: 7 dim: 3 }" + IP % ("ip", "x", "y", "", 2))
+    made = net("input: 'x' input_shape { dim: 7 dim: 3 } " + IP % ("ip", "x", "y", "", 2))
     assert made.blobs["y"].shape == (7, 2)
 
 

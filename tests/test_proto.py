@@ -78,7 +78,7 @@ def test_unknown_fields_of_forks_are_passed_over(tmp_path):
 
 
 WEIGHTS = net_with_weights().SerializeToString()
-STATE = caffe_pb2.SolverState(iter=3, learned_net="a.caffemodel").SerializeToString()
+STATE = caffe_pb2.SolverState(iter=3, history=[caffe_pb2.BlobProto(data=[1])]).SerializeToString()
 MEAN = caffe_pb2.BlobProto(num=1, channels=1, height=1, width=1, data=[3]).SerializeToString()
 READERS = {
     "a caffemodel": (read_net_binary, "give the .caffemodel, the binary file of weights"),
@@ -86,8 +86,13 @@ READERS = {
     "a BlobProto (as of an image mean)": (read_blob_proto,
                                           "give a .binaryproto, such as compute_image_mean writes"),
 }
+V1_WEIGHTS = caffe_pb2.NetParameter(layers=[caffe_pb2.V1LayerParameter(name="a")]).SerializeToString()
+NEW_MEAN = caffe_pb2.BlobProto(shape=caffe_pb2.BlobShape(dim=[1]), double_data=[3]).SerializeToString()
 FOREIGN = [
-    (WEIGHTS, "a caffemodel"), (STATE, "a solverstate"), (MEAN, "a BlobProto (as of an image mean)"),
+    (WEIGHTS, "a caffemodel"), (V1_WEIGHTS, "a caffemodel"), (STATE, "a solverstate"),
+    (MEAN, "a BlobProto (as of an image mean)"), (NEW_MEAN, "a BlobProto (as of an image mean)"),
+    # As a net this learned_net would be a layer with nothing but unknown fields.
+    (caffe_pb2.SolverState(iter=1, learned_net="xx").SerializeToString(), "a solverstate"),
     (b"\x89HDF\r\n\x1a\n" + bytes(20), "an HDF5 file"),
     (b"name: 'n'\nlayer { }\n", "text (it begins \"name: 'n'\")"),
     (b"<!DOCTYPE html><html>", "text (it begins '<!DOCTYPE html><html>')"),
@@ -136,8 +141,8 @@ def test_required_fields(tmp_path):
     path = tmp_path / "n"
     with pytest.raises(ProtoError) as caught:
         write_binary(net, path)
-    assert str(caught.value) == (f"{path}: not written: required fields are not set: layer[0].clip_param.max; "
-                                 "set them")
+    assert str(caught.value) == (f"{path}: not written: required fields are not set: "
+                                 "layer[0].clip_param.max; set them")
     path.write_bytes(net.SerializePartialToString())
     with pytest.raises(ProtoError) as caught:
         read_net_binary(path)
@@ -149,8 +154,8 @@ def test_too_large_for_protobuf(tmp_path, monkeypatch):
     monkeypatch.setattr(binary, "LIMIT", 10)
     with pytest.raises(ProtoError) as caught:
         write_binary(net_with_weights(), tmp_path / "n")
-    assert str(caught.value) == (f"{tmp_path / 'n'}: not written: {len(WEIGHTS)} bytes, but a binary protobuf "
-                                 "file holds 10; save as HDF5 (snapshot_format: HDF5)")
+    assert str(caught.value) == (f"{tmp_path / 'n'}: not written: {len(WEIGHTS)} bytes, "
+                                 "but a binary protobuf file holds 10; save as HDF5 (snapshot_format: HDF5)")
     assert not os.listdir(tmp_path)
 
 
@@ -205,15 +210,14 @@ def test_v1_has_a_type_for_every_enum_value():
 
 
 def test_v1_fields():
-    net = parse_net("layers { name: 'l' type: CONVOLUTION bottom: 'x' top: 'y' loss_weight: 0.5 loss_weight: 0 "
-                    "  blobs { data: 2 } blobs { data: 3 } param: 'w' blobs_lr: 1 blobs_lr: 2 weight_decay: 0.5 "
-                    "  include { stage: 's' } exclude { phase: TEST } convolution_param { num_output: 3 } "
-                    "  loss_param { normalize: true } }")
-    assert to_text(net) == to_text(parse_net(
-        "layer { name: 'l' type: 'Convolution' bottom: 'x' top: 'y' loss_weight: 0.5 loss_weight: 0 "
-        "  param { name: 'w' lr_mult: 1 decay_mult: 0.5 } param { lr_mult: 2 } blobs { data: 2 } blobs { data: 3 } "
-        "  include { stage: 's' } exclude { phase: TEST } convolution_param { num_output: 3 } "
-        "  loss_param { normalize: true } }"))
+    same = """name: 'l' bottom: 'x' top: 'y' loss_weight: 0.5 loss_weight: 0
+              blobs { data: 2 } blobs { data: 3 }
+              include { stage: 's' } exclude { phase: TEST } convolution_param { num_output: 3 }
+              loss_param { normalize: true }"""
+    net = parse_net(f"""layers {{ type: CONVOLUTION {same}
+        param: 'w' blob_share_mode: PERMISSIVE blobs_lr: 1 blobs_lr: 2 weight_decay: 0.5 }}""")
+    assert net == parse_net(f"""layer {{ type: 'Convolution' {same}
+        param {{ name: 'w' share_mode: PERMISSIVE lr_mult: 1 decay_mult: 0.5 }} param {{ lr_mult: 2 }} }}""")
 
 
 @pytest.mark.parametrize("kind, name", [
@@ -228,41 +232,42 @@ def test_v1_data_layers_hand_their_transformation_over(kind, name):
     assert getattr(layer, name).scale == 0.5 and not layer.HasField("transform_param")
 
 
+WEIGHT_FIELDS = "weight_filler { std: 2 } bias_filler { value: 1 }"
 V0_FIELDS = [
-    ("conv", "num_output: 3 biasterm: false weight_filler { std: 2 } bias_filler { value: 1 } pad: 1 kernelsize: 5 "
-     "stride: 2 group: 3", "Convolution", "convolution_param { num_output: 3 bias_term: false "
-     "weight_filler { std: 2 } bias_filler { value: 1 } pad: 1 kernel_size: 5 stride: 2 group: 3 }"),
-    ("innerproduct", "num_output: 3 biasterm: false weight_filler { std: 2 } bias_filler { value: 1 }",
-     "InnerProduct", "inner_product_param { num_output: 3 bias_term: false weight_filler { std: 2 } "
-     "bias_filler { value: 1 } }"),
-    ("pool", "pool: STOCHASTIC kernelsize: 3 stride: 2 pad: 1", "Pooling",
-     "pooling_param { pool: STOCHASTIC kernel_size: 3 stride: 2 pad: 1 }"),
+    ("conv", f"num_output: 3 biasterm: false {WEIGHT_FIELDS} pad: 1 kernelsize: 5 stride: 2 group: 3",
+     "Convolution", "convolution_param { num_output: 3 bias_term: false "
+     f"{WEIGHT_FIELDS} pad: 1 kernel_size: 5 stride: 2 group: 3 }}"),
+    ("innerproduct", f"num_output: 3 biasterm: false {WEIGHT_FIELDS}",
+     "InnerProduct", f"inner_product_param {{ num_output: 3 bias_term: false {WEIGHT_FIELDS} }}"),
+    ("pool", "pool: STOCHASTIC kernelsize: 3 stride: 2 pad: 1",
+     "Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 3 stride: 2 pad: 1 }"),
     ("dropout", "dropout_ratio: 0.25", "Dropout", "dropout_param { dropout_ratio: 0.25 }"),
-    ("lrn", "local_size: 3 alpha: 2 beta: 0.5 k: 3", "LRN",
-     "lrn_param { local_size: 3 alpha: 2 beta: 0.5 k: 3 }"),
+    ("lrn", "local_size: 3 alpha: 2 beta: 0.5 k: 3",
+     "LRN", "lrn_param { local_size: 3 alpha: 2 beta: 0.5 k: 3 }"),
     ("concat", "concat_dim: 2", "Concat", "concat_param { concat_dim: 2 }"),
-    ("data", "source: 's' batchsize: 4 rand_skip: 5 scale: 0.5 meanfile: 'm' cropsize: 7 mirror: true", "Data",
-     "data_param { source: 's' batch_size: 4 rand_skip: 5 } "
+    ("data", "source: 's' batchsize: 4 rand_skip: 5 scale: 0.5 meanfile: 'm' cropsize: 7 mirror: true",
+     "Data", "data_param { source: 's' batch_size: 4 rand_skip: 5 } "
      "transform_param { scale: 0.5 mean_file: 'm' crop_size: 7 mirror: true }"),
     ("hdf5_data", "source: 's' batchsize: 4", "HDF5Data", "hdf5_data_param { source: 's' batch_size: 4 }"),
-    ("images", "source: 's' batchsize: 4 rand_skip: 5 shuffle_images: true new_height: 6 new_width: 7", "ImageData",
-     "image_data_param { source: 's' batch_size: 4 rand_skip: 5 shuffle: true new_height: 6 new_width: 7 }"),
-    ("window_data", "source: 's' batchsize: 4 det_fg_threshold: 0.7 det_bg_threshold: 0.2 det_fg_fraction: 0.1 "
-     "det_context_pad: 3 det_crop_mode: 'square' cropsize: 9", "WindowData",
-     "window_data_param { source: 's' batch_size: 4 fg_threshold: 0.7 bg_threshold: 0.2 fg_fraction: 0.1 "
-     "context_pad: 3 crop_mode: 'square' } transform_param { crop_size: 9 }"),
+    ("images", "source: 's' batchsize: 4 rand_skip: 5 shuffle_images: true new_height: 6 new_width: 7",
+     "ImageData", "image_data_param { source: 's' batch_size: 4 rand_skip: 5 shuffle: true "
+     "new_height: 6 new_width: 7 }"),
+    ("window_data", "source: 's' batchsize: 4 det_fg_threshold: 0.7 det_bg_threshold: 0.2 "
+     "det_fg_fraction: 0.1 det_context_pad: 3 det_crop_mode: 'square' cropsize: 9",
+     "WindowData", "window_data_param { source: 's' batch_size: 4 fg_threshold: 0.7 bg_threshold: 0.2 "
+     "fg_fraction: 0.1 context_pad: 3 crop_mode: 'square' } transform_param { crop_size: 9 }"),
     ("infogain_loss", "source: 's'", "InfogainLoss", "infogain_loss_param { source: 's' }"),
-    ("hdf5_output", "hdf5_output_param { file_name: 'f' }", "HDF5Output", "hdf5_output_param { file_name: 'f' }"),
-    ("tanh", "blobs { data: 2 } blobs_lr: 3 weight_decay: 4", "TanH",
-     "blobs { data: 2 } param { lr_mult: 3 decay_mult: 4 }"),
+    ("hdf5_output", "hdf5_output_param { file_name: 'f' }",
+     "HDF5Output", "hdf5_output_param { file_name: 'f' }"),
+    ("tanh", "blobs { data: 2 } blobs_lr: 3 weight_decay: 4",
+     "TanH", "blobs { data: 2 } param { lr_mult: 3 decay_mult: 4 }"),
 ]
 
 
 @pytest.mark.parametrize("old_type, old, new_type, new", V0_FIELDS, ids=[row[0] for row in V0_FIELDS])
 def test_v0_fields(old_type, old, new_type, new):
     net = parse_net(f"layers {{ layer {{ name: 'l' type: '{old_type}' {old} }} bottom: 'x' top: 'y' }}")
-    assert to_text(net) == to_text(parse_net(
-        f"layer {{ name: 'l' type: '{new_type}' bottom: 'x' top: 'y' {new} }}"))
+    assert net == parse_net(f"layer {{ name: 'l' type: '{new_type}' bottom: 'x' top: 'y' {new} }}")
 
 
 def test_v0_keeps_the_rest_of_the_net():
@@ -289,7 +294,8 @@ def test_v0_field_without_meaning_is_dropped_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         net = parse_net("layers { layer { name: 'r' type: 'relu' num_output: 3 } }", "F")
     assert to_text(net) == 'layer {\n  name: "r"\n  type: "ReLU"\n}\n'
-    assert caplog.messages == ["F: layer 'r' (relu): field 'num_output' has no meaning for this type and is dropped"]
+    assert caplog.messages == [
+        "F: layer 'r' (relu): field 'num_output' has no meaning for this type and is dropped"]
 
 
 def test_input_fields_become_a_layer_put_first():
@@ -338,19 +344,26 @@ def test_nets_inside_a_solver_are_upgraded():
         assert [layer.type for layer in net.layer] == ["ReLU"] and not net.layers
 
 
+V0_TYPES = ("accuracy, bnll, concat, conv, data, dropout, euclidean_loss, flatten, hdf5_data, hdf5_output, "
+            "im2col, images, infogain_loss, innerproduct, lrn, multinomial_logistic_loss, pool, relu, "
+            "sigmoid, softmax, softmax_loss, split, tanh, window_data")
+
+
 @pytest.mark.parametrize("parse, text, message", [
-    (parse_net, "layers { } layer { }", "F: has both 'layer' and 'layers' blocks; write all of them as 'layer'"),
-    (parse_net, "input: 'a' input_dim: 3", "F: 1 'input' need one 'input_shape' or four 'input_dim' each; "
+    (parse_net, "layers { } layer { }",
+     "F: has both 'layer' and 'layers' blocks; write all of them as 'layer'"),
+    (parse_net, "input: 'a' input_dim: 3",
+     "F: 1 'input' need one 'input_shape' or four 'input_dim' each; "
      "found 0 'input_shape', 1 'input_dim'"),
-    (parse_net, "input: 'a' input: 'b' input_shape { dim: 3 }", "F: 2 'input' need one 'input_shape' or four "
-     "'input_dim' each; found 1 'input_shape', 0 'input_dim'"),
-    (parse_net, "layers { layer { name: 'a' type: 'Conv' } }", "F: layer 'a' (Conv): unknown type; V0 has accuracy, "
-     "bnll, concat, conv, data, dropout, euclidean_loss, flatten, hdf5_data, hdf5_output, im2col, images, "
-     "infogain_loss, innerproduct, lrn, multinomial_logistic_loss, pool, relu, sigmoid, softmax, softmax_loss, "
-     "split, tanh, window_data"),
+    (parse_net, "input: 'a' input: 'b' input_shape { dim: 3 }",
+     "F: 2 'input' need one 'input_shape' or four 'input_dim' each; "
+     "found 1 'input_shape', 0 'input_dim'"),
+    (parse_net, "layers { layer { name: 'a' type: 'Conv' } }",
+     f"F: layer 'a' (Conv): unknown type; V0 has {V0_TYPES}"),
     (parse_net, "input: 'x' " + PADDING + "layers { layer { name: 'a' type: 'relu' } bottom: 'px' }",
      "F: layer 'a' (relu): only conv and pool may read a padding layer; remove 'p'"),
-    (parse_solver, "type: 'SGD' solver_type: SGD", "<solver>: has both 'type' and the old 'solver_type'; keep 'type'"),
+    (parse_solver, "type: 'SGD' solver_type: SGD",
+     "<solver>: has both 'type' and the old 'solver_type'; keep 'type'"),
 ])
 def test_upgrade_refuses(parse, text, message):
     with pytest.raises(ProtoError) as caught:

@@ -84,7 +84,7 @@ def test_fields_are_caffes(name):
 
 
 def test_extensions_are_the_listed_ones():
-    found = {}
+    found: dict[str, list[str]] = {}
     for message in schema().message_type:
         for field in map(described, message.field):
             if field["number"] >= 10000 or message.name in NEW:

@@ -121,10 +121,11 @@ def test_training_settings_of_the_paper(name):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_solver_settings_of_the_paper(name):
+def test_solver_settings_of_the_paper(name, tmp_path, monkeypatch):
     path = str(FOLDER / f"{name}_solver.prototxt")
     solver = text.read_solver(path)
     policies.check(solver)
+    monkeypatch.chdir(tmp_path)     # the net is found from anywhere
     assert paths.find(solver.net, path) == str(FOLDER / f"{name}_train_val.prototxt")
     assert solver.base_lr == pytest.approx(0.01) and solver.gamma == pytest.approx(0.1)
     assert (solver.lr_policy, solver.plateau_param.max_drops) == ("plateau", 2)

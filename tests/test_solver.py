@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_display_test_and_snapshot_events(make):
     assert [(name, weight) for name, _, weight in recorder.tests[0]] == [("accuracy", 0), ("loss", 1)]
     kinds = ("caffemodel", "solverstate")
     assert recorder.snapshots == [f"s_iter_{i}.{kind}" for i in (6, 12, 18, 20) for kind in kinds]
-    assert snapshot.latest(solver.param.snapshot_prefix).endswith("s_iter_20.solverstate")
+    assert snapshot.latest(solver.param.snapshot_prefix) == solver.param.snapshot_prefix + "_iter_20.solverstate"
     assert solver.test_nets[0].params["fc"][0].data is not solver.net.params["fc"][0].data
     assert np.shares_memory(solver.test_nets[0].params["fc"][0].data, solver.net.params["fc"][0].data)
 
@@ -329,8 +330,8 @@ def test_moved_snapshots_find_their_weights_beside_them(make, tmp_path):
 
 @pytest.mark.parametrize("damage, message", [
     (lambda path: os.remove(path), "snapshot .* not found; give the path of a .solverstate"),
-    (lambda path: open(path, "rb+").truncate(200), "truncated"),
-    (lambda path: open(path, "wb").write(b"\x89HDF\r\n\x1a\nrest"),
+    (lambda path: os.truncate(path, 200), "truncated"),
+    (lambda path: Path(path).write_bytes(b"\x89HDF\r\n\x1a\nrest"),
      "no solver state in Caffe's HDF5 layout, or damaged"),
     (lambda path: history(path, -1), "holds 3 history blobs, this net and solver need 4"),
     (lambda path: history(path, 0),
@@ -382,7 +383,7 @@ def test_kill_9_in_a_snapshot_leaves_the_previous_one(make, database, tmp_path, 
     for name in states:
         solver.restore(str(tmp_path / name))
     solver.restore(newest)
-    assert solver.iter == max(int(re.search(r"_(\d+)\.", name)[1]) for name in states)
+    assert solver.iter == max(int(name.removeprefix("s_iter_").removesuffix(".solverstate")) for name in states)
 
 
 def test_full_disk_keeps_the_previous_snapshot(make, tmp_path, monkeypatch):

@@ -1,19 +1,27 @@
 """The programs in tools/, run as a user runs them: help, results, files, signals, exit codes and messages."""
+import fcntl
+import importlib
+import io
 import json
 import os
 import pty
 import re
 import signal
 import stat
+import struct
 import subprocess
 import sys
+import termios
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from spp.data import images
 from spp.reporting import read_history
 
 ROOT = Path(__file__).parent.parent
@@ -47,10 +55,26 @@ def command(program: str, *arguments: object) -> list[str]:
     return [sys.executable, str(TOOLS / f"{program}.py"), *map(str, arguments)]
 
 
-def run(program: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None
-        ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(program, *arguments), cwd=cwd, env={**os.environ, **(env or {})},
-                          capture_output=True, text=True, timeout=120)
+def process(program: str, *arguments: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as a user does."""
+    return subprocess.run(command(program, *arguments), cwd=cwd, env={**os.environ, **env}, capture_output=True,
+                          text=True, timeout=120)
+
+
+def run(program: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same without a process of its own, which takes a second to start."""
+    main = importlib.import_module(f"spp_tools.{program}").main
+    out, err, before = io.StringIO(), io.StringIO(), os.getcwd()
+    os.chdir(cwd)
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = main([str(argument) for argument in arguments])
+            except SystemExit as end:
+                code = end.code
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess([program], code, out.getvalue(), err.getvalue())
 
 
 def error_of(result: subprocess.CompletedProcess[str]) -> str:
@@ -79,7 +103,7 @@ def change(folder: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_teaches_with_an_example(program, tmp_path):
-    result = run(program, "--help", cwd=tmp_path)
+    result = process(program, "--help", cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
     assert result.stdout.startswith(f"usage: {program} ")
     assert re.search(rf"^  {program}\b", result.stdout, re.MULTILINE), "no example"
@@ -149,7 +173,7 @@ def test_the_launcher_itself_is_no_program(clone):
 # --- train_net
 
 def test_train_net_trains_logs_and_takes_snapshots(folder):
-    result = run("train_net", "--solver", "solver.prototxt", cwd=folder)
+    result = process("train_net", "--solver", "solver.prototxt", cwd=folder)
     assert result.returncode == 0 and result.stdout == "", result
     texts = [line.split("] ", 1)[1] for line in result.stderr.splitlines()]
     assert texts[:3] == ["Solving tiny", "Learning Rate Policy: fixed", "Iteration 0, Testing net (#0)"]
@@ -289,11 +313,11 @@ def test_hangup_takes_a_snapshot_and_goes_on(folder):
 
 
 def test_a_diverged_training_stops_and_keeps_its_snapshot(folder):
-    change(folder, "base_lr: 0.1", "base_lr: 1 gamma: 1e30 stepvalue: 11")
+    change(folder, "base_lr: 0.1", "base_lr: 0.1 weight_decay: 1e-3 gamma: 1e30 stepvalue: 11")
     change(folder, '"fixed"', '"multistep"')
-    result = run("train_net", "--solver", "solver.prototxt", "--iterations", 100, cwd=folder)
+    result = process("train_net", "--solver", "solver.prototxt", "--iterations", 100, cwd=folder)
     message = error_of(result)
-    assert "diverged" in message and "iteration 10" in message and "lower base_lr" in message
+    assert "diverged" in message and "snapshot is of iteration 10" in message and "lower base_lr" in message
     assert (folder / "runs" / "tiny_iter_10.solverstate").exists()
 
 
@@ -315,13 +339,14 @@ def test_a_missing_solver_names_the_one_that_comes_with_spp(folder):
 
 
 def test_the_main_command_without_data_says_how_to_make_it(folder):
-    message = error_of(run("train_net", "--solver", ROOT / "prototxt" / "zf5_spp_solver.prototxt", cwd=folder))
+    message = error_of(process("train_net", "--solver", ROOT / "prototxt" / "zf5_spp_solver.prototxt", cwd=folder))
     assert re.search(r"zf5_spp_train_val\.prototxt:\d+: layer 'data' \(Data\): LMDB 'data/ilsvrc12_train_lmdb' "
                      r"not found .*tools/convert_imageset .*data/ilsvrc12_train_lmdb.*make demo", message)
 
 
 def test_a_terminal_gets_a_bar_instead_of_the_log(folder):
     master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     process = subprocess.Popen(command("train_net", "--solver", "solver.prototxt"), cwd=folder, stderr=slave)
     os.close(slave)
     shown = b""
@@ -347,10 +372,10 @@ def test_a_terminal_gets_a_bar_instead_of_the_log(folder):
 def trained(folder) -> Path:
     """A net that reads seven photos of two classes from an LMDB in batches of three, and its weights."""
     for number in range(7):
-        images = folder / "photos" / "ab"[number % 2]
-        images.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(images / f"{number}.png"), np.full((4, 4, 3), 40 + 120 * (number % 2), np.uint8))
-    assert run("convert_imageset", "photos", "photos_lmdb", cwd=folder).returncode == 0
+        photos = folder / "photos" / "ab"[number % 2]
+        photos.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(photos / f"{number}.png"), np.full((4, 4, 3), 40 + 120 * (number % 2), np.uint8))
+    assert process("convert_imageset", "photos", "photos_lmdb", cwd=folder).returncode == 0
     data = '''layer { name: "data" type: "Data" top: "data" top: "label"
       data_param { source: "photos_lmdb" backend: LMDB batch_size: 3 }
       transform_param { mean_value: 100 scale: 0.02 } }\n'''
@@ -361,7 +386,7 @@ def trained(folder) -> Path:
 
 
 def test_test_net_runs_once_over_the_database(trained):
-    result = run("test_net", "--model", "net.prototxt", "--weights", "runs/tiny_iter_20.caffemodel", cwd=trained)
+    result = process("test_net", "--model", "net.prototxt", "--weights", "runs/tiny_iter_20.caffemodel", cwd=trained)
     assert result.returncode == 0 and result.stderr == "", result
     lines = result.stdout.splitlines()
     assert lines[0] == "Running for 3 iterations."
@@ -402,8 +427,9 @@ def logs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("logs")
     for name, speed in (("single", 1.0), ("multi", 2.0)):
         (root / name).mkdir()
-        rows = [{"kind": "train", "iteration": i, "loss": 3 / (1 + speed * i), "lr": 0.1 / (1 + i // 5),
-                 "seconds": i, "images_per_second": None, "outputs": {}} for i in range(10)]
+        rows: list[dict[str, Any]] = [
+            {"kind": "train", "iteration": i, "loss": 3 / (1 + speed * i), "lr": 0.1 / (1 + i // 5),
+             "seconds": i, "images_per_second": None, "outputs": {}} for i in range(10)]
         rows += [{"kind": "test", "iteration": i, "net": net, "loss": None if i else 3.0, "seconds": i,
                   "outputs": {"accuracy": i / 10, "accuracy_top5": 1.0, "loss": 1.0, "prob": [0.5, None]}}
                  for i in (0, 5) for net in (0, 1)]
@@ -412,12 +438,12 @@ def logs(tmp_path_factory) -> Path:
 
 
 def test_plot_training_draws_one_or_several(logs, tmp_path):
-    one = run("plot_training", logs / "single", cwd=tmp_path)
+    one = process("plot_training", logs / "single", cwd=tmp_path)
     assert (one.returncode, one.stdout, one.stderr) == (0, "training.png\n", "")
     two = run("plot_training", logs / "single", logs / "multi" / "history.jsonl", "--output", "two.png",
               cwd=tmp_path)
     assert (two.returncode, two.stdout) == (0, "two.png\n")
-    pictures = [cv2.imread(str(tmp_path / name)) for name in ("training.png", "two.png")]
+    pictures = [images.decode((tmp_path / name).read_bytes()) for name in ("training.png", "two.png")]
     assert all(picture.shape == (1000, 900, 3) for picture in pictures)
     # the second colour of matplotlib, orange (BGR), is there only where there is a second training
     orange = [(np.abs(picture.astype(int) - (14, 127, 255)).max(2) < 8).sum() for picture in pictures]
@@ -426,7 +452,7 @@ def test_plot_training_draws_one_or_several(logs, tmp_path):
 
 def test_plot_training_without_matplotlib(logs, tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')\n")
-    result = run("plot_training", logs / "single", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    result = process("plot_training", logs / "single", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert error_of(result) == "error: drawing needs matplotlib: pip install 'spp[plot]'"
 
 

@@ -2,78 +2,78 @@
 import argparse
 import functools
 import sys
+from typing import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from spp.data import batches, images
+from spp.data import images
+from spp.data.ahead import ahead, workers
 from spp.data.datum import DatumImages
-from spp.errors import DataError, SppError
+from spp.errors import DataError
 from spp.proto import arrays, binary
+from spp_tools.common import Parser, guarded, positive
 
-HELP = """\
-Compute the mean image of an LMDB, and the mean of each channel.
+DESCRIPTION = """Compute the mean image of an LMDB, and the mean of each channel.
 
-The mean image goes into transform_param as mean_file, or the printed values as mean_value.
-All images must have one size: where they have not, give --resize-short and --crop-size."""
-EXAMPLES = """\
-examples:
+The mean image is for transform_param's mean_file; the printed values are for its mean_value.
+
   compute_image_mean train_lmdb mean.binaryproto
+      all images must have one size
   compute_image_mean train_lmdb mean.binaryproto --resize-short 256 --crop-size 224
-      the mean of the central 224 x 224 of images of any size: what a net trained with
-      resize_short: 256 crop_size: 224 mean_mode: WARP wants"""
+      the central 224 x 224 of images of any size: for a net whose transform_param has
+      resize_short: 256 crop_size: 224 mean_mode: WARP
+
+Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the program; returns its exit code: 0, 1 for an error, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser("compute_image_mean", description=HELP, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    parser = Parser("compute_image_mean", DESCRIPTION)
     parser.add_argument("database", metavar="DB", help="folder of the LMDB")
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="file for the mean image, a .binaryproto")
-    parser.add_argument("--resize-short", type=int, default=0, metavar="N",
-                        help="resize the images so that the shorter side is N, aspect kept")
-    parser.add_argument("--crop-size", type=int, default=0, metavar="N", help="then take the central N x N pixels")
+    parser.add_argument("--resize-short", type=positive, metavar="N",
+                        help="resize the images so that the shorter side has N pixels, the aspect kept")
+    parser.add_argument("--crop-size", type=positive, metavar="N", help="then take the central N x N pixels")
     args = parser.parse_intermixed_args(argv)
-    if args.resize_short < 0 or args.crop_size < 0:
-        parser.error("--resize-short and --crop-size are numbers of pixels, at least 1")
-    try:
-        count, mean = compute(args.database, args.resize_short, args.crop_size)
-        if args.output:
-            binary.write_binary(arrays.to_proto(mean.transpose(2, 0, 1).astype(np.float32), legacy=True), args.output)
-    except SppError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: no mean was written", file=sys.stderr)
-        return 130
-    place = f", written to {args.output}" if args.output else ""
+    return guarded(lambda: report(args))
+
+
+def report(args: argparse.Namespace) -> int:
+    """Compute the mean, write it if a file was given, print the channels' means."""
+    count, mean = mean_image(args.database, args.resize_short, args.crop_size)
+    place = ""
+    if args.output:
+        planes = mean.transpose(2, 0, 1).astype(np.float32)
+        binary.write_binary(arrays.to_proto(planes, legacy=True), args.output)
+        place = f", written to {args.output}"
     print(f"mean of {count} images of {mean.shape[0]} x {mean.shape[1]} pixels (height x width){place}")
     for channel, value in enumerate(mean.mean((0, 1))):
         print(f"mean_value channel [{channel}]: {value:.6g}")
     return 0
 
 
-def compute(path: str, short: int, crop: int) -> tuple[int, np.ndarray]:
-    """The number of images and their mean, H x W x C, summed in float64. Raises DataError if they differ in size."""
+def mean_image(path: str, short: int | None, crop: int | None) -> tuple[int, np.ndarray]:
+    """The number of images and their mean, H x W x C, float64. Raises DataError if they differ in size."""
     source = DatumImages(path)
-    threads = batches.workers()
-    read = functools.partial(read_one, source, short, crop)
+    threads = workers()
+    futures = ahead(functools.partial(read, source, short, crop), range(len(source)), 4 * threads, threads)
     total: np.ndarray | None = None
-    futures = batches.ahead(read, range(len(source)), 4 * threads, threads)
-    for index, future in enumerate(tqdm(futures, total=len(source), unit=" images", disable=not sys.stderr.isatty())):
+    hidden = not sys.stderr.isatty()
+    for index, future in enumerate(tqdm(futures, total=len(source), unit="img", disable=hidden)):
         image = future.result()
         if total is None:
             total = np.zeros(image.shape)
         if image.shape != total.shape:
-            raise DataError(f"{source.name(index)} has {_text(image.shape)} (height x width x channels), those before "
-                            f"it {_text(total.shape)}, and a mean needs one size; give --resize-short and --crop-size")
+            raise DataError(f"{source.name(index)} has {_text(image.shape)} (height x width x channels), "
+                            f"those before it {_text(total.shape)}, and a mean needs one size; give "
+                            "--resize-short and --crop-size")
         total += image
-    source.close()
     assert total is not None        # a Database is never empty
     return len(source), total / len(source)
 
 
-def read_one(source: DatumImages, short: int, crop: int, index: int) -> np.ndarray:
+def read(source: DatumImages, short: int | None, crop: int | None, index: int) -> np.ndarray:
     """One image, resized and cropped; raises DataError that names its record."""
     try:
         image, _ = source.read(index)
@@ -85,8 +85,8 @@ def read_one(source: DatumImages, short: int, crop: int, index: int) -> np.ndarr
         return image
     height, width = image.shape[:2]
     if min(height, width) < crop:
-        raise DataError(f"{source.name(index)} has {height} x {width} pixels (height x width), less than --crop-size "
-                        f"{crop}; add --resize-short {crop} or more")
+        raise DataError(f"{source.name(index)} has {height} x {width} pixels (height x width), less than "
+                        f"--crop-size {crop}; give --resize-short {crop} or more")
     top, left = (height - crop) // 2, (width - crop) // 2
     return image[top:top + crop, left:left + crop]
 

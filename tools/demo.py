@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Sequence
 
-import cv2
 import numpy as np
 
+from spp.data import images
 from spp.errors import SppError
 from spp_tools.common import Parser, guarded, positive, prototxt_folder
 
@@ -54,18 +54,20 @@ def demo(args: argparse.Namespace) -> int:
         shutil.rmtree(FOLDER / f"{part}_lmdb", ignore_errors=True)
         run("convert_imageset", "--encoded", "--shuffle", FOLDER / "photos" / part, FOLDER / f"{part}_lmdb")
 
-    solver = prototxt_folder() / "demo_spp_solver.prototxt"
+    nets = prototxt_folder()
+    if nets.is_relative_to(Path.cwd()):
+        nets = nets.relative_to(Path.cwd())
     limit = ["--iterations", args.iterations] if args.iterations else []
-    run("train_net", "--solver", solver, *limit)
-    weights = newest(FOLDER / "snapshots", "demo_spp_iter_*.caffemodel")
+    run("train_net", "--solver", nets / "demo_spp_solver.prototxt", *limit)
+    weights = newest(FOLDER / "demo_spp", "demo_spp_iter_*.caffemodel")
 
-    model = prototxt_folder() / "demo_spp_train_val.prototxt"
+    model = nets / "demo_spp_train_val.prototxt"
     accuracies = []
     for _, stage in TESTS:
         choice = ["--stage", stage] if stage else []
         text = run("test_net", "--model", model, "--weights", weights, *choice)
         accuracies.append(float(re.findall(r"^accuracy = (\S+)", text, re.MULTILINE)[-1]))
-    run("plot_training", FOLDER / "snapshots", "--output", FOLDER / "training.png")
+    run("plot_training", FOLDER / "demo_spp", "--output", FOLDER / "training.png")
 
     crops = CROPS["test"] * len(PHOTOS)
     print(f"\nWhich of {len(PHOTOS)} photographs is a crop from? {crops} test crops of {shapes} different shapes,\n"
@@ -97,7 +99,7 @@ def cut_photos(photos: list[Path]) -> int:
     shutil.rmtree(FOLDER / "photos", ignore_errors=True)
     shapes = set()
     for photo in photos:
-        image = cv2.imread(str(photo))
+        image = images.decode(photo.read_bytes(), color=True)
         middle = image.shape[1] // 2
         for part, half in (("train", image[:, :middle]), ("test", image[:, middle:])):
             folder = FOLDER / "photos" / part / photo.stem
@@ -106,7 +108,8 @@ def cut_photos(photos: list[Path]) -> int:
                 height, width = (rng.uniform(SMALLEST, LARGEST, 2) * min(half.shape[:2])).astype(int)
                 top = rng.integers(half.shape[0] - height + 1)
                 left = rng.integers(half.shape[1] - width + 1)
-                cv2.imwrite(str(folder / f"{number:03d}.png"), half[top:top + height, left:left + width])
+                crop = half[top:top + height, left:left + width]
+                (folder / f"{number:03d}.png").write_bytes(images.encode(crop, "png"))
                 if part == "test":
                     shapes.add((height, width))
     return len(shapes)

@@ -47,7 +47,7 @@ def plot(args: argparse.Namespace) -> int:
         train = [row for row in rows if row["kind"] == "train"]
         tests = [row for row in rows if row["kind"] == "test"]
         _line(loss, train, "loss", f"{prefix}train", color=colour, alpha=0.7)
-        _line(rate, train, "lr", label, color=colour)
+        _line(rate, train, "lr", label, color=colour, drawstyle="steps-post")
         for net in sorted({row["net"] for row in tests}):
             mine = [row for row in tests if row["net"] == net]
             number = f" net {net}" if net else ""

@@ -42,18 +42,18 @@ def test(args: argparse.Namespace) -> int:
         records, batch = _data(net)
         iterations = args.iterations or (-(-records // batch) if records else UNSIZED)
         print(f"Running for {iterations} iterations.", flush=True)
-        means: dict[str, np.ndarray] = {}
+        sums: dict[str, np.ndarray] = {}
         loss, images = 0.0, 0
         began = time.monotonic()
         for _ in tqdm(range(iterations), unit="batch", disable=not sys.stderr.isatty()):
             for name, values in net.forward().items():
-                means[name] = means.get(name, 0) + net.context.backend.to_host(values) / iterations
-            loss += net.loss / iterations
+                sums[name] = sums.get(name, 0) + net.context.backend.to_host(values).astype(np.float64)
+            loss += net.loss
             images += batch
         seconds = time.monotonic() - began
-    print(f"Loss: {loss:g}")
-    for name, values in means.items():
-        for value in np.ravel(values):
+    print(f"Loss: {loss / iterations:g}")
+    for name, values in sums.items():
+        for value in np.ravel(values) / iterations:
             print(output_text(name, float(value), net.loss_weights.get(name, 0.0)))
     twice = images - records
     again = f"; {twice} of them twice, to fill the last batch" if 0 < twice < batch else ""

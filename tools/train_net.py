@@ -7,6 +7,8 @@ from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Iterator, Sequence
 
+import numpy as np
+
 from spp import snapshot
 from spp.errors import DataError
 from spp.reporting import History, LogLines, Progress, set_aside
@@ -81,7 +83,8 @@ def train(args: argparse.Namespace) -> int:
                 for listener in solver.listeners:
                     listener.on_message(solver, f"Resuming from {start}")
                 solver.restore(start)
-            with _signals(solver):
+            # what NumPy would warn of, the solver reports: a loss that is no number
+            with _signals(solver), np.errstate(all="ignore"):
                 return 0 if solver.solve() == "done" else INTERRUPTED
 
 
@@ -90,7 +93,7 @@ def _solver(args: argparse.Namespace) -> Solver:
         return Solver(existing(args.solver), args.device, weights=args.weights, level=args.level,
                       stages=args.stage)
     except DataError as error:
-        raise DataError(f"{error} (to see a training that needs no data of yours: make demo)") from error
+        raise DataError(f"{error} (a training that needs no data of yours: make demo, or the command spp-demo)") from error
 
 
 @contextmanager

@@ -1,6 +1,17 @@
 """One class a Caffe layer type: parameters, shapes and state; the arithmetic is in spp.ops."""
-from spp.layers import (accuracy, convolution, data, eltwise, inner_product, inputs, loss, lrn, neuron,  # noqa: F401
-                        pooling, shape, softmax, spp)
+import spp.layers.accuracy
+import spp.layers.convolution
+import spp.layers.data
+import spp.layers.eltwise
+import spp.layers.inner_product
+import spp.layers.inputs
+import spp.layers.loss
+import spp.layers.lrn
+import spp.layers.neuron
+import spp.layers.pooling
+import spp.layers.shape
+import spp.layers.softmax
+import spp.layers.spp  # noqa: F401
 from spp.layers.base import TEST, TRAIN, Blobs, Context, Layer, canonical_axis
 from spp.layers.registry import create, layer_class, register, types
 

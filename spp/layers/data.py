@@ -11,7 +11,7 @@ class Data(Layer):
     """Images, and where there is a second top their labels, from an LMDB of Datum (Caffe: Data).
 
     Tops: N x C x H x W, and N. Records come in the order of their keys, round and round. The database is
-    recognised by what it is: `backend` is not looked at, since Caffe's default for it, LEVELDB, is seldom meant.
+    recognised by what it is: `backend` is not looked at, since its default, LEVELDB, is seldom meant.
     """
 
     bottoms = (0, 0)
@@ -22,8 +22,8 @@ class Data(Layer):
         if not p.source:
             raise NetError("data_param needs a source, the folder of an LMDB, and has none")
         seed = int(self.context.generator(self.name).integers(2 ** 63))
-        self.batches = Batches(DatumImages(p.source), self.param.transform_param, p.batch_size, self.phase, seed,
-                               p.prefetch, p.rand_skip)
+        self.batches = Batches(DatumImages(p.source), self.param.transform_param, p.batch_size, self.phase,
+                               seed, p.prefetch, p.rand_skip)
 
     def reshape(self, bottom, top):
         shape = self.batches.peek_shape()
@@ -36,9 +36,10 @@ class Data(Layer):
             blob.data[...] = self.context.backend.from_host(values)
 
     def state(self):
-        return {"position": self.batches.position}
+        return {"position": self.batches.position, "seed": self.batches.seed}
 
     def restore(self, state):
+        self.batches.seed = state["seed"]       # a run without random_seed had drawn one
         self.batches.position = state["position"]
 
     def close(self):

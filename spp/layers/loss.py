@@ -26,10 +26,10 @@ class Loss(Layer):
         top[0].reshape(())
 
 
-def normalizer(mode: int, outer: int, inner: int, counted: int) -> float:
+def normalizer(mode: caffe_pb2.LossParameter.NormalizationMode, outer: int, inner: int, counted: int) -> float:
     """What a summed loss is divided by (LossParameter.NormalizationMode); at least 1, as in Caffe."""
-    modes = caffe_pb2.LossParameter
-    return max(1.0, {modes.FULL: outer * inner, modes.VALID: counted, modes.BATCH_SIZE: outer, modes.NONE: 1}[mode])
+    name = caffe_pb2.LossParameter.NormalizationMode.Name(mode)
+    return max(1.0, {"FULL": outer * inner, "VALID": counted, "BATCH_SIZE": outer, "NONE": 1}[name])
 
 
 @register("SoftmaxWithLoss")

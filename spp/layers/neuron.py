@@ -84,7 +84,7 @@ class Dropout(Neuron):
     def _draw_mask(self, shape):
         if self.mask is None or self.mask.shape != shape:
             self.mask = self.context.backend.xp.empty(shape, self.context.dtype)
-        keep = self.rng.random(shape, dtype=np.float32) >= self.ratio
+        keep = self.random_stream().random(shape, dtype=np.float32) >= self.ratio
         self.mask[...] = self.context.backend.from_host(keep)
         self.mask *= 1 / (1 - self.ratio)
 

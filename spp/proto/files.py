@@ -10,16 +10,18 @@ from spp.proto import caffe_pb2
 
 class Kind(NamedTuple):
     words: str
-    marks: tuple[str, ...]      # every file of the kind has one of these fields
+    field_1: int                        # its tag: a number in some kinds, a string in others
+    marks: tuple[set[str], ...]         # every file of the kind has a field of each of these sets
     remedy: str
 
 
+NUMBER, STRING = 0x08, 0x0a
 KINDS: dict[Any, Kind] = {
-    caffe_pb2.NetParameter: Kind("a caffemodel", ("layer", "layers"),
+    caffe_pb2.NetParameter: Kind("a caffemodel", STRING, ({"layer", "layers"},),
                                  "give the .caffemodel, the binary file of weights"),
-    caffe_pb2.SolverState: Kind("a solverstate", ("iter",),
+    caffe_pb2.SolverState: Kind("a solverstate", NUMBER, ({"iter"}, {"learned_net", "history"}),
                                 "give the binary .solverstate that a snapshot wrote"),
-    caffe_pb2.BlobProto: Kind("a BlobProto (as of an image mean)", ("data", "double_data"),
+    caffe_pb2.BlobProto: Kind("a BlobProto (as of an image mean)", NUMBER, ({"data", "double_data"},),
                               "give a .binaryproto, such as compute_image_mean writes"),
 }
 UNKNOWN = "binary data of an unknown kind"
@@ -53,19 +55,26 @@ def kind(data: bytes) -> str:
         return "text in UTF-16"
     if is_text(data):
         return f"text (it begins {data[:40].decode('utf-8', 'replace').split(chr(10))[0].strip()!r})"
-    return next((kind.words for message, kind in KINDS.items() if fill(message(), data)), UNKNOWN)
+    return next((known.words for message, known in KINDS.items() if fill(message(), data)), UNKNOWN)
 
 
 def fill(message: Any, data: bytes) -> bool:
-    """Parse `data` into a message of one of KINDS; False, and an empty message, if it is of another."""
+    """Parse `data` into a message of one of KINDS; False, and an empty message, if it is of another.
+
+    That parsing succeeds says little: a field of another type counts as unknown, and a path may pass for a
+    layer.
+    """
+    wanted = KINDS[type(message)]
     try:
         message.ParseFromString(data)
     except DecodeError:
         message.Clear()
-    if any(field.name in KINDS[type(message)].marks for field, _ in message.ListFields()):
-        return True
-    message.Clear()
-    return False
+    names = {field.name for field, _ in message.ListFields()}
+    other_field_1 = data and data[0] in (NUMBER, STRING) and data[0] != wanted.field_1
+    if other_field_1 or not all(names & marks for marks in wanted.marks):
+        message.Clear()
+        return False
+    return True
 
 
 def unset(message: Any) -> list[str]:
@@ -74,7 +83,10 @@ def unset(message: Any) -> list[str]:
 
 
 def is_text(data: bytes) -> bool:
-    """Whether the content is mostly ASCII, without the control characters that every binary message has."""
+    """Whether the content is ASCII, or text with comments of any encoding in between.
+
+    Binary messages have control characters near their beginning.
+    """
     head = data[:4096]
     control = any(byte < 32 and byte not in b"\t\n\f\r" for byte in head)
-    return not control and sum(byte < 128 for byte in head) >= len(head) / 2
+    return not control and sum(byte < 128 for byte in head) >= len(head) / 4

@@ -89,7 +89,7 @@ def _read_text(path: _Path, wanted: str) -> str:
     """The text of a file in UTF-8; comments may be in any encoding, as Caffe allows."""
     name = os.fspath(path)
     data = files.read_bytes(name)
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or not files.is_text(data):
+    if not files.is_text(data):
         raise ProtoError(f"{name}: this is {files.kind(data)}, not text; give {wanted}")
     text = data.decode("utf-8-sig", "replace")
     if "\ufffd" in text:

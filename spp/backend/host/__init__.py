@@ -1,9 +1,24 @@
 """The host: NumPy arrays, Numba kernels, BLAS.
 
-4-D arrays always have the shape N x C x H x W; the host prefers them channels-last in memory (see
-`empty`), and every function is right for any strides.
+4-D arrays always have the shape N x C x H x W; the host prefers them channels-last in memory, and every
+function is right for any strides.
 """
 import numpy as np
+
+from spp.backend.host.convolution import convolution_backward_data, convolution_backward_weights, convolution_forward
+from spp.backend.host.inner_product import (inner_product_backward_data, inner_product_backward_weights,
+                                            inner_product_forward)
+from spp.backend.host.layout import load_matrix, matrix, store
+from spp.backend.host.lrn import lrn_across, lrn_across_backward, lrn_within, lrn_within_backward
+from spp.backend.host.pooling import (average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
+from spp.backend.host.update import sgd_update
+
+__all__ = [
+    "average_pool", "average_pool_backward", "convolution_backward_data", "convolution_backward_weights",
+    "convolution_forward", "from_host", "inner_product_backward_data", "inner_product_backward_weights",
+    "inner_product_forward", "load_matrix", "lrn_across", "lrn_across_backward", "lrn_within", "lrn_within_backward",
+    "matrix", "max_pool", "max_pool_backward", "prefers_channels_last", "sample_pool", "sgd_update", "store",
+    "to_host", "xp", "zeros"]
 
 xp = np
 prefers_channels_last = True
@@ -22,11 +37,3 @@ def from_host(array: np.ndarray) -> np.ndarray:
 def to_host(array: np.ndarray) -> np.ndarray:
     """An array of this device as a NumPy array."""
     return array
-
-
-# pooling, LRN, SPP
-from spp.backend.host.lrn import (  # noqa: E402, F401
-    lrn_across, lrn_across_backward, lrn_within, lrn_within_backward)
-from spp.backend.host.pooling import (  # noqa: E402, F401
-    average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
-# end of pooling, LRN, SPP

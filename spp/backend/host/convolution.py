@@ -126,7 +126,7 @@ def _forward(x, weight, bias, y, geometry, rows, out):
     groups, outputs, k = weight.shape
     parts, block = rows.shape[:2]
     pixels = y.shape[0] * y.shape[1] * y.shape[2]
-    flat_x, flat_y = x.reshape(-1), y.reshape(pixels, -1)
+    flat_x, flat_y = x.reshape(-1), y.reshape(pixels, groups * outputs)
     blocks = -(-pixels // block)
     pointwise = _is_pointwise(geometry, groups)
     for part in numba.prange(parts):
@@ -153,7 +153,7 @@ def _backward_data(dy, weight, dx, geometry, bands, rows, buffer):
     kh, _, stride, _, pad, _, dilation, _ = geometry
     count, height, width, channels = dx.shape
     out_height, out_width = dy.shape[1:3]
-    flat_dx, flat_dy = dx.reshape(-1), dy.reshape(count * out_height * out_width, -1)
+    flat_dx, flat_dy = dx.reshape(-1), dy.reshape(count * out_height * out_width, groups * outputs)
     tasks = count * bands
     pointwise = _is_pointwise(geometry, groups)
     for part in numba.prange(parts):
@@ -183,7 +183,7 @@ def _backward_weights(x, dy, dweight, dbias, geometry, rows, buffer, product):
     parts, groups, outputs, k = dweight.shape
     block = rows.shape[1]
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
-    flat_x, flat_dy = x.reshape(-1), dy.reshape(pixels, -1)
+    flat_x, flat_dy = x.reshape(-1), dy.reshape(pixels, groups * outputs)
     blocks = -(-pixels // block)
     pointwise = _is_pointwise(geometry, groups)
     for part in numba.prange(parts):
@@ -250,9 +250,10 @@ def _taps_first_weight(weight: np.ndarray, group: int) -> np.ndarray:
 
 
 def _blocks(pixels: int) -> tuple[int, int]:
-    """Number of parts and of pixels a block: full blocks, or one block a part where there are few pixels."""
+    """Number of parts, and of pixels a block: at most BLOCK_PIXELS, and as many blocks for every part."""
     parts = max(1, min(numba.get_num_threads(), pixels))
-    return parts, max(1, min(BLOCK_PIXELS, -(-pixels // parts)))
+    blocks = -(-pixels // (parts * BLOCK_PIXELS)) * parts
+    return parts, max(1, -(-pixels // max(1, blocks)))
 
 
 def _is_depthwise(weight: np.ndarray, group: int) -> bool:
@@ -275,6 +276,7 @@ def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | No
     if bias is None:
         bias = scratch("convolution.bias", (len(weight),), x.dtype)
         bias[:] = 0
+    bias = np.ascontiguousarray(bias)
     if _is_depthwise(weight, group):
         depthwise.forward(source, weight, bias, out, geometry)
     else:
@@ -333,7 +335,7 @@ def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndar
         product = scratch("convolution.weight", (parts, *shape), x.dtype)
         sums = scratch("convolution.dweight", (parts, group, *shape), x.dtype)
         _backward_weights(source, gradient, sums, bias_sums, geometry, rows, buffer, product)
-        flat = dweight.reshape(outputs, channels, taps)
+        flat = np.ascontiguousarray(dweight).reshape(outputs, channels, taps)
         _add_parts(sums.reshape(parts, outputs, taps, channels), flat)
         store(flat.reshape(dweight.shape), dweight)
     if dbias is not None:

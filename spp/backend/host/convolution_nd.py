@@ -3,6 +3,7 @@
 The straightforward form, for 1-D, 3-D and the like; two spatial axes have their own code in convolution.py.
 """
 import itertools
+import math
 from typing import Iterator
 
 import numpy as np
@@ -44,9 +45,9 @@ def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.nd
     kernel, out = weight.shape[2:], y.shape[2:]
     padded = _pad(x, _extents(kernel, out, stride, dilation), pad)
     grouped = weight.reshape(group, -1, *weight.shape[1:])
-    total = np.zeros((len(x), group, len(weight) // group, int(np.prod(out))), y.dtype)
+    total = np.zeros((len(x), group, len(weight) // group, math.prod(out)), y.dtype)
     for tap, pixels in _taps(kernel, out, stride, dilation):
-        total += grouped[tap] @ padded[pixels].reshape(len(x), group, weight.shape[1], -1)
+        total += grouped[tap] @ padded[pixels].reshape(len(x), group, weight.shape[1], math.prod(out))
     y[...] = total.reshape(y.shape)
     if bias is not None:
         y += bias.reshape(-1, *[1] * len(out))
@@ -59,7 +60,7 @@ def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: Nu
     extents = _extents(kernel, out, stride, dilation)
     padded = np.zeros((*dx.shape[:2], *extents), dx.dtype)
     grouped = weight.reshape(group, -1, *weight.shape[1:])
-    gradient = dy.reshape(len(dy), group, len(weight) // group, -1)
+    gradient = dy.reshape(len(dy), group, len(weight) // group, math.prod(out))
     for tap, pixels in _taps(kernel, out, stride, dilation):
         padded[pixels] += (grouped[tap].swapaxes(1, 2) @ gradient).reshape(*dx.shape[:2], *out)
     inner, outer = _overlap(dx.shape[2:], extents, pad)
@@ -72,9 +73,9 @@ def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, dbias: 
     """Add to `dweight` and `dbias`; see convolution.convolution_backward_weights."""
     kernel, out = dweight.shape[2:], dy.shape[2:]
     padded = _pad(x, _extents(kernel, out, stride, dilation), pad)
-    gradient = dy.reshape(len(dy), group, len(dweight) // group, -1)
+    gradient = dy.reshape(len(dy), group, len(dweight) // group, math.prod(out))
     for tap, pixels in _taps(kernel, out, stride, dilation):
-        fields = padded[pixels].reshape(len(x), group, dweight.shape[1], -1)
+        fields = padded[pixels].reshape(len(x), group, dweight.shape[1], math.prod(out))
         dweight[tap] += (gradient @ fields.swapaxes(2, 3)).sum(0).reshape(dweight.shape[:2])
     if dbias is not None:
         dbias += dy.sum((0, *range(2, dy.ndim)))

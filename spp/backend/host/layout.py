@@ -1,4 +1,6 @@
 """The order in which arrays lie in memory."""
+import math
+
 import numpy as np
 
 from spp.backend.host.scratch import scratch
@@ -15,13 +17,17 @@ def store(result: np.ndarray, target: np.ndarray) -> None:
         target[...] = result
 
 
-def matrix(x: np.ndarray, rows: int, name: str) -> np.ndarray:
-    """`x` as a C-contiguous matrix of `rows` rows, its elements in Caffe's order.
+def matrix(array: np.ndarray, axis: int, name: str) -> np.ndarray:
+    """A C-contiguous matrix for the array's elements in Caffe's order: axes before `axis` by those from it on.
 
-    A view where `x` lies so in memory, else a copy in the thread's scratch buffer `name`.
+    A view where the array lies so, else the thread's scratch buffer `name`, uninitialised.
     """
-    if x.flags.c_contiguous:
-        return x.reshape(rows, -1)
-    copy = scratch(name, x.shape, x.dtype)
-    copy[...] = x
-    return copy.reshape(rows, -1)
+    laid = array if array.flags.c_contiguous else scratch(name, array.shape, array.dtype)
+    return laid.reshape(math.prod(array.shape[:axis]), math.prod(array.shape[axis:]))
+
+
+def load_matrix(array: np.ndarray, axis: int, name: str) -> np.ndarray:
+    """As `matrix`, with the array's values."""
+    loaded = matrix(array, axis, name)
+    store(array, loaded.reshape(array.shape))
+    return loaded

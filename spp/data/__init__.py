@@ -1,0 +1,1 @@
+"""Databases, images, transforms and read-ahead: everything that turns files into batches."""

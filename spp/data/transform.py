@@ -1,0 +1,205 @@
+"""From an image to a net's input: size, crop, mirror, colour, mean, scale, as a transform_param says."""
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from spp.data import images
+from spp.errors import DataError
+from spp.proto import arrays, caffe_pb2
+from spp.proto.binary import read_blob_proto
+
+# Principal components of ILSVRC's colours, in the form that AlexNet's followers use: "eigenvalues" in units
+# of a pixel's value (0 to 255), and the matrix whose columns are the eigenvectors, its rows B, G, R.
+EIGENVALUES = (55.46, 4.794, 1.148)
+EIGENVECTORS = (-0.5836, -0.6948, 0.4203,
+                -0.5808, -0.0045, -0.8140,
+                -0.5675, 0.7192, 0.4009)
+
+RECORDS, SIZES, SKIP = range(3)     # what a random stream is for
+
+
+def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
+    """The random stream of one record, or of one epoch's size.
+
+    A pure function of its arguments: draws do not depend on what was drawn before, on which thread or when.
+    """
+    return np.random.Generator(np.random.Philox(key=seed, counter=(0, number, purpose, 0)))
+
+
+class Transformer:
+    """What a transform_param says, done to one image at a time; holds no state, so threads may share it.
+
+    In this order: the shorter side to `resize_short`; a crop of `crop_size` (TEST: the centre; TRAIN:
+    anywhere, or by CORNERS one of five places); the crop to the scheduled size of `size_param`; the mirror,
+    with probability 1/2 in both phases; in TRAIN the colour altering of AlexNet; minus the mean; times the
+    scale. Crop, mirror, mean and scale are Caffe's DataTransformer (float32 after the mirror); the rest is
+    the paper's (Sec. 3.1).
+
+    `phase` is caffe_pb2.TRAIN or TEST. Raises DataError for fields that contradict each other or are
+    incomplete, and a mean file that is missing; ProtoError if that file is no BlobProto.
+    """
+
+    def __init__(self, param: caffe_pb2.TransformationParameter, phase: int) -> None:
+        self._param = param
+        self._train = phase == caffe_pb2.TRAIN
+        _check(param)
+        # how encoded images are to be decoded: to 3 channels, to 1, or (None) to what they have
+        self.color: bool | None = True if param.force_color else False if param.force_gray else None
+        self._mean_values = np.array(param.mean_value, np.float32)
+        self._means: tuple[np.ndarray, ...] = ()        # the mean image and its mirror image
+        if param.mean_file:
+            mean = _read_mean(param.mean_file)
+            self._means = (mean, images.flip(mean))
+        self._warped = functools.lru_cache(32)(self._warp)
+        self._color_std = param.color_param.std if self._train and param.HasField("color_param") else 0.0
+        values, vectors = param.color_param.eigenvalue, param.color_param.eigenvector
+        components = np.reshape(vectors or EIGENVECTORS, (3, 3)) * (values or EIGENVALUES)
+        self._components = components.astype(np.float32)
+
+    def size(self, epoch: int, seed: int) -> int:
+        """The side of the input in pixels in an epoch: by size_param's schedule in TRAIN, else crop_size.
+
+        0 if there is no crop_size: the input has the (resized) image's own height and width.
+        """
+        schedule = self._param.size_param
+        if not self._train or not schedule.size:
+            return self._param.crop_size
+        if schedule.schedule == schedule.UNIFORM:
+            return int(generator(seed, SIZES, epoch).integers(schedule.size[0], schedule.size[1] + 1))
+        return schedule.size[epoch % len(schedule.size)]
+
+    def shape(self, image: tuple[int, ...], size: int) -> tuple[int, int, int]:
+        """The shape H x W x C of what `write` makes of an image of shape `image` (H x W x C)."""
+        height, width, channels = image
+        if size:
+            return size, size, channels
+        if self._param.resize_short:
+            height, width = images.short_size(height, width, self._param.resize_short)
+        return height, width, channels
+
+    def write(self, image: np.ndarray, out: np.ndarray, rng: np.random.Generator, size: int) -> None:
+        """Transform `image` (H x W x C, uint8 or float32) into `out` (float32, C order, of `shape`'s shape).
+
+        `rng` gives the image's draws: mirror, then crop (row, column), then colour. Raises DataError if the
+        crop, the mean or the colour altering does not fit the image.
+        """
+        param = self._param
+        if param.resize_short:
+            image = images.resize_short(image, param.resize_short)
+        mirrored = param.mirror and bool(rng.integers(2))
+        full, (top, left) = image.shape, (0, 0)
+        if param.crop_size:
+            top, left = self._offset(full[0], full[1], rng)
+            image = image[top:top + param.crop_size, left:left + param.crop_size]
+            image = images.resize(image, size, size)
+        out[...] = images.flip(image) if mirrored else image
+        if self._color_std:
+            _add(out, self._color_shift(full[2], rng))
+        if self._means:
+            out -= self._mean_at(full, top, left, size, out.shape, mirrored)
+        elif self._mean_values.size:
+            _add(out, -self._mean_per_channel(full[2]))
+        if param.scale != 1:
+            out *= np.float32(param.scale)
+
+    def _offset(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        crop = self._param.crop_size
+        down, right = height - crop, width - crop
+        if down < 0 or right < 0:
+            raise DataError(f"crop_size {crop} is larger than the image of {height} x {width} pixels (height "
+                            f"x width); set transform_param's resize_short to {crop} or more")
+        places = ((down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right))
+        if not self._train:
+            return places[0]
+        if self._param.crop_mode == self._param.CORNERS:
+            return places[rng.integers(5)]
+        return int(rng.integers(down + 1)), int(rng.integers(right + 1))
+
+    def _color_shift(self, channels: int, rng: np.random.Generator) -> np.ndarray:
+        if channels != 3:
+            raise DataError(f"color_param needs images of 3 channels, and this one has {channels}; drop it, "
+                            "or set force_color: true for encoded images")
+        return self._components @ rng.normal(0, self._color_std, 3).astype(np.float32)
+
+    def _mean_per_channel(self, channels: int) -> np.ndarray:
+        if self._mean_values.size not in (1, channels):
+            raise DataError(f"mean_value is given {self._mean_values.size} times; specify either 1 "
+                            f"mean_value or as many as the image has channels: {channels}")
+        return np.broadcast_to(self._mean_values, channels)
+
+    def _mean_at(self, full: tuple[int, ...], top: int, left: int, size: int, out: tuple[int, ...],
+                 mirrored: bool) -> np.ndarray:
+        """The mean image's part under the crop (INDEX), or all of it at the input's size (WARP)."""
+        mean, name = self._means[mirrored], self._param.mean_file
+        if mean.shape[2] != full[2]:
+            raise DataError(f"mean_file '{name}' has {mean.shape[2]} channel(s) and the image {full[2]}; "
+                            "compute it from this database with tools/compute_image_mean")
+        if self._param.mean_mode == self._param.WARP:
+            return self._warped(out[0], out[1], mirrored)
+        if mean.shape != full:
+            raise DataError(f"mean_file '{name}' is {mean.shape[0]} x {mean.shape[1]} and the image "
+                            f"{full[0]} x {full[1]} pixels (height x width); set transform_param's "
+                            "mean_mode: WARP, or compute the mean from this database with "
+                            "tools/compute_image_mean")
+        crop = self._param.crop_size
+        if not crop:
+            return mean
+        if mirrored:
+            left = full[1] - crop - left
+        return images.resize(mean[top:top + crop, left:left + crop], size, size)
+
+    def _warp(self, height: int, width: int, mirrored: bool) -> np.ndarray:
+        return images.resize(self._means[mirrored], height, width)
+
+
+def _check(param: caffe_pb2.TransformationParameter) -> None:
+    """Hold the fields against each other."""
+    crop, short, sizes = param.crop_size, param.resize_short, param.size_param.size
+    if param.mean_file and param.mean_value:
+        raise DataError("transform_param: cannot specify mean_file and mean_value at the same time; drop one")
+    if param.force_color and param.force_gray:
+        raise DataError("transform_param: cannot set force_color and force_gray at the same time; drop one")
+    if short and short < crop:
+        raise DataError(f"transform_param: resize_short {short} is smaller than crop_size {crop}; set it to "
+                        f"{crop} or more")
+    if param.HasField("size_param"):
+        _check_sizes(crop, sizes, param.size_param.schedule == param.size_param.UNIFORM)
+    found = (len(param.color_param.eigenvalue), len(param.color_param.eigenvector))
+    if found not in ((0, 0), (3, 9)):
+        raise DataError("color_param takes 3 eigenvalue and 9 eigenvector entries, or none for those of "
+                        f"ILSVRC; found {found[0]} and {found[1]}")
+    if param.color_param.std < 0:
+        raise DataError(f"color_param: std must be at least 0, found {param.color_param.std:g}")
+
+
+def _check_sizes(crop: int, sizes: Any, uniform: bool) -> None:
+    listed = ", ".join(map(str, sizes)) or "none"
+    if not crop:
+        raise DataError("size_param needs crop_size, the region that is resized to each size; set it")
+    if not sizes or min(sizes) < 1:
+        raise DataError(f"size_param needs one size or more, each at least 1 pixel; found {listed}")
+    if uniform and (len(sizes) != 2 or sizes[0] > sizes[1]):
+        raise DataError(f"size_param with schedule UNIFORM takes two sizes, the smallest and the largest; "
+                        f"found {listed}")
+
+
+def _read_mean(path: str) -> np.ndarray:
+    """A mean image as H x W x C float32."""
+    if not os.path.exists(path):
+        raise DataError(f"mean_file '{path}' not found (looked from {os.getcwd()}); make it from the "
+                        f"training database with tools/compute_image_mean DB {path}")
+    mean = arrays.from_proto(read_blob_proto(path), f"mean_file '{path}'").astype(np.float32)
+    if mean.ndim == 4 and mean.shape[0] == 1:
+        mean = mean[0]
+    if mean.ndim != 3 or mean.size == 0:
+        raise DataError(f"mean_file '{path}' has the shape {' x '.join(map(str, mean.shape))}; expected "
+                        "1 x channels x height x width, as tools/compute_image_mean writes")
+    return images.planes_to_image(mean)
+
+
+def _add(out: np.ndarray, values: np.ndarray) -> None:
+    """Add one value a channel to an H x W x C image in place: by rows, since NumPy is slow on short axes."""
+    rows = out.reshape(len(out), -1)
+    rows += np.tile(values, out.shape[1])

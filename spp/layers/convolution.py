@@ -1,0 +1,105 @@
+"""Convolution, and the reading of convolution_param's kernel, stride, pad and dilation."""
+from spp.errors import NetError
+from spp.layers.base import Layer, canonical_axis
+from spp.layers.registry import register
+from spp.ops import convolution
+
+
+@register("Convolution")
+class Convolution(Layer):
+    """Cross-correlation over the axes after `axis`, any number of them (Caffe: Convolution).
+
+    Parameters: weight num_output x channels / group x kernel, bias num_output if bias_term. All bottoms have
+    one shape and share them; each makes a top. `engine` and `force_nd_im2col` choose nothing here.
+    """
+
+    bottoms = (1, None)
+    tops = (1, None)
+    one_top_per_bottom = True
+
+    def setup(self, bottom, top):
+        p, shape = self.param.convolution_param, bottom[0].shape
+        self.axes = len(shape)
+        self.axis = canonical_axis(p.axis, self.axes)
+        self.channels = shape[self.axis]
+        self.outputs, self.group = p.num_output, p.group
+        spatial = self.axes - self.axis - 1
+        self.kernel = spatial_numbers(p, "kernel_size", spatial)
+        self.stride = spatial_numbers(p, "stride", spatial, 1)
+        self.pad = spatial_numbers(p, "pad", spatial, 0)
+        self.dilation = spatial_numbers(p, "dilation", spatial, 1)
+        if self.outputs < 1:
+            raise NetError("convolution_param needs num_output, at least 1")
+        for name, count in (("input channels", self.channels), ("num_output", self.outputs)):
+            if self.group < 1 or count % self.group:
+                raise NetError(f"{name} must be a multiple of group, found {count} and group {self.group}")
+        self.add_filled((self.outputs, self.channels // self.group, *self.kernel), p.weight_filler)
+        if p.bias_term:
+            self.add_filled((self.outputs,), p.bias_filler)
+
+    def reshape(self, bottom, top):
+        shape = bottom[0].shape
+        if len(shape) != self.axes:
+            raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {_dims(shape)}")
+        if shape[self.axis] != self.channels:
+            raise NetError(f"the weights take {self.channels} input channels, found {shape[self.axis]} in shape "
+                           f"{_dims(shape)}")
+        for blob in bottom:
+            if blob.shape != shape:
+                raise NetError(f"all bottoms must have one shape, found {_dims(shape)} and {_dims(blob.shape)}")
+        sizes = map(convolution.output_size, shape[self.axis + 1:], self.kernel, self.stride, self.pad,
+                    self.dilation)
+        top_shape = (*shape[:self.axis], self.outputs, *sizes)
+        for blob in top:
+            blob.reshape(top_shape)
+
+    def forward(self, bottom, top):
+        weight, *bias = (blob.data for blob in self.blobs)
+        for x, y in zip(bottom, top):
+            convolution.forward(x.data, weight, bias[0] if bias else None, y.data, self.stride, self.pad,
+                                self.dilation, self.group, self.axis)
+
+    def backward(self, top, propagate_down, bottom):
+        geometry = self.stride, self.pad, self.dilation, self.group, self.axis
+        dbias = self.blobs[1].diff if len(self.blobs) > 1 and self.param_propagate_down[1] else None
+        for x, y, wanted in zip(bottom, top, propagate_down):
+            if self.param_propagate_down[0]:
+                convolution.backward_weights(x.data, y.diff, self.blobs[0].diff, dbias, *geometry)
+            elif dbias is not None:
+                convolution.backward_bias(y.diff, dbias, self.axis)
+            if wanted:
+                convolution.backward_data(y.diff, self.blobs[0].data, x.diff, *geometry)
+
+
+def spatial_numbers(p, name, axes, default=None):
+    """A number for each spatial axis, from convolution_param: `name` given once or once an axis, or _h and _w.
+
+    Without a default the numbers must be given. Raises NetError for another count, for both forms, for _h and
+    _w where there are not two axes, and for zeros other than in pad.
+    """
+    given = tuple(getattr(p, name))
+    high, wide = (f"{name.removesuffix('_size')}_{side}" for side in "hw")
+    if name != "dilation" and (p.HasField(high) or p.HasField(wide)):
+        if given:
+            raise NetError(f"convolution_param takes either {name}, or {high} and {wide}, not both")
+        if axes != 2:
+            raise NetError(f"{high} and {wide} need 2 spatial axes, found {axes}; use {name}, once an axis")
+        if default != 0 and p.HasField(high) != p.HasField(wide):
+            found, missing = (high, wide) if p.HasField(high) else (wide, high)
+            raise NetError(f"convolution_param has {found} without {missing}; give both, or {name} alone")
+        given = getattr(p, high), getattr(p, wide)
+    if not given:
+        if default is None and axes:
+            raise NetError(f"convolution_param needs {name}, or {high} and {wide}")
+        given = (default,)
+    if len(given) not in (1, axes):
+        raise NetError(f"{name} must be given once, or once for each of the {axes} spatial axes; found "
+                       f"{len(given)} numbers")
+    numbers = given * axes if len(given) == 1 else given
+    if default != 0 and 0 in numbers:
+        raise NetError(f"{name} must be at least 1 on every axis, found {_dims(numbers)}")
+    return numbers
+
+
+def _dims(shape):
+    return " x ".join(map(str, shape))

@@ -1,0 +1,50 @@
+"""InnerProduct."""
+import math
+
+from spp.errors import NetError
+from spp.layers.base import Layer, canonical_axis
+from spp.layers.registry import register
+from spp.ops import inner_product
+
+
+@register("InnerProduct")
+class InnerProduct(Layer):
+    """A fully connected layer over the axes from `axis` on (Caffe: InnerProduct).
+
+    Parameters: weight num_output x inputs (inputs x num_output if transpose), bias num_output if bias_term.
+    """
+
+    def setup(self, bottom, top):
+        p, shape = self.param.inner_product_param, bottom[0].shape
+        if p.num_output < 1:
+            raise NetError("inner_product_param needs num_output, at least 1")
+        self.outputs, self.transpose = p.num_output, p.transpose
+        self.axis = canonical_axis(p.axis, len(shape))
+        self.inputs = math.prod(shape[self.axis:])
+        weight = (self.inputs, self.outputs) if self.transpose else (self.outputs, self.inputs)
+        self.add_filled(weight, p.weight_filler)
+        if p.bias_term:
+            self.add_filled((self.outputs,), p.bias_filler)
+
+    def reshape(self, bottom, top):
+        shape = bottom[0].shape
+        inputs = math.prod(shape[self.axis:])
+        if inputs != self.inputs:
+            raise NetError(f"the input size changed: the weights take {self.inputs} inputs, the bottom of shape "
+                           f"{' x '.join(map(str, shape))} has {inputs} from axis {self.axis} on; use the image "
+                           f"size the net was made for, or an SPP layer before this one")
+        top[0].reshape(*shape[:self.axis], self.outputs)
+
+    def forward(self, bottom, top):
+        weight, *bias = (blob.data for blob in self.blobs)
+        inner_product.forward(bottom[0].data, weight, bias[0] if bias else None, top[0].data, self.axis,
+                              self.transpose)
+
+    def backward(self, top, propagate_down, bottom):
+        dy = top[0].diff
+        if self.param_propagate_down[0]:
+            inner_product.backward_weights(bottom[0].data, dy, self.blobs[0].diff, self.axis, self.transpose)
+        if len(self.blobs) > 1 and self.param_propagate_down[1]:
+            inner_product.backward_bias(dy, self.blobs[1].diff)
+        if propagate_down[0]:
+            inner_product.backward_data(dy, self.blobs[0].data, bottom[0].diff, self.axis, self.transpose)
