@@ -22,17 +22,18 @@ def arrays(n, inputs, outputs, transpose, dtype=np.float64):
     return [rng.normal(size=shape).astype(dtype) for shape in ((n, inputs), weight, (outputs,), (n, outputs))]
 
 
-def expected(x, weight, bias, dy, transpose):
+def expected(given, transpose):
     """y, dx, dweight, dbias in float64."""
-    x, weight, dy = (a.astype(np.float64) for a in (x, weight, dy))
+    x, weight, bias, dy = (a.astype(np.float64) for a in given)
     k, order = ("io", "ni,no->io") if transpose else ("oi", "no,ni->oi")
     pair = (x, dy) if transpose else (dy, x)
     return (np.einsum(f"ni,{k}->no", x, weight) + bias, np.einsum(f"no,{k}->ni", dy, weight),
             np.einsum(order, *pair), np.einsum("no->o", dy))
 
 
-def computed(x, weight, bias, dy, transpose):
+def computed(given, transpose):
     """The same by spp; outputs hold NaN before, and parameter gradients start at 1."""
+    x, weight, bias, dy = given
     y, dx = np.full_like(dy, np.nan), np.full_like(x, np.nan)
     dweight, dbias = np.ones_like(weight), np.ones_like(bias)
     inner_product.forward(x, weight, bias, y, 1, transpose)
@@ -53,9 +54,9 @@ def assert_near(found, wanted, tolerance):
 @each_size
 def test_against_einsum(n, inputs, outputs, transpose, dtype, tolerance):
     given = arrays(n, inputs, outputs, transpose, dtype)
-    found = computed(*given, transpose=transpose)
+    found = computed(given, transpose)
     assert all(f.dtype == dtype for f in found)
-    assert_near(found, expected(*given, transpose=transpose), tolerance)
+    assert_near(found, expected(given, transpose), tolerance)
 
 
 @each_order
@@ -64,16 +65,16 @@ def test_small_blocks_give_the_same(n, inputs, outputs, transpose, monkeypatch):
     given = arrays(n, inputs, outputs, transpose)
     monkeypatch.setattr(host, "CACHED_BYTES", 1)
     monkeypatch.setattr(host, "PRODUCT_BYTES", 1)
-    assert_near(computed(*given, transpose=transpose), expected(*given, transpose=transpose), 1e-13)
+    assert_near(computed(given, transpose), expected(given, transpose), 1e-13)
 
 
 @each_order
 def test_one_thread_gives_the_same(transpose):
     given = arrays(7, 13, 10, transpose)
-    several, threads = computed(*given, transpose=transpose), numba.get_num_threads()
+    several, threads = computed(given, transpose), numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        assert_near(computed(*given, transpose=transpose), several, 1e-13)
+        assert_near(computed(given, transpose), several, 1e-13)
     finally:
         numba.set_num_threads(threads)
 
@@ -81,7 +82,7 @@ def test_one_thread_gives_the_same(transpose):
 @each_order
 def test_runs_repeat_to_the_bit(transpose):
     given = arrays(33, 70, 90, transpose, np.float32)
-    for first, again in zip(computed(*given, transpose=transpose), computed(*given, transpose=transpose)):
+    for first, again in zip(computed(given, transpose), computed(given, transpose)):
         np.testing.assert_array_equal(first, again)
 
 
@@ -91,7 +92,7 @@ def test_nan_is_seen(n, transpose):
     given = arrays(n, 5, 4, transpose, np.float32)
     for target, index in itertools.product(given, (0, -1)):
         value, target.flat[index] = target.flat[index], np.nan
-        for found, wanted in zip(computed(*given, transpose=transpose), expected(*given, transpose=transpose)):
+        for found, wanted in zip(computed(given, transpose), expected(given, transpose)):
             np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
         target.flat[index] = value
 
@@ -102,7 +103,7 @@ def test_any_order_of_memory_is_flattened_as_in_caffe(n, transpose):
     rng = np.random.default_rng(0)
     x, weight, bias, dy = arrays(n, 24, 5, transpose)
     maps = x.reshape(n, 2, 3, 4)
-    y, dx, dweight, _ = expected(x, weight, bias, dy, transpose)
+    y, dx, dweight, _ = expected((x, weight, bias, dy), transpose)
     for x_, dx_ in zip(in_orders(maps), in_orders(maps.copy())):
         for y_, dy_, weight_, dweight_ in (
                 (np.empty_like(dy), dy, weight, rng.normal(size=weight.shape)),
@@ -129,7 +130,7 @@ def test_a_channels_last_gradient_with_axes_kept():
 @pytest.mark.parametrize("n", [1, 5])
 def test_central_differences(n, transpose):
     x, weight, bias, dy = arrays(n, 6, 4, transpose)
-    _, *gradients = computed(x, weight, bias, dy, transpose)
+    _, *gradients = computed((x, weight, bias, dy), transpose)
     y = np.empty_like(dy)
     for values, gradient in zip((x, weight, bias), gradients):
         for index in np.ndindex(*values.shape):
@@ -184,10 +185,10 @@ def test_shapes_and_values(params, shape, weight, top):
     x, dy = (np.random.default_rng(i).normal(size=s) for i, s in enumerate((shape, top)))
     transpose = "transpose" in params
     inputs = weight[0 if transpose else 1]
-    y, dx, dweight, dbias = expected(x.reshape(-1, inputs), one.layer.blobs[0].data, 0.3, dy.reshape(-1, 7),
-                                     transpose)
+    weight, bias = (blob.data for blob in one.layer.blobs)
+    y, dx, dweight, dbias = expected((x.reshape(-1, inputs), weight, bias, dy.reshape(-1, 7)), transpose)
     assert_near([one.forward(x), one.backward(dy), *(blob.diff for blob in one.layer.blobs)],
-                [y.reshape(top), dx.reshape(shape), dweight, dbias], 1e-6)      # the bias, 0.3, was a float32
+                [y.reshape(top), dx.reshape(shape), dweight, dbias], 1e-13)
 
 
 def test_without_bias_term_there_is_one_parameter():

@@ -93,7 +93,8 @@ def _solver(args: argparse.Namespace) -> Solver:
         return Solver(existing(args.solver), args.device, weights=args.weights, level=args.level,
                       stages=args.stage)
     except DataError as error:
-        raise DataError(f"{error} (a training that needs no data of yours: make demo, or the command spp-demo)") from error
+        raise DataError(f"{error} (a training that needs no data of yours: make demo, or the command "
+                        "spp-demo)") from error
 
 
 @contextmanager

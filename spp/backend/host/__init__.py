@@ -11,14 +11,16 @@ from spp.backend.host.inner_product import (inner_product_backward_data, inner_p
 from spp.backend.host.layout import load_matrix, matrix, store
 from spp.backend.host.lrn import lrn_across, lrn_across_backward, lrn_within, lrn_within_backward
 from spp.backend.host.pooling import (average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
-from spp.backend.host.update import sgd_update
+from spp.backend.host.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
+                                     sgd_update)
 
 __all__ = [
-    "average_pool", "average_pool_backward", "convolution_backward_data", "convolution_backward_weights",
-    "convolution_forward", "from_host", "inner_product_backward_data", "inner_product_backward_weights",
-    "inner_product_forward", "load_matrix", "lrn_across", "lrn_across_backward", "lrn_within", "lrn_within_backward",
-    "matrix", "max_pool", "max_pool_backward", "prefers_channels_last", "sample_pool", "sgd_update", "store",
-    "to_host", "xp", "zeros"]
+    "adadelta_update", "adagrad_update", "adam_update", "average_pool", "average_pool_backward",
+    "convolution_backward_data", "convolution_backward_weights", "convolution_forward", "from_host",
+    "inner_product_backward_data", "inner_product_backward_weights", "inner_product_forward", "load_matrix",
+    "lrn_across", "lrn_across_backward", "lrn_within", "lrn_within_backward", "matrix", "max_pool",
+    "max_pool_backward", "nesterov_update", "prefers_channels_last", "rmsprop_update", "sample_pool", "sgd_update",
+    "store", "to_host", "xp", "zeros"]
 
 xp = np
 prefers_channels_last = True

@@ -5,8 +5,6 @@ fixed part of the blocks with buffers of its own: results repeat to the bit for 
 Functions for other numbers of spatial axes are in convolution_nd.py, for depthwise convolution in
 convolution_depthwise.py; the three functions at the end choose.
 """
-from typing import Any
-
 import numba
 import numpy as np
 
@@ -19,7 +17,7 @@ from spp.backend.host.scratch import scratch
 BLOCK_PIXELS = 256         # output pixels a block, forward and for weight gradients
 BAND_BYTES = 16 << 20      # the rows of one image, or one band of it, in the gradient of the input
 
-Geometry = tuple[int, int, int, int, int, int, int, int]     # kernel, stride, pad, dilation: each height, width
+Numbers = tuple[int, ...]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -233,9 +231,9 @@ def _add_parts(sums, dweight):
                 dweight[o, c, t] += total
 
 
-def _geometry(weight: np.ndarray, stride: Any, pad: Any, dilation: Any) -> Geometry:
-    kh, kw, *rest = (int(v) for v in (*weight.shape[2:], *stride, *pad, *dilation))
-    return (kh, kw, *rest)      # type: ignore[return-value]
+def _geometry(weight: np.ndarray, stride: Numbers, pad: Numbers, dilation: Numbers) -> Numbers:
+    """Kernel, stride, pad and dilation, each as height and width: what the kernels call `geometry`."""
+    return tuple(int(v) for v in (*weight.shape[2:], *stride, *pad, *dilation))
 
 
 def _taps_first_weight(weight: np.ndarray, group: int) -> np.ndarray:
@@ -261,8 +259,7 @@ def _is_depthwise(weight: np.ndarray, group: int) -> bool:
 
 
 def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
-                        stride: tuple[int, ...], pad: tuple[int, ...], dilation: tuple[int, ...],
-                        group: int) -> None:
+                        stride: Numbers, pad: Numbers, dilation: Numbers, group: int) -> None:
     """Write to `y` (N x O x ...) the cross-correlation of `x` (N x C x ...) with `weight` (O x C/group x ...).
 
     Any number of spatial axes, any strides; `stride`, `pad`, `dilation` have one number a spatial axis. One
@@ -288,8 +285,8 @@ def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | No
     store(out.transpose(0, 3, 1, 2), y)
 
 
-def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: tuple[int, ...],
-                              pad: tuple[int, ...], dilation: tuple[int, ...], group: int) -> None:
+def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: Numbers, pad: Numbers,
+                              dilation: Numbers, group: int) -> None:
     """Write to `dx` the gradient of the input of `convolution_forward`, from the output's, `dy`."""
     if dy.ndim != 4:
         return nd.backward_data(dy, weight, dx, stride, pad, dilation, group)
@@ -314,8 +311,7 @@ def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray
 
 
 def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, dbias: np.ndarray | None,
-                                 stride: tuple[int, ...], pad: tuple[int, ...], dilation: tuple[int, ...],
-                                 group: int) -> None:
+                                 stride: Numbers, pad: Numbers, dilation: Numbers, group: int) -> None:
     """Add to `dweight` and `dbias` the gradients of the parameters of `convolution_forward`."""
     if x.ndim != 4:
         return nd.backward_weights(x, dy, dweight, dbias, stride, pad, dilation, group)

@@ -1,21 +1,108 @@
-"""Parameter updates in one pass over memory."""
+"""Parameter updates: one pass over memory a rule. What each computes is said in spp.ops.update."""
 import numba
 import numpy as np
 
 
+@numba.njit(inline="always")
+def _gradient(diff, w, decay, l1, scale):
+    return scale * diff + decay * (np.sign(w) if l1 else w)
+
+
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _sgd(data, diff, history, rate, momentum, decay, l1, scale):
+def _sgd(data, diff, history, l1, scale, decay, rate, momentum):
     for i in numba.prange(data.size):
-        w = data[i]
-        gradient = scale * diff[i] + decay * (np.sign(w) if l1 else w)
-        step = momentum * history[i] + rate * gradient
+        step = momentum * history[i] + rate * _gradient(diff[i], data[i], decay, l1, scale)
         history[i] = step
-        data[i] = w - step
+        data[i] -= step
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _nesterov(data, diff, history, l1, scale, decay, rate, momentum):
+    for i in numba.prange(data.size):
+        before = history[i]
+        step = momentum * before + rate * _gradient(diff[i], data[i], decay, l1, scale)
+        history[i] = step
+        data[i] -= step + momentum * (step - before)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _adagrad(data, diff, history, l1, scale, decay, rate, delta):
+    for i in numba.prange(data.size):
+        gradient = _gradient(diff[i], data[i], decay, l1, scale)
+        squares = history[i] + gradient * gradient
+        history[i] = squares
+        data[i] -= rate * gradient / (np.sqrt(squares) + delta)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _rmsprop(data, diff, history, l1, scale, decay, rate, delta, past, present):
+    for i in numba.prange(data.size):
+        gradient = _gradient(diff[i], data[i], decay, l1, scale)
+        squares = past * history[i] + present * gradient * gradient
+        history[i] = squares
+        data[i] -= rate * gradient / (np.sqrt(squares) + delta)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _adadelta(data, diff, gradients, updates, l1, scale, decay, rate, delta, past, present):
+    for i in numba.prange(data.size):
+        gradient = _gradient(diff[i], data[i], decay, l1, scale)
+        squares = past * gradients[i] + present * gradient * gradient
+        step = gradient * np.sqrt((updates[i] + delta) / (squares + delta))
+        gradients[i] = squares
+        updates[i] = past * updates[i] + present * step * step
+        data[i] -= rate * step
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _adam(data, diff, first, second, l1, scale, decay, rate, delta, past1, present1, past2, present2):
+    for i in numba.prange(data.size):
+        gradient = _gradient(diff[i], data[i], decay, l1, scale)
+        mean = past1 * first[i] + present1 * gradient
+        square = past2 * second[i] + present2 * gradient * gradient
+        first[i] = mean
+        second[i] = square
+        data[i] -= rate * mean / (np.sqrt(square) + delta)
+
+
+def _run(kernel, arrays: tuple[np.ndarray, ...], l1: bool, *numbers: float) -> None:
+    """Numbers of the arrays' own type: a Python float would make a kernel compute in double precision."""
+    kind = arrays[0].dtype.type
+    kernel(*(array.reshape(-1) for array in arrays), l1, *(kind(number) for number in numbers))
 
 
 def sgd_update(data: np.ndarray, diff: np.ndarray, history: np.ndarray, rate: float, momentum: float, decay: float,
                l1: bool, scale: float) -> None:
-    """SGD with momentum and weight decay; see spp.ops.update.sgd."""
-    kind = data.dtype.type
-    _sgd(data.reshape(-1), diff.reshape(-1), history.reshape(-1), kind(rate), kind(momentum), kind(decay), l1,
-         kind(scale))
+    """SGD with momentum."""
+    _run(_sgd, (data, diff, history), l1, scale, decay, rate, momentum)
+
+
+def nesterov_update(data: np.ndarray, diff: np.ndarray, history: np.ndarray, rate: float, momentum: float,
+                    decay: float, l1: bool, scale: float) -> None:
+    """SGD with Nesterov's momentum."""
+    _run(_nesterov, (data, diff, history), l1, scale, decay, rate, momentum)
+
+
+def adagrad_update(data: np.ndarray, diff: np.ndarray, history: np.ndarray, rate: float, delta: float, decay: float,
+                   l1: bool, scale: float) -> None:
+    """AdaGrad."""
+    _run(_adagrad, (data, diff, history), l1, scale, decay, rate, delta)
+
+
+def rmsprop_update(data: np.ndarray, diff: np.ndarray, history: np.ndarray, rate: float, rms_decay: float,
+                   delta: float, decay: float, l1: bool, scale: float) -> None:
+    """RMSProp."""
+    _run(_rmsprop, (data, diff, history), l1, scale, decay, rate, delta, rms_decay, 1 - rms_decay)
+
+
+def adadelta_update(data: np.ndarray, diff: np.ndarray, gradients: np.ndarray, updates: np.ndarray, rate: float,
+                    momentum: float, delta: float, decay: float, l1: bool, scale: float) -> None:
+    """AdaDelta."""
+    _run(_adadelta, (data, diff, gradients, updates), l1, scale, decay, rate, delta, momentum, 1 - momentum)
+
+
+def adam_update(data: np.ndarray, diff: np.ndarray, first: np.ndarray, second: np.ndarray, rate: float,
+                momentum: float, momentum2: float, delta: float, decay: float, l1: bool, scale: float) -> None:
+    """Adam; `rate` is corrected for the bias already."""
+    _run(_adam, (data, diff, first, second), l1, scale, decay, rate, delta, momentum, 1 - momentum,
+         momentum2, 1 - momentum2)

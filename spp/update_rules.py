@@ -1,0 +1,84 @@
+"""Solver types by name (Caffe's SolverRegistry): what each keeps of the past, demands of the solver, and does."""
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from spp.errors import SolverError
+from spp.ops import update
+
+
+def _nothing(p: Any) -> None:
+    """No demands."""
+
+
+def _no_momentum(p: Any) -> None:
+    if p.momentum:
+        raise SolverError(f"momentum cannot be used with solver type {p.type}; found {p.momentum:g}, remove it")
+
+
+def _rmsprop_numbers(p: Any) -> None:
+    _no_momentum(p)
+    if not 0 <= p.rms_decay < 1:
+        raise SolverError(f"solver type RMSProp needs an rms_decay of at least 0 and below 1, found {p.rms_decay:g}")
+
+
+def _adam_numbers(p: Any) -> None:
+    for name in ("momentum", "momentum2"):
+        if not 0 <= getattr(p, name) < 1:
+            raise SolverError(f"solver type Adam needs a {name} of at least 0 and below 1, found "
+                              f"{getattr(p, name):g}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule. `histories`: arrays of the parameter's size that it keeps for each parameter.
+
+    `update(data, diff, histories, p, iteration, rate, decay, l1, scale)` changes data and the histories; all
+    arrays flat, `p` the SolverParameter, the rest as spp.ops.update says. `check(p)` raises SolverError.
+    """
+
+    histories: int
+    update: Callable[..., None]
+    check: Callable[[Any], None] = _nothing
+
+
+def _sgd(data, diff, histories, p, iteration, rate, *decay):
+    update.sgd(data, diff, *histories, rate, p.momentum, *decay)
+
+
+def _nesterov(data, diff, histories, p, iteration, rate, *decay):
+    update.nesterov(data, diff, *histories, rate, p.momentum, *decay)
+
+
+def _adagrad(data, diff, histories, p, iteration, rate, *decay):
+    update.adagrad(data, diff, *histories, rate, p.delta, *decay)
+
+
+def _rmsprop(data, diff, histories, p, iteration, rate, *decay):
+    update.rmsprop(data, diff, *histories, rate, p.rms_decay, p.delta, *decay)
+
+
+def _adadelta(data, diff, histories, p, iteration, rate, *decay):
+    update.adadelta(data, diff, *histories, rate, p.momentum, p.delta, *decay)
+
+
+def _adam(data, diff, histories, p, iteration, rate, *decay):
+    update.adam(data, diff, *histories, iteration, rate, p.momentum, p.momentum2, p.delta, *decay)
+
+
+RULES = {
+    "SGD": Rule(1, _sgd),
+    "Nesterov": Rule(1, _nesterov),
+    "AdaGrad": Rule(1, _adagrad, _no_momentum),
+    "RMSProp": Rule(1, _rmsprop, _rmsprop_numbers),
+    "AdaDelta": Rule(2, _adadelta),
+    "Adam": Rule(2, _adam, _adam_numbers),
+}
+
+
+def rule(p: Any) -> Rule:
+    """The rule of a SolverParameter's type; raises SolverError if it is unknown, or a number does not suit it."""
+    if p.type not in RULES:
+        raise SolverError(f"unknown solver type {p.type!r}; known types: {', '.join(RULES)}")
+    found = RULES[p.type]
+    found.check(p)
+    return found
