@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROTO_VENV := build/proto-venv
 
-.PHONY: help setup demo test lint proto wheel clean
+.PHONY: help setup demo test fuzz lint proto wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ demo: setup  ## train and test a small SPP-net on photographs that are there alr
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
+
+fuzz: setup  ## 10,000 mutated nets, solvers, weights and snapshots: clean errors only (minutes)
+	$(BIN)/python tests/fuzz.py
 
 lint: setup  ## flake8 and mypy
 	$(BIN)/flake8

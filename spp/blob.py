@@ -1,11 +1,16 @@
 """Blob: the N-D array of data and gradient that layers hand to each other (Caffe's Blob)."""
+import functools
 import math
+import os
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from spp.backend import host
+from spp.errors import NetError
+
+MAX_AXES = 32       # Caffe's
 
 
 class _Memory:
@@ -30,8 +35,8 @@ class Blob:
 
     def __init__(self, shape: tuple[int, ...] = (), dtype: Any = np.float32, backend: ModuleType = host,
                  channels_last: bool | None = None) -> None:
-        self.shape: tuple[int, ...] = tuple(shape)
         self.dtype = np.dtype(dtype)
+        self.shape: tuple[int, ...] = _checked(tuple(shape), self.dtype)
         self.backend = backend
         self.channels_last = backend.prefers_channels_last if channels_last is None else channels_last
         self._memory = {"data": _Memory(), "diff": _Memory()}
@@ -51,11 +56,14 @@ class Blob:
         return self.shape[1] == 1 or self.shape[2] * self.shape[3] == 1
 
     def reshape(self, *shape: Any) -> None:
-        """Set the shape: `reshape(2, 3)` or `reshape((2, 3))`. Contents are undefined if the shape changes."""
+        """Set the shape: `reshape(2, 3)` or `reshape((2, 3))`. Contents are undefined if the shape changes.
+
+        Raises NetError for more than 32 axes, a negative size, or a blob that is larger than the memory.
+        """
         dims = shape[0] if len(shape) == 1 and not isinstance(shape[0], (int, np.integer)) else shape
         dims = tuple(int(d) for d in dims)
         if dims != self.shape:
-            self.shape = dims
+            self.shape = _checked(dims, self.dtype)
             self._views.clear()
 
     @property
@@ -105,6 +113,11 @@ class Blob:
         self._memory[which] = other._memory[which]
         self._shared = True
 
+    @property
+    def shared(self) -> bool:
+        """Whether the memory is another blob's."""
+        return self._shared
+
     def own_in_caffe_order(self) -> None:
         """Stop sharing memory, and lie in C order whatever the device prefers."""
         if self._shared:
@@ -145,3 +158,25 @@ class Blob:
 
     def __repr__(self) -> str:
         return f"Blob{self.shape}"
+
+
+def _checked(dims: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+    """The shape, if a blob can have it."""
+    if len(dims) > MAX_AXES:
+        raise NetError(f"a blob has at most {MAX_AXES} axes, found {len(dims)}")
+    if any(d < 0 for d in dims):
+        raise NetError(f"a blob's sizes must be at least 0, found {' x '.join(map(str, dims))}")
+    size = math.prod(dims) * dtype.itemsize
+    if size > _machine_memory():
+        raise NetError(f"a blob of {' x '.join(map(str, dims))} takes {size / 1e9:.1f} GB, and this machine has "
+                       f"{_machine_memory() / 1e9:.1f} GB of memory; check the layer's sizes and those of its bottoms")
+    return dims
+
+
+@functools.cache
+def _machine_memory() -> int:
+    """Bytes; 4 TB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2 ** 42

@@ -2,7 +2,7 @@
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -34,7 +34,9 @@ class Net:
     prototxt's line and the layer's name, where the net is wrong.
 
     `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `inputs` and `outputs` (blob
-    names), `learnable`, `loss_weights` (blob name to weight) are there to be read and written.
+    names), `learnable`, `loss_weights` (blob name to weight) are there to be read and written; so are
+    `before_forward`, `after_forward`, `before_backward` and `after_backward`, lists of functions that are
+    called with a layer's number before or after it runs.
     """
 
     def __init__(self, param: Any, phase: int = TEST, level: int = 0, stages: Sequence[str] = (),
@@ -44,7 +46,7 @@ class Net:
         if isinstance(param, str):
             param = text.read_net(param)
         self.phase = phase
-        self.context = Context(phase, np.dtype(dtype), backend.select(device), seed, rank)
+        self.context = Context(phase, np.dtype(dtype), backend.select(device), seed, rank, self.source)
         with self._located(None):
             self.param = graph.insert_splits(graph.filter_net(param, phase, level, stages))
         self.name: str = self.param.name
@@ -54,6 +56,10 @@ class Net:
         self.tops: list[list[Blob]] = []
         self.inputs: list[str] = []
         self.loss_weights: dict[str, float] = {}
+        self.before_forward: list[Callable[[int], Any]] = []
+        self.after_forward: list[Callable[[int], Any]] = []
+        self.before_backward: list[Callable[[int], Any]] = []
+        self.after_backward: list[Callable[[int], Any]] = []
         self._losses: list[list[tuple[Blob, float]]] = []
         for layer_param in self.param.layer:
             with self._located(layer_param):
@@ -90,6 +96,8 @@ class Net:
         self.bottoms.append(bottom)
         self.tops.append(top)
         layer.setup(bottom, top)
+        if len(param.blobs) not in (0, len(layer.blobs)):
+            raise NetError(f"has {len(layer.blobs)} parameter(s), its blobs in the prototxt are {len(param.blobs)}")
         layer.reshape(bottom, top)
         self._losses.append(self._weigh(layer, top))
 
@@ -119,6 +127,10 @@ class Net:
             if layer is not None:
                 parts.append(f"layer {layer.name!r} ({layer.type})")
             raise type(error)(": ".join([*parts, str(error)])) from error
+        except MemoryError as error:
+            place = f"layer {layer.name!r} ({layer.type}): " if layer is not None else ""
+            raise NetError(f"{place}needs more memory than there is ({error}); make its sizes, the input or the batch "
+                           "smaller") from error
 
     # --- parameters
 
@@ -176,6 +188,13 @@ class Net:
             facts.append(_Facts(layer.param.bottom, layer.param.top, given, layer.differentiable,
                                 any(layer.param_propagate_down), bool(losses)))
         self._needs_backward, self._propagate_down = graph.backward_plan(facts, self.param.force_backward)
+        for layer, flags in zip(self.layers, self._propagate_down):
+            for j, flag in enumerate(flags):
+                if flag and layer.is_loss and not layer.differentiable(j):
+                    with self._located(layer.param):
+                        wanted = " ".join(f"propagate_down: {str(j != k).lower()}" for k in range(len(flags)))
+                        raise NetError(f"has no gradient for its bottom {layer.param.bottom[j]!r}, which depends on "
+                                       f"a parameter that learns; if that is meant, add {wanted}")
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all parameters to 0; `backward` adds to them."""
@@ -200,29 +219,58 @@ class Net:
             blob = self.blob(name)
             blob.reshape(np.shape(array))
             blob.data[...] = array
-        for layer, bottom, top in zip(self.layers, self.bottoms, self.tops):
-            with self._located(layer.param):
-                layer.reshape(bottom, top)
-                layer.forward(bottom, top)
+        self.forward_layers(0, len(self.layers) - 1)
         return {name: self.blobs[name].data for name in self.outputs}
+
+    def forward_layers(self, first: int, last: int) -> None:
+        """Shape and run the layers with the numbers `first` to `last`, both included."""
+        for i in range(first, last + 1):
+            _call(self.before_forward, i)
+            with self._located(self.layers[i].param):
+                self.layers[i].reshape(self.bottoms[i], self.tops[i])
+                self.layers[i].forward(self.bottoms[i], self.tops[i])
+            _call(self.after_forward, i)
 
     @property
     def loss(self) -> float:
         """The weighted sum of all losses of the last forward."""
-        return float(sum(weight * blob.data.sum() for losses in self._losses for blob, weight in losses))
+        return self.loss_of_layers(0, len(self.layers) - 1)
+
+    def loss_of_layers(self, first: int, last: int) -> float:
+        """The weighted sum of the losses that the layers `first` to `last`, both included, made."""
+        return float(sum(weight * blob.data.sum() for losses in self._losses[first:last + 1]
+                         for blob, weight in losses))
 
     def backward(self) -> None:
         """Gradients of the loss: written to the blobs' diffs, added to the parameters' diffs.
 
         Without a loss in the net, set the diff of a top first (and `force_backward: true` in the prototxt).
         """
+        self.set_loss_diffs()
+        self.backward_layers(len(self.layers) - 1, 0)
+
+    def set_loss_diffs(self) -> None:
+        """Set the diff of every loss to its weight: where `backward` starts from."""
         for losses in self._losses:
             for blob, weight in losses:
                 blob.diff[...] = weight
-        for i in reversed(range(len(self.layers))):
+
+    def backward_layers(self, first: int, last: int) -> int:
+        """Run the layers with the numbers `first` down to `last`, both included, backward from their tops' diffs.
+
+        Returns how many of them had a gradient to compute.
+        """
+        for i in range(first, last - 1, -1):
+            _call(self.before_backward, i)
             if self._needs_backward[i]:
                 with self._located(self.layers[i].param):
                     self.layers[i].backward(self.tops[i], self._propagate_down[i], self.bottoms[i])
+            _call(self.after_backward, i)
+        return sum(self._needs_backward[last:first + 1])
+
+    def propagates_down(self, index: int) -> list[bool] | None:
+        """Which bottoms of a layer, by its number, `backward` writes gradients of; None if it skips the layer."""
+        return self._propagate_down[index] if self._needs_backward[index] else None
 
     def blob(self, name: str) -> Blob:
         """The blob of this name; raises NetError that lists the known ones."""
@@ -293,6 +341,11 @@ class Net:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+def _call(callbacks: list[Callable[[int], Any]], index: int) -> None:
+    for callback in callbacks:
+        callback(index)
 
 
 @dataclass

@@ -34,6 +34,9 @@ def check(p: Any) -> None:
         raise SolverError(f"the solver gives no lr_policy; known policies: {', '.join(sorted(NEEDS))}")
     if p.lr_policy not in NEEDS:
         raise SolverError(f"unknown lr_policy {p.lr_policy!r}; known policies: {', '.join(sorted(NEEDS))}")
+    if p.lr_policy == "plateau" and p.plateau_winsize:
+        raise SolverError("plateau_winsize is SSD's plateau, which watches the training loss; here lr_policy plateau "
+                          "watches a test output: replace it by plateau_param { patience: ... }")
     for field in ("base_lr", *NEEDS[p.lr_policy]):
         given = len(p.stepvalue) if field == "stepvalue" else p.HasField(field)
         if not given:

@@ -62,14 +62,19 @@ def read(path: str) -> State:
                 state = State(int(file["iter"][0]), file["learned_net"][()].decode(),
                               [group[str(i)][...] for i in range(len(group))], int(file["current_step"][0]),
                               json.loads(bytes(file["resume"][...])) if "resume" in file else {})
-        except (OSError, KeyError, ValueError, AttributeError) as error:
+        except (OSError, LookupError, ValueError, AttributeError, TypeError, RuntimeError) as error:
             raise SolverError(f"{path}: no solver state in Caffe's HDF5 layout, or damaged: {error}; "
                               "resume from an older snapshot") from error
     else:
         proto = binary.read_solver_state(path)
         history = [arrays.from_proto(blob, f"{path}: history {i}") for i, blob in enumerate(proto.history)]
-        state = State(proto.iter, proto.learned_net, history, proto.current_step,
-                      json.loads(proto.resume) if proto.resume else {})
+        try:
+            resume = json.loads(proto.resume) if proto.resume else {}
+        except ValueError as error:
+            raise SolverError(f"{path}: damaged: {error}; resume from an older snapshot") from error
+        if isinstance(proto.learned_net, bytes):        # what protobuf gives for a string that is not UTF-8
+            raise SolverError(f"{path}: damaged: the name of its weights is not UTF-8; resume from an older snapshot")
+        state = State(proto.iter, proto.learned_net, history, proto.current_step, resume)
     state.learned_net = _model_path(path, state.learned_net)
     return state
 

@@ -1,17 +1,17 @@
-"""Solver: train a net by a SolverParameter, test it, snapshot it, resume it (Caffe's Solver and SGDSolver)."""
+"""Solver: train a net by a SolverParameter, test it, snapshot it, resume it (Caffe's Solver and its children)."""
 import math
 import os
 import secrets
 from collections import deque
+from contextlib import nullcontext
 from typing import Any, Iterable, Sequence
 
 import numpy as np
 
-from spp import paths, policies, snapshot
-from spp.errors import SolverError
+from spp import backend, debug, paths, policies, snapshot, update_rules
+from spp.errors import SolverError, SppError
 from spp.layers import TEST, TRAIN
 from spp.net import Net
-from spp.ops import update
 from spp.proto import text
 from spp.reporting import Listener
 
@@ -22,7 +22,8 @@ class Solver:
     """Optimises a train net and tests it on test nets.
 
     param: the path of a solver prototxt, or a SolverParameter. weights: caffemodels to start from, besides
-    the solver's own `weights`. listeners hear of what happens. Raises SppError where solver or net is wrong.
+    the solver's own `weights`. device "auto" heeds the solver's solver_mode: CPU and its device_id; else they do
+    not count. listeners hear of what happens. Raises SppError where solver or net is wrong.
 
     `net`, `test_nets`, `iter` (updates done) and `max_iter` are there to be read; `max_iter` may be set.
     """
@@ -36,20 +37,21 @@ class Solver:
         self.iter = 0
         self.max_iter: int = self.param.max_iter
         self.seed: int = self.param.random_seed if self.param.random_seed >= 0 else secrets.randbits(32)
-        self._device = device
+        self._device = _device(self.param, device)
         state = type(self.param.train_state)()
         state.CopyFrom(self.param.train_state)
         if level is not None:
             state.level = level
         state.stage.extend(stages)
         self.net = self._make_net(self._train_net(), TRAIN, state)
-        for path in (p for names in (*self.param.weights, *weights) for p in names.split(",")):
-            self.net.copy_from(paths.find(path.strip(), self.source))
         self.test_nets = [self._make_net(net, TEST, state) for net, state in self._test_nets()]
+        for path in (p for names in (*self.param.weights, *weights) for p in names.split(",")):
+            self._load(paths.find(path.strip(), self.source))
         for net in self.test_nets:
             net.share_with(self.net)
-        xp = self.net.context.backend
-        self.history = [xp.zeros(entry.blob.count, entry.blob.dtype) for entry in self.net.learnable]
+        zeros = self.net.context.backend.zeros
+        self.history = [zeros(entry.blob.count, entry.blob.dtype)       # all of the first kind, then of the second
+                        for _ in range(self.rule.histories) for entry in self.net.learnable]
         self.plateau = policies.Plateau()
         self._stop = self._snapshot_wanted = False
 
@@ -57,8 +59,7 @@ class Solver:
 
     def _check(self) -> None:
         p = self.param
-        if p.type != "SGD":
-            raise SolverError(f"unknown solver type {p.type!r}; known types: SGD")
+        self.rule = update_rules.rule(p)
         policies.check(p)
         if p.regularization_type not in ("L1", "L2"):
             raise SolverError(f"unknown regularization_type {p.regularization_type!r}; known: L1, L2")
@@ -93,13 +94,20 @@ class Solver:
         return [(net, p.test_state[i] if p.test_state else default) for i, net in enumerate(nets)]
 
     def _make_net(self, net: Any, phase: int, state: Any) -> Net:
+        """A net whose NetState is the solver's phase, then what the net's file says, then what the solver says."""
         if isinstance(net, str):
             net = paths.find(net, self.source)
-            level = text.read_net(net).state.level
-        else:
-            level = net.state.level
-        return Net(net, phase, state.level if state.HasField("level") else level, state.stage, device=self._device,
-                   seed=self.seed)
+        own: Any = (text.read_net(net) if isinstance(net, str) else net).state
+        merged = type(own)(phase=phase)
+        merged.MergeFrom(own)
+        merged.MergeFrom(state)
+        return Net(net, merged.phase, merged.level, state.stage, device=self._device, seed=self.seed)
+
+    def _load(self, path: str) -> None:
+        self.net.copy_from(path)
+        for net in self.test_nets:
+            if set(net.params) - set(self.net.params):      # all others it shares with the train net
+                net.copy_from(path)
 
     # --- training
 
@@ -112,12 +120,15 @@ class Solver:
 
     def solve(self) -> str:
         """Train up to `max_iter`, testing and taking snapshots as the solver says; returns "done" or "stopped"."""
+        p = self.param
+        if p.snapshot_prefix and (p.snapshot or p.snapshot_after_train):
+            self._check_snapshot_folder()
         self._tell("on_start")
         self.step(self.max_iter - self.iter)
-        if self.param.snapshot_after_train and self.param.snapshot_prefix and self._last_snapshot != self.iter:
+        if p.snapshot_after_train and p.snapshot_prefix and self._last_snapshot != self.iter:
             self.snapshot()
         if not self._stop:
-            if self.param.display and self.iter % self.param.display == 0:
+            if self._displays_now():
                 self.net.forward()
                 self._tell("on_display", self.iter, self.net.loss, self.lr, _outputs(self.net))
             if self._tests_now():
@@ -142,7 +153,7 @@ class Solver:
             losses.append(loss)
             smoothed = sum(losses) / len(losses)
             rate = self.lr
-            if p.display and self.iter % p.display == 0:
+            if self._displays_now():
                 self._tell("on_display", self.iter, smoothed, rate, _outputs(self.net))
             self.apply_update()
             self.iter += 1
@@ -155,17 +166,30 @@ class Solver:
         """Forward and backward over iter_size batches; the mean loss and the number of images."""
         self.net.clear_param_diffs()
         total, images = 0.0, 0
+        debugging = self._displays_now() and self._debugs(self.net)
         for _ in range(self.param.iter_size):
-            self.net.forward()
-            loss = self.net.loss
-            if not math.isfinite(loss):
-                last = f"; the last snapshot is of iteration {self._last_snapshot}" if self._last_snapshot >= 0 else ""
-                raise SolverError(f"the loss is {loss} at iteration {self.iter}: training has diverged{last}; "
-                                  "lower base_lr, or set clip_gradients")
-            self.net.backward()
+            with debug.told(self.net, self._message) if debugging else nullcontext():
+                self.net.forward()
+                loss = self.net.loss
+                self._check_loss(loss)
+                self.net.backward()
+            if debugging:
+                debug.tell_norms(self.net, self._message)
             total += loss
             images += self._batch_size()
         return total / self.param.iter_size, images
+
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            last = f"; the last snapshot is of iteration {self._last_snapshot}" if self._last_snapshot >= 0 else ""
+            raise SolverError(f"the loss is {loss} at iteration {self.iter}: training has diverged{last}; "
+                              "lower base_lr, or set clip_gradients")
+
+    def _displays_now(self) -> bool:
+        return bool(self.param.display and self.iter % self.param.display == 0)
+
+    def _debugs(self, net: Net) -> bool:
+        return self.param.debug_info or net.param.debug_info
 
     def _batch_size(self) -> int:
         shape = self.net.tops[0][0].shape if self.net.tops and self.net.tops[0] else ()
@@ -174,11 +198,12 @@ class Solver:
     def apply_update(self) -> None:
         """Clip, scale and regularise the gradients, and change the parameters (Caffe's ApplyUpdate)."""
         p = self.param
-        rate, scale = self.lr, self._clip() / p.iter_size
-        for entry, history in zip(self.net.learnable, self.history):
+        rate, scale, count = self.lr, self._clip() / p.iter_size, len(self.net.learnable)
+        for i, entry in enumerate(self.net.learnable):
             if entry.lr_mult:
-                update.sgd(entry.blob.data.reshape(-1), entry.blob.diff.reshape(-1), history, rate * entry.lr_mult,
-                           p.momentum, p.weight_decay * entry.decay_mult, p.regularization_type == "L1", scale)
+                self.rule.update(entry.blob.data.reshape(-1), entry.blob.diff.reshape(-1), self.history[i::count], p,
+                                 self.iter, rate * entry.lr_mult, p.weight_decay * entry.decay_mult,
+                                 p.regularization_type == "L1", scale)
 
     def _clip(self) -> float:
         """What clip_gradients multiplies all gradients by: their common L2 norm is held at its value."""
@@ -189,8 +214,8 @@ class Solver:
         norm = math.sqrt(squares)
         if norm <= limit:
             return 1.0
-        self._tell("on_message", f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g}) by "
-                                 f"scale factor {limit / norm:g}")
+        self._message(f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g}) by scale factor "
+                      f"{limit / norm:g}")
         return limit / norm
 
     # --- testing
@@ -206,7 +231,8 @@ class Solver:
             sums: list[Output] = []
             loss = 0.0
             for done in range(batches):
-                net.forward()
+                with debug.told(net, self._message) if self._debugs(net) else nullcontext():
+                    net.forward()
                 outputs = _outputs(net)
                 sums = [(n, s + v, w) for (n, s, w), (_, v, _) in zip(sums, outputs)] if sums else outputs
                 loss += net.loss
@@ -234,25 +260,21 @@ class Solver:
             value, weight = found[name]
             error = value if weight else -value      # a loss is to fall, anything else to rise
         if self.plateau.observe(self.param, error):
-            self._tell("on_message", f"Plateau: no better {name or 'loss'} for {self.param.plateau_param.patience} "
-                                     f"tests, lr = {self.lr:g}")
+            self._message(f"Plateau: no better {name or 'loss'} for {self.param.plateau_param.patience} tests, "
+                          f"lr = {self.lr:g}")
 
     # --- snapshots
 
     def snapshot(self) -> str:
         """Write weights, then solver state, each whole or not at all; returns the state's path."""
+        self._check_snapshot_folder()
         h5 = ".h5" if self.param.snapshot_format == self.param.HDF5 else ""
         base = f"{self.param.snapshot_prefix}_iter_{self.iter}"
-        folder = os.path.dirname(base)
-        try:
-            os.makedirs(folder or ".", exist_ok=True)
-        except OSError as error:
-            raise SolverError(f"cannot make the folder {folder} of snapshot_prefix: {error.strerror}") from error
         model, path = f"{base}.caffemodel{h5}", f"{base}.solverstate{h5}"
         self._tell("on_snapshot", model)
         self.net.save(model, self.param.snapshot_diff)
         to_host = self.net.context.backend.to_host
-        history = [to_host(h).reshape(e.blob.shape) for h, e in zip(self.history, self.net.learnable)]
+        history = [to_host(h).reshape(shape) for h, (_, shape) in zip(self.history, self._history_shapes())]
         resume = {"seed": self.seed, "plateau": self.plateau.state(), "net": self.net.state(),
                   "test_nets": [net.state() for net in self.test_nets]}
         snapshot.write(path, snapshot.State(self.iter, model, history,
@@ -261,25 +283,40 @@ class Solver:
         self._last_snapshot = self.iter
         return path
 
+    def _check_snapshot_folder(self) -> None:
+        """Make the folder of snapshot_prefix; better to know before the training than after it."""
+        folder = os.path.dirname(self.param.snapshot_prefix) or "."
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise SolverError(f"cannot make the folder {folder} of snapshot_prefix: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise SolverError(f"cannot write to the folder {folder} of snapshot_prefix; set its permissions, or "
+                              "choose another one")
+
+    def _history_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Name and shape of the parameter that each array of the history belongs to."""
+        return [(entry.name, entry.blob.shape) for entry in self.net.learnable] * self.rule.histories
+
     def restore(self, path: str) -> None:
         """Go on from a snapshot of ours or of Caffe's; raises SppError if it is damaged or of another net."""
         state = snapshot.read(path)
-        shapes = [entry.blob.shape for entry in self.net.learnable]
+        shapes = self._history_shapes()
         if len(state.history) != len(shapes):
             raise SolverError(f"{path}: holds {len(state.history)} history blobs, this net and solver need "
                               f"{len(shapes)}; is it the snapshot of another net or solver type?")
-        for entry, values in zip(self.net.learnable, state.history):
-            if values.size != entry.blob.count:
-                raise SolverError(f"{path}: the history of {entry.name} has shape {values.shape}, the net's parameter "
-                                  f"has {entry.blob.shape}; is it the snapshot of another net?")
+        for (name, shape), values in zip(shapes, state.history):
+            if values.size != math.prod(shape):
+                raise SolverError(f"{path}: the history of {name} has shape {values.shape}, the net's parameter "
+                                  f"has {shape}; is it the snapshot of another net?")
         self.net.copy_from(state.learned_net)
-        backend = self.net.context.backend
+        from_host = self.net.context.backend.from_host
         for memory, values in zip(self.history, state.history):
-            memory[...] = backend.from_host(values.reshape(-1))
+            memory[...] = from_host(values.reshape(-1))
         self.iter = self._last_snapshot = state.iteration
         if not state.resume:
-            self._tell("on_message", f"{path} is Caffe's: it does not say where the data and random streams were; "
-                                     "they start anew")
+            self._message(f"{path} is Caffe's: it does not say where the data and random streams were; they start "
+                          "anew")
             return
         self.plateau = policies.Plateau(**state.resume["plateau"])
         for net, saved in zip([self.net, *self.test_nets], [state.resume["net"], *state.resume["test_nets"]]):
@@ -297,6 +334,9 @@ class Solver:
         for listener in self.listeners:
             getattr(listener, event)(self, *facts)
 
+    def _message(self, line: str) -> None:
+        self._tell("on_message", line)
+
     def close(self) -> None:
         """Stop the nets' data threads."""
         for net in [self.net, *self.test_nets]:
@@ -307,6 +347,19 @@ class Solver:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+def _device(p: Any, device: str) -> str:
+    """The device a user asked for; for "auto" the one that the solver names, if it can be had."""
+    if device == "auto" and p.HasField("solver_mode") and p.solver_mode == p.CPU:
+        return "cpu"
+    if device == "auto" and p.HasField("device_id"):
+        try:
+            backend.select(f"cuda:{p.device_id}")
+            return f"cuda:{p.device_id}"
+        except SppError:        # most solver files ask for a GPU, and run without one all the same
+            return "auto"
+    return device
 
 
 def _outputs(net: Net) -> list[Output]:

@@ -41,28 +41,28 @@ class Rule:
     check: Callable[[Any], None] = _nothing
 
 
-def _sgd(data, diff, histories, p, iteration, rate, *decay):
-    update.sgd(data, diff, *histories, rate, p.momentum, *decay)
+def _sgd(data, diff, histories, p, iteration, rate, decay, l1, scale):
+    update.sgd(data, diff, histories[0], rate, p.momentum, decay, l1, scale)
 
 
-def _nesterov(data, diff, histories, p, iteration, rate, *decay):
-    update.nesterov(data, diff, *histories, rate, p.momentum, *decay)
+def _nesterov(data, diff, histories, p, iteration, rate, decay, l1, scale):
+    update.nesterov(data, diff, histories[0], rate, p.momentum, decay, l1, scale)
 
 
-def _adagrad(data, diff, histories, p, iteration, rate, *decay):
-    update.adagrad(data, diff, *histories, rate, p.delta, *decay)
+def _adagrad(data, diff, histories, p, iteration, rate, decay, l1, scale):
+    update.adagrad(data, diff, histories[0], rate, p.delta, decay, l1, scale)
 
 
-def _rmsprop(data, diff, histories, p, iteration, rate, *decay):
-    update.rmsprop(data, diff, *histories, rate, p.rms_decay, p.delta, *decay)
+def _rmsprop(data, diff, histories, p, iteration, rate, decay, l1, scale):
+    update.rmsprop(data, diff, histories[0], rate, p.rms_decay, p.delta, decay, l1, scale)
 
 
-def _adadelta(data, diff, histories, p, iteration, rate, *decay):
-    update.adadelta(data, diff, *histories, rate, p.momentum, p.delta, *decay)
+def _adadelta(data, diff, histories, p, iteration, rate, decay, l1, scale):
+    update.adadelta(data, diff, histories[0], histories[1], rate, p.momentum, p.delta, decay, l1, scale)
 
 
-def _adam(data, diff, histories, p, iteration, rate, *decay):
-    update.adam(data, diff, *histories, iteration, rate, p.momentum, p.momentum2, p.delta, *decay)
+def _adam(data, diff, histories, p, iteration, rate, decay, l1, scale):
+    update.adam(data, diff, histories[0], histories[1], iteration, rate, p.momentum, p.momentum2, p.delta, decay, l1, scale)
 
 
 RULES = {

@@ -19,7 +19,8 @@ def is_hdf5(path: str) -> bool:
 def read(model: Any) -> Iterator[tuple[str, list[Any]]]:
     """Layer names and their parameters, in file order, from a path or a NetParameter.
 
-    The parameters are BlobProtos, or arrays from HDF5. Raises ProtoError for a missing or damaged file.
+    The parameters are BlobProtos, or arrays from HDF5, None for one that the file leaves out because its owner
+    has it. Raises ProtoError for a missing or damaged file.
     """
     if isinstance(model, str):
         try:
@@ -34,7 +35,7 @@ def read(model: Any) -> Iterator[tuple[str, list[Any]]]:
         yield layer.name, list(layer.blobs)
 
 
-def _read_hdf5(path: str) -> Iterator[tuple[str, list[np.ndarray]]]:
+def _read_hdf5(path: str) -> Iterator[tuple[str, list[np.ndarray | None]]]:
     """Every group data/<layer> that holds datasets 0, 1, ...; a layer's name may hold '/', and so be a sub-group."""
     found: dict[str, dict[int, np.ndarray]] = {}
 
@@ -46,19 +47,29 @@ def _read_hdf5(path: str) -> Iterator[tuple[str, list[np.ndarray]]]:
     try:
         with h5py.File(path, "r") as file:
             file["data"].visititems(visit)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ProtoError(f"{path}: damaged, or no weights in Caffe's HDF5 layout (data/<layer>/<i>): {error}"
                          ) from error
     for name, params in found.items():
-        yield name, [params[i] for i in sorted(params)]
+        yield name, [params.get(i) for i in range(max(params) + 1)]
 
 
 def assign(blobs: Sequence[Blob], sources: Sequence[Any], where: str) -> None:
-    """Copy BlobProtos or arrays into parameters; raises NetError with both shapes if they do not fit."""
+    """Copy BlobProtos or arrays into parameters; raises NetError with both shapes if they do not fit.
+
+    A source that is None or missing is right for a parameter that shares another's memory: Caffe's HDF5 files
+    hold a shared parameter once, in its owner's layer.
+    """
+    sources = [*sources, *[None for blob in blobs[len(sources):] if blob.shared]]
     if len(blobs) != len(sources):
         raise NetError(f"{where} has {len(sources)} parameter(s), the net's layer has {len(blobs)}; "
                        "rename the layer in the prototxt to learn it from scratch")
     for i, (blob, source) in enumerate(zip(blobs, sources)):
+        if source is None:
+            if not blob.shared:
+                raise NetError(f"{where}: param {i} is missing in the file, and is shared with no other layer's; "
+                               "rename the layer in the prototxt to learn it from scratch")
+            continue
         try:
             if isinstance(source, np.ndarray):
                 if source.shape != blob.shape:
@@ -95,10 +106,29 @@ def to_proto(blob: Blob, diff: bool = False) -> caffe_pb2.BlobProto:
 
 
 def _write_hdf5(net: Any, path: str, diff: bool) -> None:
+    layers = [layer for layer in net.layers if layer.blobs]
+    _check_hdf5_names(layers, path)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         for which in ("data", "diff") if diff else ("data",):
             group = file.create_group(which)
-            for layer in net.layers:
+            for layer in layers:
                 target = group.require_group(layer.name)
                 for i, blob in enumerate(layer.blobs):
                     target[str(i)] = blob.backend.to_host(getattr(blob, which))
+
+
+def _check_hdf5_names(layers: Sequence[Any], path: str) -> None:
+    """A layer's name becomes a path of HDF5: hold it to be one, and no parameter's path to be in its way."""
+    remedy = "rename the layer, or save as .caffemodel (snapshot_format: BINARYPROTO)"
+    taken: set[str] = set()
+    for layer in layers:
+        parts = layer.name.split("/")
+        if "\0" in layer.name or any(part in ("", ".", "..") for part in parts):
+            raise NetError(f"{path}: not written: HDF5 cannot hold a layer named {layer.name!r}; {remedy}")
+        taken.update("/".join(parts[:i + 1]) for i in range(len(parts)))
+    for layer in layers:
+        for param in (f"{layer.name}/{i}" for i in range(len(layer.blobs))):
+            if param in taken:
+                raise NetError(f"{path}: not written: HDF5 cannot hold layer {layer.name!r} beside another layer of "
+                               f"that name, or one named {param!r}; {remedy}")
+            taken.add(param)

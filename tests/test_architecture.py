@@ -5,7 +5,8 @@ import os
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-STOREYS = [{"tools"}, {"spp.solver"}, {"spp.net", "spp.snapshot"}, {"spp.weights", "spp.graph"}, {"spp.layers"},
+STOREYS = [{"tools"}, {"spp.pycaffe"}, {"spp.solver"}, {"spp.net", "spp.snapshot", "spp.update_rules"},
+           {"spp.weights", "spp.graph", "spp.debug", "spp.flops", "spp.drawing"}, {"spp.layers"},
            {"spp.blob", "spp.filler"}, {"spp.data"}, {"spp.ops"}, {"spp.proto"}, {"spp.backend"},
            {"spp.atomic", "spp.policies", "spp.paths", "spp.reporting"}, {"spp.errors", "spp"}]
 DOORS = {"lmdb": "spp/data/", "google": "spp/proto/", "numba": "spp/backend/", "cupy": "spp/backend/",

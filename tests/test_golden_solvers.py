@@ -1,27 +1,20 @@
 """Twelve steps of the reference's solvers, from the start and from its own snapshot."""
-import re
-
 import numpy as np
 import pytest
 
 import golden
+from spp import policies
+from spp.proto import text
 from spp.solver import Solver
+from spp.update_rules import RULES
 
-KNOWN = {"SGD"}
-
-
-def solver_type(case):
-    with open(golden.path("solvers", case, "solver.prototxt")) as file:
-        found = re.search(r'^type: "(\w+)"', file.read(), re.M)
-    return found.group(1) if found else "SGD"
+CASES = golden.cases("solvers")
 
 
-CASES = [case for case in golden.cases("solvers") if solver_type(case) in KNOWN]
-
-
-def test_all_policies_are_among_the_cases():
-    assert {"sgd", "sgd_clip", "sgd_iter_size", "sgd_l1", "sgd_hdf5", "step", "exp", "inv", "multistep", "poly",
-            "sigmoid"} <= set(CASES)
+def test_all_rules_and_policies_are_among_the_cases():
+    params = [text.read_solver(golden.path("solvers", case, "solver.prototxt")) for case in CASES]
+    assert len(CASES) == 17 and {p.type for p in params} == set(RULES)
+    assert {p.lr_policy for p in params} == set(policies.POLICIES)
 
 
 @pytest.fixture

@@ -121,6 +121,16 @@ def test_a_label_that_is_no_class(label):
         made.forward(x=X, t=np.array([1, label]))
 
 
+def test_a_label_that_learns_is_an_error_unless_told():
+    text = INPUT + IP % ("ip", "x", "y", "", 2) + IP % ("t", "x", "t", "", 1) + \
+        "layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'y' bottom: 't' top: 'loss' %s }"
+    with pytest.raises(NetError, match=r"layer 'loss' \(SoftmaxWithLoss\): has no gradient for its bottom 't', which "
+                       "depends on a parameter that learns; if that is meant, add propagate_down: true "
+                       "propagate_down: false"):
+        net(text % "")
+    assert net(text % "propagate_down: true propagate_down: false").outputs == ["loss"]
+
+
 def test_dummy_data_fills_constants_once_and_others_each_time():
     made = net("layer { name: 'd' type: 'DummyData' top: 'a' top: 'b' dummy_data_param { shape { dim: 2 dim: 3 } "
                "data_filler { type: 'constant' value: 4 } data_filler { type: 'gaussian' std: 1 } } }")
@@ -183,6 +193,15 @@ def test_weights_inside_the_prototxt_are_used():
         "bottom:", "blobs { shape { dim: 1 dim: 3 } data: 5 data: 6 data: 7 } blobs { shape { dim: 1 } data: 2 } "
         "bottom:"))
     np.testing.assert_allclose(made.forward(x=X)["y"], X @ [[5], [6], [7]] + 2)
+
+
+def test_too_few_weights_inside_the_prototxt():
+    text = INPUT + (IP % ("ip", "x", "y", "", 1)).replace("bottom:", "blobs { shape { dim: 1 dim: 3 } } bottom:")
+    with pytest.raises(NetError, match="0 values do not fit the shape 1 x 3"):
+        net(text)
+    text = text.replace("dim: 1 dim: 3 }", "dim: 1 dim: 3 } data: 1 data: 2 data: 3")
+    with pytest.raises(NetError, match=r"has 2 parameter\(s\), its blobs in the prototxt are 1"):
+        net(text)
 
 
 def damaged(tmp_path, kind):

@@ -257,7 +257,7 @@ def test_plateau_follows_the_accuracy(make):
 
 
 @pytest.mark.parametrize("change, message", [
-    ('type: "Sgd"', "unknown solver type 'Sgd'; known types: SGD"),
+    ('type: "Sgd"', "unknown solver type 'Sgd'; known types: SGD, Nesterov, AdaGrad"),
     ('regularization_type: "L3"', "unknown regularization_type 'L3'; known: L1, L2"),
     ("iter_size: 0", "iter_size and average_loss must be at least 1, found 0, 1"),
     ("test_state { } test_state { }",

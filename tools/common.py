@@ -2,7 +2,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Callable, NoReturn
+from typing import Any, Callable, NoReturn, Sequence
 
 from spp.errors import SppError
 
@@ -60,6 +60,22 @@ def existing(path: str) -> str:
     own = prototxt_folder() / Path(path).name
     hint = f"spp's own is {own}" if own.is_file() else "check the path"
     raise SppError(f"File not found: {path} (looked from {Path.cwd()}); {hint}")
+
+
+def rewrite(program: str, description: str, what: str, read: Callable[[str], Any], write: Callable[[Any, str], None],
+            argv: Sequence[str] | None) -> int:
+    """A whole program `IN OUT` that writes what it has read; returns its exit code."""
+    parser = Parser(program, description)
+    parser.add_argument("input", metavar="IN", help=f"{what}, of any age")
+    parser.add_argument("output", metavar="OUT", help="the file to write; may be IN itself")
+    args = parser.parse_args(argv)
+
+    def work() -> int:
+        write(read(args.input), args.output)
+        print(f"Wrote upgraded {what} to {args.output}")
+        return 0
+
+    return guarded(work)
 
 
 def guarded(work: Callable[[], int]) -> int:

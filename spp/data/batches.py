@@ -1,19 +1,14 @@
-"""Batches of transformed images, read ahead (`ahead` says why on threads).
-
-Everything about a batch is a pure function of its number: which records it has, and (by
-`transform.generator`) every random draw. So the numbers do not depend on the threads, and going to another
-position costs nothing.
-"""
-import itertools
-import math
+"""Batches of transformed images, read ahead (`ahead` says why on threads)."""
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
-from spp.data.ahead import ahead, program_ends, workers
-from spp.data.transform import RECORDS, SKIP, Transformer, generator
+from spp.data.ahead import workers
+from spp.data.stream import Stream
+from spp.data.transform import ORDER, RECORDS, SKIP, Transformer, generator
 from spp.errors import DataError
 from spp.proto import caffe_pb2
 
@@ -32,57 +27,34 @@ class Images(Protocol):
     def close(self) -> None: ...
 
 
-class Batches:
+class Batches(Stream):
     """Batches of transformed images from a source, round and round, read ahead.
 
-    Batch k has the running records k * batch_size .. (k + 1) * batch_size - 1; running record r is image
-    (r + skip) modulo len() of the source, where skip < rand_skip is drawn from the seed. An epoch is len()
-    running records. `prefetch` batches are made ahead, or as many as there are threads if that is more.
+    `next` gives data, float32, N x C x H x W (channels last in memory), and labels, float32, N. Batch k has
+    the running records k * batch_size .. (k + 1) * batch_size - 1; running record r is image (r + skip)
+    modulo len() of the source, where skip < rand_skip is drawn from the seed, and `shuffle` draws another
+    order of the images for every round. An epoch is len() running records. `prefetch` batches are made ahead,
+    or as many as there are threads if that is more.
 
     `phase` is caffe_pb2.TRAIN or TEST; `seed` is 0 or more. Raises DataError for a bad transform_param, and
     from `peek_shape` and `next` for a bad record, which it names.
     """
 
     def __init__(self, source: Images, transform_param: caffe_pb2.TransformationParameter, batch_size: int,
-                 phase: int, seed: int = 0, prefetch: int = 4, rand_skip: int = 0) -> None:
+                 phase: int, seed: int = 0, prefetch: int = 4, rand_skip: int = 0, shuffle: bool = False) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, found {batch_size}")
+        threads = workers()
+        super().__init__(seed, max(prefetch, threads), threads)
         self._source = source
         self._batch_size = batch_size
-        self._seed = seed
         self._rand_skip = rand_skip
-        self._threads = workers()
-        self._depth = max(prefetch, self._threads)
+        self._shuffle = shuffle
+        self._order = functools.lru_cache(2)(self._draw_order)      # a batch may lie in two epochs
         self._transformer = Transformer(transform_param, phase)
-        self._position = 0
-        self._stream: Any = None            # the generator of futures of the batches from `_position` on
-        self._head: Any = None              # the future of batch `_position`, once it was taken from there
-        self._lent: Any = None              # memory of the batch that the caller has
-        self._spare: list[np.ndarray] = []  # memory of batches that he had
-        self._closing = False
 
     def __len__(self) -> int:
         return len(self._source)
-
-    @property
-    def position(self) -> int:
-        """Number of the next batch; set it to go on from there."""
-        return self._position
-
-    @position.setter
-    def position(self, batch: int) -> None:
-        self._stop()
-        self._position = batch
-
-    @property
-    def seed(self) -> int:
-        """What all random draws come from; set it, with `position`, to go on as other Batches did."""
-        return self._seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self._stop()
-        self._seed = seed
 
     @property
     def epoch(self) -> int:
@@ -94,47 +66,24 @@ class Batches:
 
         Where reading ahead has not begun, one record is read for it.
         """
-        if self._stream is not None:
-            count, height, width, channels = self._peek()[0].shape
-            return count, channels, height, width
+        if self._begun:
+            return self._peek()[0].shape
         record = self._position * self._batch_size
         with self._named(record):
             image, _ = self._source.read(self._index(record), self._transformer.color)
         height, width, channels = self._transformer.shape(image.shape, self._size(self._position))
         return self._batch_size, channels, height, width
 
-    def next(self) -> tuple[np.ndarray, np.ndarray]:
-        """The next batch: data, float32, N x C x H x W (channels last in memory), and labels, float32, N.
-
-        Both are the caller's until he calls `next` again.
-        """
-        data, labels = self._peek()
-        self._head = None
-        self._position += 1
-        if self._lent is not None:
-            self._spare.append(self._lent)
-        self._lent = data.base
-        return data.transpose(0, 3, 1, 2), labels
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the next batch's data and labels."""
+        shape = self.peek_shape()
+        return [shape, shape[:1]]
 
     def close(self) -> None:
         """End the threads and close the source. May be called twice."""
-        self._stop()
+        super().close()
         self._source.close()
-
-    def _peek(self) -> Any:
-        """The next batch as `_make` made it; raises what that raised, every time."""
-        if self._stream is None:
-            self._stream = ahead(self._make, itertools.count(self._position), self._depth, self._threads)
-        if self._head is None:
-            self._head = next(self._stream)
-        return self._head.result()
-
-    def _stop(self) -> None:
-        if self._stream is not None:
-            self._closing = True
-            self._stream.close()
-            self._closing = False
-            self._stream = self._head = None
 
     def _epoch(self, batch: int) -> int:
         return batch * self._batch_size // len(self)
@@ -144,7 +93,11 @@ class Batches:
 
     def _index(self, record: int) -> int:
         skip = generator(self._seed, SKIP, 0).integers(self._rand_skip) if self._rand_skip else 0
-        return (record + int(skip)) % len(self)
+        round_, place = divmod(record + int(skip), len(self))
+        return int(self._order(self._seed, round_)[place]) if self._shuffle else place
+
+    def _draw_order(self, seed: int, round_: int) -> np.ndarray:
+        return generator(seed, ORDER, round_).permutation(len(self))
 
     @contextmanager
     def _named(self, record: int) -> Iterator[None]:
@@ -154,13 +107,12 @@ class Batches:
         except DataError as error:
             raise DataError(f"{self._source.name(self._index(record))}: {error}") from error
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Data, N x H x W x C, and labels of a batch; runs on a thread. None if nobody will want it."""
+    def _make(self, batch: int) -> tuple[np.ndarray, ...] | None:
         size = self._size(batch)
         labels = np.empty(self._batch_size, np.float32)
         data: Any = None
         for i in range(self._batch_size):
-            if self._closing or program_ends():
+            if self._unwanted:
                 return None
             record = batch * self._batch_size + i
             with self._named(record):
@@ -173,19 +125,7 @@ class Batches:
                                     f"first of its batch one of {_text(data.shape[1:])}; images of different "
                                     "sizes need batch_size 1, or crop_size")
                 self._transformer.write(image, data[i], generator(self._seed, RECORDS, record), size)
-        return data, labels
-
-    def _memory(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of this shape, in memory of an earlier batch where that is large enough."""
-        count = math.prod(shape)
-        flat = None
-        try:
-            flat = self._spare.pop()
-        except IndexError:
-            pass
-        if flat is None or flat.size < count:
-            flat = np.empty(count, np.float32)
-        return flat[:count].reshape(shape)
+        return data.transpose(0, 3, 1, 2), labels
 
 
 def _text(shape: tuple[int, ...]) -> str:

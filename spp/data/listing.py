@@ -1,6 +1,9 @@
 """Which images there are and what their classes are: list files, and folders a class."""
 import os
 
+import numpy as np
+
+from spp.data import images
 from spp.errors import DataError
 
 Entry = tuple[str, int]         # a path, and a class
@@ -64,3 +67,56 @@ def _files(root: str, folder: str) -> list[str]:
         if entry.name[0] != ".":
             found += _files(root, path) if entry.is_dir() else [path]
     return found
+
+
+class ListImages:
+    """The labelled images of a list file, by index; `batches.Batches` reads them (Caffe: ImageData).
+
+    `root_folder` is put before the paths as it is, and a "/" after it where it is a folder; `size` (height,
+    width) resizes the images; `color` is how they are decoded, unless `read` says otherwise. Raises DataError
+    as `read_list` does.
+    """
+
+    def __init__(self, source: str, root_folder: str = "", size: tuple[int, int] | None = None,
+                 color: bool = True) -> None:
+        self.source = source
+        self.entries = read_list(source)
+        self._root = as_prefix(root_folder)
+        self._size = size
+        self._color = color
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, index: int) -> str:
+        """Words for messages about image `index`: its line of the list file, and its path."""
+        return f"{self.source}:{self._line(index)}: image '{self._root}{self.entries[index][0]}'"
+
+    def read(self, index: int, color: bool | None = None) -> tuple[np.ndarray, int]:
+        """Image (H x W x C uint8) and label; raises DataError, without the name, if it cannot be read."""
+        path, label = self.entries[index]
+        image = images.decode(read_bytes(self._root + path), self._color if color is None else color)
+        return images.resize(image, *self._size) if self._size else image, label
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _line(self, index: int) -> int:
+        """The number of image `index`'s line; found by reading the list again, since only messages want it."""
+        with open(self.source, encoding="utf-8", errors="surrogateescape") as file:
+            return [number for number, line in enumerate(file, 1) if line.strip()][index]
+
+
+def as_prefix(root_folder: str) -> str:
+    """A root_folder as Caffe uses it, put straight before a path; the "/" after a folder may be left out."""
+    return root_folder + "/" if os.path.isdir(root_folder) and root_folder[-1] != "/" else root_folder
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a listed file; raises DataError, without its name."""
+    try:
+        with open(os.fsencode(path), "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror} (looked from {os.getcwd()}); correct the path, or the "
+                        "layer's root_folder, which is put before it") from error

@@ -17,11 +17,11 @@ EIGENVECTORS = (-0.5836, -0.6948, 0.4203,
                 -0.5808, -0.0045, -0.8140,
                 -0.5675, 0.7192, 0.4009)
 
-RECORDS, SIZES, SKIP = range(3)     # what a random stream is for
+RECORDS, SIZES, SKIP, ORDER, ROWS = range(5)    # what a random stream is for
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """The random stream of one record, or of one epoch's size.
+    """The random stream of one record, or of one epoch's size or order.
 
     A pure function of its arguments: draws do not depend on what was drawn before, on which thread or when.
     """
@@ -44,13 +44,13 @@ class Transformer:
     def __init__(self, param: caffe_pb2.TransformationParameter, phase: int) -> None:
         self._param = param
         self._train = phase == caffe_pb2.TRAIN
-        _check(param)
+        check(param)
         # how encoded images are to be decoded: to 3 channels, to 1, or (None) to what they have
         self.color: bool | None = True if param.force_color else False if param.force_gray else None
         self._mean_values = np.array(param.mean_value, np.float32)
         self._means: tuple[np.ndarray, ...] = ()        # the mean image and its mirror image
         if param.mean_file:
-            mean = _read_mean(param.mean_file)
+            mean = read_mean(param.mean_file)
             self._means = (mean, images.flip(mean))
         self._warped = functools.lru_cache(32)(self._warp)
         self._color_std = param.color_param.std if self._train and param.HasField("color_param") else 0.0
@@ -154,9 +154,13 @@ class Transformer:
         return images.resize(self._means[mirrored], height, width)
 
 
-def _check(param: caffe_pb2.TransformationParameter) -> None:
-    """Hold the fields against each other."""
+def check(param: caffe_pb2.TransformationParameter) -> None:
+    """Hold the fields against each other; raises DataError."""
     crop, short, sizes = param.crop_size, param.resize_short, param.size_param.size
+    forks = [field.name for field, _ in param.ListFields() if field.number >= 11000]
+    if forks:
+        raise DataError(f"transform_param: {', '.join(forks)} belong to SSD's AnnotatedData, not to this layer; "
+                        f"remove them (resize_short and crop_size are here)")
     if param.mean_file and param.mean_value:
         raise DataError("transform_param: cannot specify mean_file and mean_value at the same time; drop one")
     if param.force_color and param.force_gray:
@@ -185,8 +189,8 @@ def _check_sizes(crop: int, sizes: Any, uniform: bool) -> None:
                         f"found {listed}")
 
 
-def _read_mean(path: str) -> np.ndarray:
-    """A mean image as H x W x C float32."""
+def read_mean(path: str) -> np.ndarray:
+    """A mean image as H x W x C float32; raises DataError or ProtoError if there is none in the file."""
     if not os.path.exists(path):
         raise DataError(f"mean_file '{path}' not found (looked from {os.getcwd()}); make it from the "
                         f"training database with tools/compute_image_mean DB {path}")

@@ -24,6 +24,7 @@ class Context:
     backend: ModuleType = field(default=host)
     seed: int = 0
     rank: int = 0
+    source: str | None = None     # path of the prototxt, where the net came from one
 
     def generator(self, *names: Any) -> np.random.Generator:
         """A random stream of its own for (seed, rank, names): a new layer does not disturb the others' streams."""
@@ -55,6 +56,7 @@ class Layer:
     one_top_per_bottom = False
     in_place = False              # may top 0 be bottom 0?
     is_loss = False               # top 0 has loss weight 1 unless the prototxt says otherwise
+    param_str = param_str_ = ""   # a Python layer's own parameters, as its prototxt has them
     differentiable: Callable[[int], bool] = staticmethod(lambda bottom: True)   # may bottom i get a gradient?
 
     def __init__(self, param: Any, context: Context) -> None:

@@ -16,6 +16,7 @@ class Convolution(Layer):
     bottoms = (1, None)
     tops = (1, None)
     one_top_per_bottom = True
+    op = convolution
 
     def setup(self, bottom, top):
         p, shape = self.param.convolution_param, bottom[0].shape
@@ -33,9 +34,12 @@ class Convolution(Layer):
         for name, count in (("input channels", self.channels), ("num_output", self.outputs)):
             if self.group < 1 or count % self.group:
                 raise NetError(f"{name} must be a multiple of group, found {count} and group {self.group}")
-        self.add_filled((self.outputs, self.channels // self.group, *self.kernel), p.weight_filler)
+        self.add_filled(self.weight_shape(), p.weight_filler)
         if p.bias_term:
             self.add_filled((self.outputs,), p.bias_filler)
+
+    def weight_shape(self):
+        return (self.outputs, self.channels // self.group, *self.kernel)
 
     def reshape(self, bottom, top):
         shape = bottom[0].shape
@@ -47,8 +51,7 @@ class Convolution(Layer):
         for blob in bottom:
             if blob.shape != shape:
                 raise NetError(f"all bottoms must have one shape, found {_dims(shape)} and {_dims(blob.shape)}")
-        sizes = map(convolution.output_size, shape[self.axis + 1:], self.kernel, self.stride, self.pad,
-                    self.dilation)
+        sizes = map(self.op.output_size, shape[self.axis + 1:], self.kernel, self.stride, self.pad, self.dilation)
         top_shape = (*shape[:self.axis], self.outputs, *sizes)
         for blob in top:
             blob.reshape(top_shape)
@@ -56,19 +59,19 @@ class Convolution(Layer):
     def forward(self, bottom, top):
         weight, *bias = (blob.data for blob in self.blobs)
         for x, y in zip(bottom, top):
-            convolution.forward(x.data, weight, bias[0] if bias else None, y.data, self.stride, self.pad,
-                                self.dilation, self.group, self.axis)
+            self.op.forward(x.data, weight, bias[0] if bias else None, y.data, self.stride, self.pad, self.dilation,
+                            self.group, self.axis)
 
     def backward(self, top, propagate_down, bottom):
         geometry = self.stride, self.pad, self.dilation, self.group, self.axis
         dbias = self.blobs[1].diff if len(self.blobs) > 1 and self.param_propagate_down[1] else None
         for x, y, wanted in zip(bottom, top, propagate_down):
             if self.param_propagate_down[0]:
-                convolution.backward_weights(x.data, y.diff, self.blobs[0].diff, dbias, *geometry)
+                self.op.backward_weights(x.data, y.diff, self.blobs[0].diff, dbias, *geometry)
             elif dbias is not None:
-                convolution.backward_bias(y.diff, dbias, self.axis)
+                self.op.backward_bias(y.diff, dbias, self.axis)
             if wanted:
-                convolution.backward_data(y.diff, self.blobs[0].data, x.diff, *geometry)
+                self.op.backward_data(y.diff, self.blobs[0].data, x.diff, *geometry)
 
 
 def spatial_numbers(p, name, axes, default=None):

@@ -1,11 +1,14 @@
-"""Losses: SoftmaxWithLoss."""
+"""Losses: of classes (softmax, hinge, infogain ...), of values (Euclidean, sigmoid), of pairs (contrastive)."""
+import math
+from typing import Any
+
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis
 from spp.layers.labels import check_shapes, class_indices
 from spp.layers.registry import register
-from spp.ops import softmax
-from spp.proto import caffe_pb2
+from spp.ops import losses, softmax
+from spp.proto import arrays, binary
 
 
 class Loss(Layer):
@@ -25,11 +28,49 @@ class Loss(Layer):
                            f"label is {bottom[1].shape}")
         top[0].reshape(())
 
+    def buffer(self):
+        """Memory that grows with the batch, for what the forward pass keeps for the backward pass."""
+        return Blob((), self.context.dtype, self.context.backend)
 
-def normalizer(mode: caffe_pb2.LossParameter.NormalizationMode, outer: int, inner: int, counted: int) -> float:
-    """What a summed loss is divided by (LossParameter.NormalizationMode); at least 1, as in Caffe."""
-    name = caffe_pb2.LossParameter.NormalizationMode.Name(mode)
-    return max(1.0, {"FULL": outer * inner, "VALID": counted, "BATCH_SIZE": outer, "NONE": 1}[name])
+
+def check_counts(bottom: list[Blob]) -> None:
+    """Raise NetError unless bottoms 0 and 1 have as many elements as each other."""
+    if bottom[0].count != bottom[1].count:
+        raise NetError(f"bottoms 0 and 1 must have as many elements as each other: found shapes "
+                       f"{_dims(bottom[0].shape)} and {_dims(bottom[1].shape)}")
+
+
+def check_one_each(items: Blob, labels: Blob, what: str) -> None:
+    """Raise NetError unless `labels` has one element for each of `items` (axis 0)."""
+    if labels.count != items.shape[0]:
+        raise NetError(f"needs one {what} for each of the {items.shape[0]} items, found {labels.count} in shape "
+                       f"{_dims(labels.shape)}")
+
+
+def _dims(shape):
+    return " x ".join(map(str, shape)) or "()"
+
+
+def ignored_label(p: Any) -> int | None:
+    """The label of a LossParameter that counts for nothing, or None."""
+    return p.ignore_label if p.HasField("ignore_label") else None
+
+
+def normalizer(p: Any, outer: int, inner: int, counted: int, default: str = "VALID") -> float:
+    """What a LossParameter divides a summed loss by: at least 1, as in Caffe.
+
+    outer, inner: how many places there are before and after the axis of the classes; counted: how many of
+    them have no ignored label. `default` is the mode where the parameter gives none; the older `normalize`
+    counts if it alone is given.
+    """
+    if p.HasField("normalization"):
+        mode = p.NormalizationMode.Name(p.normalization)
+    elif p.HasField("normalize"):
+        mode = "VALID" if p.normalize else "BATCH_SIZE"
+    else:
+        mode = default
+    return max(1.0, {"FULL": outer * inner, "VALID": counted, "BATCH_SIZE": outer, "NONE": 1,
+                     "PRE_FIXED": p.pre_fixed_normalizer}[mode])
 
 
 @register("SoftmaxWithLoss")
@@ -42,17 +83,16 @@ class SoftmaxWithLoss(Loss):
     tops = (0, 2)
 
     def setup(self, bottom, top):
-        p = self.param.loss_param
-        self.ignored = p.ignore_label if p.HasField("ignore_label") else None
-        self.mode = p.normalization
-        if not p.HasField("normalization") and p.HasField("normalize"):
-            self.mode = p.VALID if p.normalize else p.BATCH_SIZE
-        self.own_prob = Blob((), self.context.dtype, self.context.backend)
+        self.ignored = ignored_label(self.param.loss_param)
+        self.own_prob = self.buffer()
+
+    def class_axis(self):
+        return self.param.softmax_param.axis
 
     def reshape(self, bottom, top):
         super().reshape(bottom, top)
         scores = bottom[0].shape
-        self.axis = canonical_axis(self.param.softmax_param.axis, len(scores))
+        self.axis = canonical_axis(self.class_axis(), len(scores))
         self.label_shape = check_shapes(scores, bottom[1].shape, bottom[1].count, self.axis)
         self.prob = top[1] if len(top) > 1 else self.own_prob
         self.prob.reshape(scores)
@@ -61,15 +101,229 @@ class SoftmaxWithLoss(Loss):
         softmax.softmax_forward(bottom[0].data, self.prob.data, self.axis)
         self.labels, self.counted = class_indices(
             bottom[1].data, self.label_shape, bottom[0].shape[self.axis], self.ignored)
-        loss = softmax.loss_forward(self.prob.data, self.labels, self.axis, self.counted)
-        outer = 1
-        for size in bottom[0].shape[:self.axis]:
-            outer *= size
-        inner = self.labels.size // outer if outer else 0
-        self.divisor = normalizer(self.mode, outer, inner, int(self.counted.sum()))
-        top[0].data[...] = loss / self.divisor
+        outer = math.prod(bottom[0].shape[:self.axis])
+        inner = math.prod(bottom[0].shape[self.axis + 1:])
+        self.divisor = normalizer(self.param.loss_param, outer, inner, int(self.counted.sum()))
+        top[0].data[...] = self.total(bottom) / self.divisor
+
+    def total(self, bottom):
+        return softmax.loss_forward(self.prob.data, self.labels, self.axis, self.counted)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            self.gradient(float(top[0].diff) / self.divisor, bottom[0].diff)
+
+    def gradient(self, scale, dx):
+        softmax.loss_backward(self.prob.data, self.labels, self.axis, self.counted, scale, dx)
+
+
+@register("InfogainLoss")
+class InfogainLoss(SoftmaxWithLoss):
+    """Softmax and the mean of -sum over classes of H[label, class] * log(probability) (Caffe: InfogainLoss).
+
+    The infogain matrix H, classes x classes, is bottom 2, or else the BlobProto file that
+    infogain_loss_param's `source` names; it gets no gradient. A second top gets the softmax. loss_param as
+    in SoftmaxWithLoss: `normalize` is taken too, where Caffe refuses it.
+    """
+
+    bottoms = (2, 3)
+
+    @staticmethod
+    def differentiable(bottom):
+        return bottom == 0
+
+    def setup(self, bottom, top):
+        super().setup(bottom, top)
+        self.from_file: Any = None
+        if len(bottom) < 3:
+            source = self.param.infogain_loss_param.source
+            if not source:
+                raise NetError("needs its infogain matrix, classes x classes: as bottom 2, or as a binaryproto file "
+                               "that infogain_loss_param's source names")
+            values = arrays.from_proto(binary.read_blob_proto(source), source)
+            self.from_file = self.context.backend.from_host(values.astype(self.context.dtype))
+
+    def class_axis(self):
+        return self.param.infogain_loss_param.axis
+
+    def reshape(self, bottom, top):
+        super().reshape(bottom, top)
+        classes = bottom[0].shape[self.axis]
+        shape = self.from_file.shape if len(bottom) < 3 else bottom[2].shape
+        if math.prod(shape) != classes ** 2:
+            raise NetError(f"the infogain matrix must be {classes} x {classes}, one row and column a class; found "
+                           f"shape {_dims(shape)}")
+        self.matrix_shape = classes, classes
+
+    def total(self, bottom):
+        matrix = self.from_file if len(bottom) < 3 else bottom[2].data
+        self.matrix = matrix.reshape(self.matrix_shape)
+        prob = softmax.class_last(self.prob.data, self.axis)
+        return losses.infogain_forward(prob, self.labels, self.matrix, self.counted)
+
+    def gradient(self, scale, dx):
+        prob, by_class = (softmax.class_last(x, self.axis) for x in (self.prob.data, dx))
+        losses.infogain_backward(prob, self.labels, self.matrix, self.counted, scale, by_class)
+
+
+@register("MultinomialLogisticLoss")
+class MultinomialLogisticLoss(Loss):
+    """The mean of -log(probability of the label) over the items (Caffe: MultinomialLogisticLoss).
+
+    Bottom 0 holds probabilities, items x classes (all axes after the first): put it behind a Softmax.
+    """
+
+    def reshape(self, bottom, top):
+        super().reshape(bottom, top)
+        check_one_each(bottom[0], bottom[1], "label")
+
+    def forward(self, bottom, top):
+        self.labels, prob = _labels(bottom), losses.by_item(bottom[0].data)
+        top[0].data[...] = losses.multinomial_forward(prob, self.labels) / max(1, len(prob))
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            prob = losses.by_item(bottom[0].data)
+            scale = float(top[0].diff) / max(1, len(prob))
+            losses.multinomial_backward(prob, self.labels, scale, bottom[0].diff)
+
+
+@register("HingeLoss")
+class HingeLoss(Loss):
+    """The margins max(0, 1 - sign * score), one class against all others, per item (Caffe: HingeLoss).
+
+    The sign is 1 for the label's class, else -1; the classes are all axes after the first. The margins are
+    summed, or with `norm: L2` their squares, and divided by the number of items.
+    """
+
+    def setup(self, bottom, top):
+        p = self.param.hinge_loss_param
+        self.squared = p.norm == p.L2
+
+    def reshape(self, bottom, top):
+        super().reshape(bottom, top)
+        check_one_each(bottom[0], bottom[1], "label")
+
+    def forward(self, bottom, top):
+        self.labels, x = _labels(bottom), losses.by_item(bottom[0].data)
+        top[0].data[...] = losses.hinge_forward(x, self.labels, self.squared) / max(1, len(x))
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            x = losses.by_item(bottom[0].data)
+            scale = float(top[0].diff) / max(1, len(x))
+            losses.hinge_backward(x, self.labels, self.squared, scale, bottom[0].diff)
+
+
+def _labels(bottom):
+    """One class index an item, held against the number of classes."""
+    items, *rest = bottom[0].shape
+    return class_indices(bottom[1].data, (items,), math.prod(rest), None)[0]
+
+
+@register("EuclideanLoss")
+class EuclideanLoss(Loss):
+    """The sum of (a - b)^2 by twice the number of items, not of elements (Caffe: EuclideanLoss).
+
+    Both bottoms get gradients. loss_param is not looked at.
+    """
+
+    @staticmethod
+    def differentiable(bottom):
+        return True
+
+    def setup(self, bottom, top):
+        self.difference = self.buffer()
+
+    def reshape(self, bottom, top):
+        super().reshape(bottom, top)
+        check_counts(bottom)
+        self.difference.reshape(bottom[0].shape)
+
+    def forward(self, bottom, top):
+        a, b = bottom[0].data, bottom[1].data
+        total = losses.euclidean_forward(a, b.reshape(a.shape), self.difference.data)
+        top[0].data[...] = total / max(1, len(a))
+
+    def backward(self, top, propagate_down, bottom):
+        scale = float(top[0].diff) / max(1, bottom[0].shape[0])
+        for blob, wanted, sign in zip(bottom, propagate_down, (1, -1)):
+            if wanted:
+                losses.euclidean_backward(self.difference.data, sign * scale, blob.diff)
+
+
+@register("ContrastiveLoss")
+class ContrastiveLoss(Loss):
+    """Draws pairs of one kind together, others apart up to a margin (Caffe: ContrastiveLoss).
+
+    Bottoms: a, b (pairs x features), similar (pairs; 0 is dissimilar). The sum of d^2 for similar pairs and
+    max(margin - d, 0)^2 for the others, or max(margin - d^2, 0) with legacy_version, by twice the number of
+    pairs; d is the Euclidean distance over all axes after the first.
+    """
+
+    bottoms = (3, 3)
+
+    @staticmethod
+    def differentiable(bottom):
+        return bottom != 2
+
+    def setup(self, bottom, top):
+        p = self.param.contrastive_loss_param
+        self.margin, self.legacy = p.margin, p.legacy_version
+        self.difference = self.buffer()
+
+    def reshape(self, bottom, top):
+        super().reshape(bottom, top)
+        check_counts(bottom)
+        check_one_each(bottom[0], bottom[2], "similarity")
+        self.difference.reshape(bottom[0].shape[0], math.prod(bottom[0].shape[1:]))
+
+    def forward(self, bottom, top):
+        a, b = (losses.by_item(blob.data) for blob in bottom[:2])
+        self.similar = bottom[2].data.reshape(len(a)).astype("int64") != 0
+        total = losses.contrastive_forward(a, b, self.similar, self.margin, self.legacy, self.difference.data)
+        top[0].data[...] = total / max(1, len(a))
+
+    def backward(self, top, propagate_down, bottom):
+        scale = float(top[0].diff) / max(1, bottom[0].shape[0])
+        for blob, wanted, sign in zip(bottom, propagate_down, (1, -1)):
+            if wanted:
+                losses.contrastive_backward(self.difference.data, self.similar, self.margin, self.legacy,
+                                            sign * scale, blob.diff)
+
+
+@register("SigmoidCrossEntropyLoss")
+class SigmoidCrossEntropyLoss(Loss):
+    """-(t log(p) + (1 - t) log(1 - p)) of each element, p = sigmoid(score) (Caffe: SigmoidCrossEntropyLoss).
+
+    Bottoms: scores, and as many targets t from 0 to 1. loss_param: ignore_label (elements whose target, cut
+    to an integer, is this count for nothing), normalization (BATCH_SIZE unless given; the older `normalize`
+    counts if it alone is given).
+    """
+
+    def setup(self, bottom, top):
+        self.ignored = ignored_label(self.param.loss_param)
+
+    def reshape(self, bottom, top):
+        super().reshape(bottom, top)
+        check_counts(bottom)
+
+    def forward(self, bottom, top):
+        x, target = bottom[0].data, self._target(bottom)
+        if self.ignored is None:
+            self.counted = self.context.backend.xp.ones(x.shape, bool)
+        else:
+            self.counted = target.astype("int64") != self.ignored
+        outer, inner = len(x), math.prod(x.shape[1:])
+        self.divisor = normalizer(self.param.loss_param, outer, inner, int(self.counted.sum()), "BATCH_SIZE")
+        top[0].data[...] = losses.sigmoid_cross_entropy_forward(x, target, self.counted) / self.divisor
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             scale = float(top[0].diff) / self.divisor
-            softmax.loss_backward(self.prob.data, self.labels, self.axis, self.counted, scale, bottom[0].diff)
+            losses.sigmoid_cross_entropy_backward(bottom[0].data, self._target(bottom), self.counted, scale,
+                                                  bottom[0].diff)
+
+    @staticmethod
+    def _target(bottom):
+        return bottom[1].data.reshape(bottom[0].shape)

@@ -1,4 +1,4 @@
-"""Layers that move values without changing them: Split, Flatten, Concat, Silence."""
+"""Layers that hand values on without changing them: Split, Flatten, Reshape, Concat, Slice, Silence."""
 import math
 
 from spp.errors import NetError
@@ -65,6 +65,49 @@ class Flatten(_SameValues):
         self.take_shape(bottom[0], top[0], shape[:first] + (flat,) + shape[last + 1:])
 
 
+@register("Reshape")
+class Reshape(_SameValues):
+    """Other axes for the same values (Caffe: Reshape).
+
+    reshape_param's `shape` takes the place of num_axes (-1: all) axes from `axis` on; a negative axis counts from
+    behind the last, so that -1 appends. In it 0 means as in the bottom, and one -1 what is left over.
+    """
+
+    def setup(self, bottom, top):
+        dims = list(self.param.reshape_param.shape.dim)
+        if dims.count(-1) > 1 or min(dims, default=0) < -1:
+            raise NetError(f"reshape_param's shape takes sizes, 0 to copy a size, and at most one -1; found "
+                           f"{' '.join(map(str, dims))}")
+
+    def reshape(self, bottom, top):
+        p, shape = self.param.reshape_param, bottom[0].shape
+        first = p.axis if p.axis >= 0 else len(shape) + p.axis + 1
+        if not 0 <= first <= len(shape):
+            raise NetError(f"axis {p.axis} is out of range for a blob of {len(shape)} axes: Reshape takes "
+                           f"{-len(shape) - 1} to {len(shape)}")
+        last = len(shape) if p.num_axes == -1 else first + p.num_axes
+        if not first <= last <= len(shape):
+            raise NetError(f"num_axes must be -1, for all axes from axis {first} on, or 0 to {len(shape) - first}; "
+                           f"found {p.num_axes}")
+        dims = list(p.shape.dim)
+        for i, size in enumerate(dims):
+            if size == 0:
+                if first + i >= len(shape):
+                    raise NetError(f"reshape_param's shape has a 0, for a copied size, as number {i}, but the bottom "
+                                   f"{' x '.join(map(str, shape))} has no axis {first + i}")
+                dims[i] = shape[first + i]
+        reshaped = shape[:first] + tuple(dims) + shape[last:]
+        if -1 in dims:
+            # sizes of 0 (a Filter let nothing through) count as 1, so that the rest can be told
+            known = math.prod(size or 1 for size in reshaped if size != -1)
+            missing = math.prod(size or 1 for size in shape) // known
+            reshaped = tuple(missing if size == -1 else size for size in reshaped)
+        if math.prod(reshaped) != bottom[0].count:
+            raise NetError(f"cannot reshape {' x '.join(map(str, shape))} ({bottom[0].count} elements) to "
+                           f"{' x '.join(map(str, reshaped))} ({math.prod(reshaped)} elements)")
+        self.take_shape(bottom[0], top[0], reshaped)
+
+
 @register("Concat")
 class Concat(Layer):
     """The bottoms one after the other along an axis (Caffe: Concat); one bottom is handed on as it is."""
@@ -93,21 +136,72 @@ class Concat(Layer):
 
     def forward(self, bottom, top):
         if len(bottom) > 1:
-            for blob, part in zip(bottom, self._parts(top[0].data, bottom)):
+            for blob, part in zip(bottom, _parts(top[0].data, bottom, self.axis)):
                 part[...] = blob.data
 
     def backward(self, top, propagate_down, bottom):
         if len(bottom) > 1:
-            for blob, part, wanted in zip(bottom, self._parts(top[0].diff, bottom), propagate_down):
+            for blob, part, wanted in zip(bottom, _parts(top[0].diff, bottom, self.axis), propagate_down):
                 if wanted:
                     blob.diff[...] = part
 
-    def _parts(self, array, bottom):
-        start = 0
-        for blob in bottom:
-            end = start + blob.shape[self.axis]
-            yield array[(slice(None),) * self.axis + (slice(start, end),)]
-            start = end
+
+@register("Slice")
+class Slice(Layer):
+    """The bottom cut along an axis into one part a top (Caffe: Slice); one top is the bottom as it is.
+
+    slice_point gives where the second, third ... parts begin; without it all parts are equal.
+    """
+
+    tops = (1, None)
+
+    def setup(self, bottom, top):
+        p = self.param.slice_param
+        if p.HasField("axis") and p.HasField("slice_dim"):
+            raise NetError("slice_param takes either axis or the older slice_dim, not both")
+
+    def reshape(self, bottom, top):
+        p, shape = self.param.slice_param, bottom[0].shape
+        self.axis = canonical_axis(p.slice_dim if p.HasField("slice_dim") else p.axis, len(shape))
+        size = shape[self.axis]
+        for blob, part in zip(top, self._sizes(list(p.slice_point), size, len(top))):
+            blob.reshape(shape[:self.axis] + (part,) + shape[self.axis + 1:])
+        if len(top) == 1:
+            top[0].share_data(bottom[0])
+            top[0].share_diff(bottom[0])
+
+    def _sizes(self, points, size, count):
+        if not points:
+            if size % count:
+                raise NetError(f"axis {self.axis} of size {size} does not divide into {count} equal tops; give "
+                               f"slice_param {count - 1} slice_point")
+            return [size // count] * count
+        ends = [0, *points, size]
+        if len(points) != count - 1:
+            raise NetError(f"slice_param needs one slice_point fewer than tops, {count - 1}; found {len(points)}")
+        if any(start >= end for start, end in zip(ends, ends[1:])):
+            raise NetError(f"each slice_point must lie behind the one before it, above 0 and below {size}, the size "
+                           f"of axis {self.axis}; found {' '.join(map(str, points))}")
+        return [end - start for start, end in zip(ends, ends[1:])]
+
+    def forward(self, bottom, top):
+        if len(top) > 1:
+            for blob, part in zip(top, _parts(bottom[0].data, top, self.axis)):
+                blob.data[...] = part
+
+    def backward(self, top, propagate_down, bottom):
+        if len(top) > 1 and propagate_down[0]:
+            for blob, part in zip(top, _parts(bottom[0].diff, top, self.axis)):
+                part[...] = blob.diff
+
+
+def _parts(array, blobs, axis):
+    """The views of an array that the blobs' sizes cut it into, one after the other along an axis."""
+    start = 0
+    for blob in blobs:
+        end = start + blob.shape[axis]
+        yield array[(slice(None),) * axis + (slice(start, end),)]
+        start = end
 
 
 @register("Silence")

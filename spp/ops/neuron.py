@@ -6,20 +6,123 @@ from spp import backend
 
 def relu_forward(x: Any, y: Any, negative_slope: float) -> None:
     """y = max(x, 0) + negative_slope * min(x, 0)."""
-    xp = backend.of(x).xp
+    device = backend.of(x)
     if negative_slope:
-        xp.multiply(x, xp.where(x > 0, x.dtype.type(1), x.dtype.type(negative_slope)), out=y)
+        below = device.scratch_like("neuron.below", x)
+        device.xp.minimum(x, 0, out=below)
+        below *= negative_slope
+        device.xp.maximum(x, 0, out=y)
+        y += below
     else:
-        xp.maximum(x, 0, out=y)
+        device.xp.maximum(x, 0, out=y)
 
 
 def relu_backward(dy: Any, x: Any, dx: Any, negative_slope: float) -> None:
     """dx = dy where x > 0, else negative_slope * dy. `x` may be the output, in place, if the slope is not negative."""
-    xp = backend.of(x).xp
+    device = backend.of(x)
     if negative_slope:
-        xp.multiply(dy, xp.where(x > 0, dy.dtype.type(1), dy.dtype.type(negative_slope)), out=dx)
+        slopes = device.scratch_like("neuron.slope", x)
+        device.xp.greater(x, 0, out=slopes)
+        slopes *= 1 - negative_slope
+        slopes += negative_slope
+        device.xp.multiply(dy, slopes, out=dx)
     else:
-        xp.multiply(dy, x > 0, out=dx)
+        above = device.scratch_like("neuron.above", x, bool)
+        device.xp.greater(x, 0, out=above)
+        device.xp.multiply(dy, above, out=dx)
+
+
+def prelu_forward(x: Any, slope: Any, y: Any) -> None:
+    """y = max(x, 0) + slope * min(x, 0); slope: one number a channel (axis 1), or one for all (no axes)."""
+    device = backend.of(x)
+    below = device.scratch_like("neuron.below", x)
+    device.xp.minimum(x, 0, out=below)
+    device.channel_affine(below, 0, slope, 0, below, 1, 1 + slope.ndim)
+    device.xp.maximum(x, 0, out=y)
+    y += below
+
+
+def prelu_backward(dy: Any, x: Any, slope: Any, dx: Any) -> None:
+    """dx = dy where x > 0, else slope * dy."""
+    device = backend.of(x)
+    slopes = device.scratch_like("neuron.slope", x)
+    device.xp.greater(x, 0, out=slopes)
+    device.channel_affine(slopes, 0, 1 - slope, slope, slopes, 1, 1 + slope.ndim)
+    device.xp.multiply(dy, slopes, out=dx)
+
+
+def prelu_slope_gradient(dy: Any, x: Any, slope: Any) -> Any:
+    """The sum of dy * min(x, 0) over all that share a slope, float64."""
+    device = backend.of(x)
+    below = device.scratch_like("neuron.below", x)
+    device.xp.minimum(x, 0, out=below)
+    return device.channel_dots(dy, below, 1, 1 + slope.ndim)
+
+
+def elu_forward(x: Any, y: Any, alpha: float) -> None:
+    """y = x where x > 0, else alpha * (e^x - 1)."""
+    device = backend.of(x)
+    below = device.scratch_like("neuron.below", x)
+    device.xp.minimum(x, 0, out=below)
+    device.xp.expm1(below, out=below)
+    below *= alpha
+    device.xp.maximum(x, 0, out=y)
+    y += below
+
+
+def elu_backward(dy: Any, x: Any, dx: Any, alpha: float) -> None:
+    """dx = dy where x > 0, else dy * alpha * e^x."""
+    device = backend.of(x)
+    slope, above = device.scratch_like("neuron.slope", x), device.scratch_like("neuron.above", x)
+    device.xp.minimum(x, 0, out=slope)
+    device.xp.exp(slope, out=slope)
+    slope *= alpha
+    if alpha != 1:      # where x > 0 the slope is alpha so far
+        device.xp.greater(x, 0, out=above)
+        above *= 1 - alpha
+        slope += above
+    device.xp.multiply(dy, slope, out=dx)
+
+
+def sigmoid_forward(x: Any, y: Any) -> None:
+    """y = 1 / (1 + e^-x), as (tanh(x / 2) + 1) / 2: that cannot overflow."""
+    xp = backend.of(x).xp
+    xp.multiply(x, 0.5, out=y)
+    xp.tanh(y, out=y)
+    y *= 0.5
+    y += 0.5
+
+
+def sigmoid_backward(dy: Any, y: Any, dx: Any) -> None:
+    """dx = dy * y * (1 - y)."""
+    device = backend.of(y)
+    slope = device.scratch_like("neuron.slope", y)
+    device.xp.subtract(1, y, out=slope)
+    slope *= y
+    device.xp.multiply(dy, slope, out=dx)
+
+
+def swish_forward(x: Any, y: Any, beta: float) -> None:
+    """y = x * sigmoid(beta * x)."""
+    device = backend.of(x)
+    gate = device.scratch_like("neuron.gate", x)
+    device.xp.multiply(x, beta, out=gate)
+    sigmoid_forward(gate, gate)
+    device.xp.multiply(x, gate, out=y)
+
+
+def swish_backward(dy: Any, x: Any, dx: Any, beta: float) -> None:
+    """dx = dy * s * (1 + beta * x * (1 - s)), where s = sigmoid(beta * x)."""
+    device = backend.of(x)
+    gate, slope = device.scratch_like("neuron.gate", x), device.scratch_like("neuron.slope", x)
+    device.xp.multiply(x, beta, out=gate)
+    sigmoid_forward(gate, gate)
+    device.xp.subtract(1, gate, out=slope)
+    slope *= x
+    slope *= beta
+    slope += 1
+    slope *= gate
+    device.xp.multiply(dy, slope, out=dx)
 
 
 def tanh_forward(x: Any, y: Any) -> None:
@@ -29,7 +132,96 @@ def tanh_forward(x: Any, y: Any) -> None:
 
 def tanh_backward(dy: Any, y: Any, dx: Any) -> None:
     """dx = dy * (1 - y^2)."""
-    backend.of(y).xp.multiply(dy, 1 - y * y, out=dx)
+    device = backend.of(y)
+    slope = device.scratch_like("neuron.slope", y)
+    device.xp.multiply(y, y, out=slope)
+    device.xp.subtract(1, slope, out=slope)
+    device.xp.multiply(dy, slope, out=dx)
+
+
+def bnll_forward(x: Any, y: Any) -> None:
+    """y = log(1 + e^x), as max(x, 0) + log(1 + e^-|x|): that cannot overflow."""
+    device = backend.of(x)
+    rest = device.scratch_like("neuron.rest", x)
+    device.xp.absolute(x, out=rest)
+    device.xp.negative(rest, out=rest)
+    device.xp.exp(rest, out=rest)
+    device.xp.log1p(rest, out=rest)
+    device.xp.maximum(x, 0, out=y)
+    y += rest
+
+
+def bnll_backward(dy: Any, x: Any, dx: Any) -> None:
+    """dx = dy / (1 + e^-x)."""
+    device = backend.of(x)
+    divisor = device.scratch_like("neuron.divisor", x)
+    device.xp.maximum(x, -50, out=divisor)      # e^50 is not yet infinite, and 1 / e^50 nothing
+    device.xp.negative(divisor, out=divisor)
+    device.xp.exp(divisor, out=divisor)
+    divisor += 1
+    device.xp.divide(dy, divisor, out=dx)
+
+
+def absolute_forward(x: Any, y: Any) -> None:
+    """y = |x|."""
+    backend.of(x).xp.absolute(x, out=y)
+
+
+def absolute_backward(dy: Any, x: Any, dx: Any) -> None:
+    """dx = dy * sign(x); dx must not be dy."""
+    backend.of(x).xp.sign(x, out=dx)
+    dx *= dy
+
+
+def clip_forward(x: Any, y: Any, least: float, most: float) -> None:
+    """y = max(least, min(x, most)); NaN stays NaN."""
+    xp = backend.of(x).xp
+    xp.minimum(x, most, out=y)
+    xp.maximum(y, least, out=y)
+
+
+def clip_backward(dy: Any, x: Any, dx: Any, least: float, most: float) -> None:
+    """dx = dy where least <= x <= most, else 0."""
+    device = backend.of(x)
+    inside, other = (device.scratch_like(f"neuron.{name}", x, bool) for name in ("inside", "other"))
+    device.xp.greater_equal(x, least, out=inside)
+    device.xp.less_equal(x, most, out=other)
+    inside &= other
+    device.xp.multiply(dy, inside, out=dx)
+
+
+def exp_forward(x: Any, y: Any, log_base: float, scale: float, shift: float) -> None:
+    """y = base ^ (shift + scale * x)."""
+    xp = backend.of(x).xp
+    xp.multiply(x, log_base * scale, out=y)
+    y += log_base * shift
+    xp.exp(y, out=y)
+
+
+def exp_backward(dy: Any, y: Any, dx: Any, log_base: float, scale: float) -> None:
+    """dx = dy * y * scale * log(base)."""
+    xp = backend.of(y).xp
+    xp.multiply(dy, y, out=dx)
+    dx *= log_base * scale
+
+
+def log_forward(x: Any, y: Any, log_base: float, scale: float, shift: float) -> None:
+    """y = log(shift + scale * x) / log(base)."""
+    xp = backend.of(x).xp
+    xp.multiply(x, scale, out=y)
+    y += shift
+    xp.log(y, out=y)
+    y /= log_base
+
+
+def log_backward(dy: Any, x: Any, dx: Any, log_base: float, scale: float, shift: float) -> None:
+    """dx = dy * scale / (shift + scale * x) / log(base)."""
+    device = backend.of(x)
+    divisor = device.scratch_like("neuron.divisor", x)
+    device.xp.multiply(x, scale, out=divisor)
+    divisor += shift
+    device.xp.divide(dy, divisor, out=dx)
+    dx *= scale / log_base
 
 
 def power_forward(x: Any, y: Any, power: float, scale: float, shift: float) -> None:
@@ -46,13 +238,21 @@ def power_forward(x: Any, y: Any, power: float, scale: float, shift: float) -> N
 
 def power_backward(dy: Any, x: Any, dx: Any, power: float, scale: float, shift: float) -> None:
     """dx = dy * power * scale * (shift + scale * x) ^ (power - 1); 0 for a constant."""
+    device = backend.of(x)
     if power * scale == 0:
         dx[...] = 0
     elif power == 1:
-        backend.of(x).xp.multiply(dy, scale, out=dx)
+        device.xp.multiply(dy, scale, out=dx)
     else:
-        slope = backend.of(x).xp.power(shift + scale * x, power - 1)
-        backend.of(x).xp.multiply(dy, (power * scale) * slope, out=dx)
+        slope = device.scratch_like("neuron.slope", x)
+        power_forward(x, slope, power - 1, scale, shift)
+        slope *= power * scale
+        device.xp.multiply(dy, slope, out=dx)
+
+
+def threshold_forward(x: Any, y: Any, threshold: float) -> None:
+    """y = 1 where x > threshold, else 0."""
+    backend.of(x).xp.greater(x, threshold, out=y)
 
 
 def scale_by_mask(x: Any, mask: Any, y: Any) -> None:

@@ -3,6 +3,9 @@ import numpy as np
 
 from spp.errors import NetError
 from spp.proto import caffe_pb2
+from spp.proto.wire import LENGTH, encode
+
+RAW_TYPES = {caffe_pb2.DOUBLE: "<f8", caffe_pb2.FLOAT: "<f4", caffe_pb2.FLOAT16: "<f2"}    # of NVIDIA's raw_data
 
 
 def shape_of(proto: caffe_pb2.BlobProto) -> tuple[int, ...]:
@@ -15,10 +18,14 @@ def shape_of(proto: caffe_pb2.BlobProto) -> tuple[int, ...]:
 def from_proto(proto: caffe_pb2.BlobProto, name: str = "blob", diff: bool = False) -> np.ndarray:
     """The values (or gradients) of a BlobProto as float32, or float64 where it holds doubles.
 
-    Raises NetError if the number of values does not fit the shape.
+    NVIDIA's raw_data of 16, 32 or 64 bits counts where it is given. Raises NetError if the number of values
+    does not fit the shape, or raw_data holds integers.
     """
     doubles, floats = (proto.double_diff, proto.diff) if diff else (proto.double_data, proto.data)
-    values = np.array(doubles, np.float64) if len(doubles) else np.array(floats, np.float32)
+    if proto.HasField("raw_diff" if diff else "raw_data"):
+        values = _raw(proto, name, diff)
+    else:
+        values = np.array(doubles, np.float64) if len(doubles) else np.array(floats, np.float32)
     shape = shape_of(proto)
     if values.size != int(np.prod(shape, dtype=np.int64)):
         raise NetError(f"{name}: {values.size} values do not fit the shape {' x '.join(map(str, shape)) or '()'}; "
@@ -26,18 +33,26 @@ def from_proto(proto: caffe_pb2.BlobProto, name: str = "blob", diff: bool = Fals
     return values.reshape(shape)
 
 
+def _raw(proto: caffe_pb2.BlobProto, name: str, diff: bool) -> np.ndarray:
+    data, kind = (proto.raw_diff, proto.raw_diff_type) if diff else (proto.raw_data, proto.raw_data_type)
+    if kind not in RAW_TYPES:
+        raise NetError(f"{name}: raw_data of type {caffe_pb2.Type.Name(kind)} holds no weights; expected FLOAT16, "
+                       "FLOAT or DOUBLE")
+    dtype = np.dtype(RAW_TYPES[kind])
+    if len(data) % dtype.itemsize:
+        raise NetError(f"{name}: {len(data)} bytes of raw_data are no whole number of {caffe_pb2.Type.Name(kind)}; "
+                       "the file is damaged, copy or download it again")
+    return np.frombuffer(data, dtype).astype(np.float64 if kind == caffe_pb2.DOUBLE else np.float32)
+
+
 def fitted(proto: caffe_pb2.BlobProto, shape: tuple[int, ...], name: str) -> np.ndarray:
     """The values of a BlobProto in the shape that a parameter wants.
 
-    Shapes must be equal; a legacy 4-D shape may have extra leading ones (1 x 1 x M x N is M x N).
-    Raises NetError with both shapes otherwise.
+    Shapes must be equal but for axes of length 1: old files write 1 x 1 x M x N for M x N, NVIDIA's
+    1 x C x 1 x 1 for C. Raises NetError with both shapes otherwise.
     """
     found = shape_of(proto)
-    legacy = proto.HasField("num") or proto.HasField("channels")
-    same = found == shape
-    if not same and legacy and len(shape) <= 4:
-        same = found == (1,) * (4 - len(shape)) + shape
-    if not same:
+    if [size for size in found if size != 1] != [size for size in shape if size != 1]:
         raise NetError(f"{name}: the file's shape is {' x '.join(map(str, found)) or '()'}, "
                        f"the net's is {' x '.join(map(str, shape)) or '()'}")
     return from_proto(proto, name).reshape(shape)
@@ -60,10 +75,5 @@ def to_proto(array: np.ndarray, diff: np.ndarray | None = None, legacy: bool = F
 def _append(proto: caffe_pb2.BlobProto, field: str, array: np.ndarray) -> None:
     """Add an array to a packed field: as wire bytes, since `extend` takes 30 times as long."""
     payload = np.ascontiguousarray(array, "<f8" if field.startswith("double") else "<f4").tobytes()
-    length_delimited = 2
-    head = [proto.DESCRIPTOR.fields_by_name[field].number << 3 | length_delimited]
-    size = len(payload)
-    while size >= 128:
-        head.append(size & 127 | 128)
-        size >>= 7
-    proto.MergeFromString(bytes([*head, size]) + payload)
+    tag = encode(proto.DESCRIPTOR.fields_by_name[field].number << 3 | LENGTH)
+    proto.MergeFromString(tag + encode(len(payload)) + payload)

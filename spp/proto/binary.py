@@ -6,7 +6,7 @@ from google.protobuf.message import EncodeError, Message
 
 from spp.atomic import replacing
 from spp.errors import ProtoError
-from spp.proto import caffe_pb2, files
+from spp.proto import caffe_pb2, dialects, files
 from spp.proto.upgrade import upgrade_net
 
 LIMIT = 2 ** 31 - 1     # bytes; other protobuf libraries, and so Caffe, read no larger message
@@ -55,7 +55,7 @@ def write_binary(message: Message, path: _Path) -> None:
 
 def _read(path: _Path, message: _Message) -> _Message:
     name = os.fspath(path)
-    data = files.read_bytes(name)
+    data = dialects.current(files.read_bytes(name), message, name)
     if files.fill(message, data):
         missing = ", ".join(files.unset(message))
         if missing:

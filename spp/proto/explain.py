@@ -20,6 +20,7 @@ _KINDS = {
     FieldDescriptor.CPPTYPE_STRING: "a string in quotes",
     FieldDescriptor.CPPTYPE_MESSAGE: "a block in braces",
 }
+FORKS = 11000       # fields of forks, which Caffe does not know, have numbers from here on
 _ESCAPE = re.compile(r"""\\(?:[abfnrtv\\'"]|[0-3]?[0-7]{1,2}|x[0-9a-fA-F]{1,2}|u[0-9a-fA-F]{4})""")
 _NET_FIELDS = ("layer", "layers", "input")
 
@@ -119,7 +120,8 @@ def _unknown_field(name: str, around: list[Any]) -> str:
     close = difflib.get_close_matches(name.lower().removesuffix("_param"), fields, 1, 0.75)
     if close:
         return f"{words}; did you mean '{fields[close[0]]}'?"
-    return f"{words}; its fields are {', '.join(inside.fields_by_name)}"
+    known = [field.name for field in inside.fields if field.number < FORKS]
+    return f"{words}; its fields are {', '.join(known)}"
 
 
 def _wrong_value(error: str, field: Any, found: str) -> str:
@@ -128,7 +130,7 @@ def _wrong_value(error: str, field: Any, found: str) -> str:
     if field.full_name == "caffe.V1LayerParameter.type" and found[0] in "\"'":
         return f"the type {found} is in quotes; write 'layer' instead of 'layers', or the type as in 2014"
     if field.enum_type:
-        values = ", ".join(value.name for value in field.enum_type.values)
+        values = ", ".join(value.name for value in field.enum_type.values if value.number < FORKS)
         return f"{_words(field)} has no value {found}; use one of {values} (no quotes)"
     return f"{_words(field)} must be {_KINDS[field.cpp_type]}, found {found}"
 

@@ -21,7 +21,7 @@ KINDS: dict[Any, Kind] = {
                                  "give the .caffemodel, the binary file of weights"),
     caffe_pb2.SolverState: Kind("a solverstate", NUMBER, ({"iter"}, {"learned_net", "history"}),
                                 "give the binary .solverstate that a snapshot wrote"),
-    caffe_pb2.BlobProto: Kind("a BlobProto (as of an image mean)", NUMBER, ({"data", "double_data"},),
+    caffe_pb2.BlobProto: Kind("a BlobProto (as of an image mean)", NUMBER, ({"data", "double_data", "raw_data"},),
                               "give a .binaryproto, such as compute_image_mean writes"),
 }
 UNKNOWN = "binary data of an unknown kind"

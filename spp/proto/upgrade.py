@@ -55,6 +55,7 @@ def upgrade_net(net: caffe_pb2.NetParameter, source: str = "<net>") -> None:
             # The three blobs are running statistics: the solver must not touch them.
             for spec in layer.param:
                 spec.lr_mult = spec.decay_mult = 0
+        _upgrade_pooling(layer, source)
 
 
 def upgrade_solver(solver: caffe_pb2.SolverParameter, path: str | None) -> None:
@@ -112,6 +113,19 @@ def _upgrade_v1(v1: caffe_pb2.V1LayerParameter, layer: caffe_pb2.LayerParameter)
             if data.HasField(name):
                 setattr(layer.transform_param, name, getattr(data, name))
                 data.ClearField(name)
+
+
+def _upgrade_pooling(layer: caffe_pb2.LayerParameter, source: str) -> None:
+    """Forks' ways of saying how windows at the border count."""
+    p = layer.pooling_param
+    if p.HasField("ceil_mode"):
+        if p.HasField("round_mode") and (p.round_mode == p.CEIL) != p.ceil_mode:
+            raise ProtoError(f"{source}: layer {layer.name!r}: round_mode and ceil_mode disagree; keep round_mode")
+        p.round_mode = p.CEIL if p.ceil_mode else p.FLOOR
+        p.ClearField("ceil_mode")
+    if not p.avg_include_pad:
+        raise ProtoError(f"{source}: layer {layer.name!r}: avg_include_pad: false is Intel's; here, as in Caffe, an "
+                         "average counts the padding; remove the field, or the padding")
 
 
 def _upgrade_input(net: caffe_pb2.NetParameter, source: str) -> None:

@@ -5,22 +5,29 @@ function is right for any strides.
 """
 import numpy as np
 
+from spp.backend.host.channels import (channel_affine, channel_combine, channel_dots, channel_moments, channel_sums)
 from spp.backend.host.convolution import convolution_backward_data, convolution_backward_weights, convolution_forward
 from spp.backend.host.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
 from spp.backend.host.layout import load_matrix, matrix, store
 from spp.backend.host.lrn import lrn_across, lrn_across_backward, lrn_within, lrn_within_backward
+from spp.backend.host.nms import nms
 from spp.backend.host.pooling import (average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
+from spp.backend.host.scratch import scratch_like
+from spp.backend.host.resize import bilinear, bilinear_backward
+from spp.backend.host.roi import (roi_group_average, roi_group_average_backward, roi_max_pool, roi_max_pool_backward)
 from spp.backend.host.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
                                      sgd_update)
 
 __all__ = [
-    "adadelta_update", "adagrad_update", "adam_update", "average_pool", "average_pool_backward",
+    "adadelta_update", "adagrad_update", "adam_update", "average_pool", "average_pool_backward", "bilinear",
+    "bilinear_backward", "channel_affine", "channel_combine", "channel_dots", "channel_moments", "channel_sums",
     "convolution_backward_data", "convolution_backward_weights", "convolution_forward", "from_host",
     "inner_product_backward_data", "inner_product_backward_weights", "inner_product_forward", "load_matrix",
     "lrn_across", "lrn_across_backward", "lrn_within", "lrn_within_backward", "matrix", "max_pool",
-    "max_pool_backward", "nesterov_update", "prefers_channels_last", "rmsprop_update", "sample_pool", "sgd_update",
-    "store", "to_host", "xp", "zeros"]
+    "max_pool_backward", "nesterov_update", "nms", "prefers_channels_last", "rmsprop_update", "roi_group_average",
+    "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward", "sample_pool", "scratch_like",
+    "sgd_update", "store", "to_host", "xp", "zeros"]
 
 xp = np
 prefers_channels_last = True

@@ -8,6 +8,8 @@ import glob
 import os
 from typing import Any, Callable
 
+import numba
+import numpy as np
 import scipy
 from scipy.linalg import cython_blas
 
@@ -32,3 +34,9 @@ _set_threads = _find_setter()
 def one_thread() -> None:
     """Keep SciPy's BLAS to the thread that calls it; NumPy's own BLAS is not touched. Costs a microsecond."""
     _set_threads(1)
+
+
+@numba.njit(cache=True, nogil=True)
+def product(a, b, out):
+    """out = a b, for kernels; a function of its own, so that Numba does not rewrite it as a loop of its own."""
+    np.dot(a, b, out)

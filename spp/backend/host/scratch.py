@@ -21,3 +21,10 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if flat is None or flat.size < size:
         flat = buffers[key] = np.empty(size, dtype)
     return flat[:size].reshape(shape)
+
+
+def scratch_like(name: str, array: np.ndarray, dtype: Any = None) -> np.ndarray:
+    """`scratch` of the array's shape, of its dtype unless another is given, with its order of axes in memory."""
+    axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    buffer = scratch(name, tuple(array.shape[axis] for axis in axes), dtype or array.dtype)
+    return buffer.transpose([axes.index(axis) for axis in range(array.ndim)])

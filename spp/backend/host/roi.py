@@ -1,0 +1,135 @@
+"""Pooling of regions that each belong to one image of a batch: Fast R-CNN's and R-FCN's.
+
+A region's bins are rows x columns: `rows` int32 (R, bins, 2) and `columns` int32 (R, bins, 2), half-open, inside
+the map; `image` int32 (R). An empty bin gives 0. Maps are N x C x H x W, pooled arrays R x C x bins x bins.
+"""
+import numba
+import numpy as np
+from numba import njit, prange
+
+from spp.backend.host.pooling import lay, load, unload
+
+
+def roi_max_pool(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, y: np.ndarray,
+                 argmax: np.ndarray) -> None:
+    """y = the largest x of each bin; argmax (int32) = its position h * W + w, -1 for an empty bin.
+
+    The first of equal values wins; a NaN wins its bin.
+    """
+    out, where = lay(y, "pool.out"), lay(argmax, "pool.where")
+    _max(load(x, "pool.in"), image, rows, columns, out, where)
+    unload(out, y)
+    unload(where, argmax)
+
+
+def roi_max_pool_backward(dy: np.ndarray, argmax: np.ndarray, image: np.ndarray, dx: np.ndarray) -> None:
+    """dx = the sum of the dy whose maximum came from there."""
+    out = lay(dx, "pool.in")
+    _max_backward(load(dy, "pool.out"), load(argmax, "pool.where"), image, out, _blocks(dx))
+    unload(out, dx)
+
+
+def roi_group_average(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray,
+                      y: np.ndarray) -> None:
+    """y[r, c, i, j] = the mean of x over bin (i, j) in channel (c * bins + i) * bins + j of the region's image."""
+    out = lay(y, "pool.out")
+    _average(load(x, "pool.in"), image, rows, columns, out)
+    unload(out, y)
+
+
+def roi_group_average_backward(dy: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray,
+                               dx: np.ndarray) -> None:
+    """dx = the sum of dy / area over the bins that a position is in."""
+    out = lay(dx, "pool.in")
+    _average_backward(load(dy, "pool.out"), image, rows, columns, out, _blocks(dy, len(dx)))
+    unload(out, dx)
+
+
+def _blocks(array: np.ndarray, images: int = 0) -> int:
+    """How many blocks the channels are cut into, so that a small batch keeps all threads busy."""
+    n, c = images or array.shape[0], array.shape[1]
+    return max(1, min(c // 16, 2 * numba.get_num_threads() // max(n, 1)))
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _max(x, image, rows, columns, y, argmax):
+    width, channels = x.shape[2], x.shape[3]
+    bins = rows.shape[1]
+    for task in prange(len(image) * bins):
+        r, p = task // bins, task % bins
+        plane = x[image[r]]
+        top, bottom = rows[r, p]
+        for q in range(columns.shape[1]):
+            left, right = columns[r, q]
+            best, where = y[r, p, q], argmax[r, p, q]
+            if top >= bottom or left >= right:
+                best[:] = 0
+                where[:] = -1
+                continue
+            best[:] = plane[top, left]
+            where[:] = np.int32(top * width + left)
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    value, position = plane[i, j], np.int32(i * width + j)
+                    for c in range(channels):
+                        wins = (value[c] > best[c]) | (value[c] != value[c])
+                        best[c] = value[c] if wins else best[c]
+                        where[c] = position if wins else where[c]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _max_backward(dy, argmax, image, dx, blocks):
+    width, channels = dx.shape[2], dx.shape[3]
+    for task in prange(len(dx) * blocks):
+        n, block = task // blocks, task % blocks
+        first, last = block * channels // blocks, (block + 1) * channels // blocks
+        dx[n, :, :, first:last] = 0
+        for r in range(len(image)):
+            if image[r] != n:
+                continue
+            for p in range(dy.shape[1]):
+                for q in range(dy.shape[2]):
+                    for c in range(first, last):
+                        position = argmax[r, p, q, c]
+                        if position >= 0:
+                            dx[n, position // width, position % width, c] += dy[r, p, q, c]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _average(x, image, rows, columns, y):
+    bins = rows.shape[1]
+    for task in prange(len(image) * bins):
+        r, p = task // bins, task % bins
+        top, bottom = rows[r, p]
+        for q in range(bins):
+            left, right = columns[r, q]
+            total = y[r, p, q]
+            total[:] = 0
+            if top >= bottom or left >= right:
+                continue
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    for c in range(len(total)):
+                        total[c] += x[image[r], i, j, (c * bins + p) * bins + q]
+            total /= y.dtype.type((bottom - top) * (right - left))
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _average_backward(dy, image, rows, columns, dx, blocks):
+    bins, channels = dy.shape[1], dy.shape[3]
+    for task in prange(len(dx) * blocks):
+        n, block = task // blocks, task % blocks
+        first, last = block * channels // blocks, (block + 1) * channels // blocks
+        dx[n, :, :, first * bins * bins:last * bins * bins] = 0
+        for r in range(len(image)):
+            if image[r] != n:
+                continue
+            for p in range(bins):
+                top, bottom = rows[r, p]
+                for q in range(bins):
+                    left, right = columns[r, q]
+                    area = dx.dtype.type((bottom - top) * (right - left))
+                    for i in range(top, bottom):
+                        for j in range(left, right):
+                            for c in range(first, last):
+                                dx[n, i, j, (c * bins + p) * bins + q] += dy[r, p, q, c] / area

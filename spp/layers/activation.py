@@ -1,0 +1,92 @@
+"""Activation functions beside ReLU and TanH: Sigmoid, Swish, BNLL, ELU, PReLU."""
+from spp.errors import NetError
+from spp.layers.neuron import Neuron
+from spp.layers.registry import register
+from spp.ops import neuron
+from spp.proto import caffe_pb2
+
+
+@register("Sigmoid")
+class Sigmoid(Neuron):
+    """1 / (1 + e^-x) (Caffe: Sigmoid)."""
+
+    def forward(self, bottom, top):
+        neuron.sigmoid_forward(bottom[0].data, top[0].data)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            neuron.sigmoid_backward(top[0].diff, top[0].data, bottom[0].diff)
+
+
+@register("Swish")
+class Swish(Neuron):
+    """x * sigmoid(beta * x) (Caffe: Swish)."""
+
+    def forward(self, bottom, top):
+        self.keep(bottom, top)
+        neuron.swish_forward(bottom[0].data, top[0].data, self.param.swish_param.beta)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            beta = self.param.swish_param.beta
+            neuron.swish_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, beta)
+
+
+@register("BNLL")
+class BNLL(Neuron):
+    """log(1 + e^x), the binomial normal log likelihood (Caffe: BNLL)."""
+
+    def forward(self, bottom, top):
+        self.keep(bottom, top)
+        neuron.bnll_forward(bottom[0].data, top[0].data)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            neuron.bnll_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff)
+
+
+@register("ELU")
+class ELU(Neuron):
+    """x where x > 0, else alpha * (e^x - 1) (Caffe: ELU)."""
+
+    def forward(self, bottom, top):
+        self.keep(bottom, top)
+        neuron.elu_forward(bottom[0].data, top[0].data, self.param.elu_param.alpha)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            neuron.elu_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, self.param.elu_param.alpha)
+
+
+@register("PReLU")
+class PReLU(Neuron):
+    """max(x, 0) + slope * min(x, 0) with a learned slope a channel, axis 1 (Caffe: PReLU).
+
+    Parameter: slope (C), or one number without axes if channel_shared; 0.25 at first unless `filler` says otherwise.
+    """
+
+    def setup(self, bottom, top):
+        p, shape = self.param.prelu_param, bottom[0].shape
+        if len(shape) < 2 and not p.channel_shared:
+            raise NetError(f"needs a bottom of at least 2 axes, with the channels on axis 1, found {len(shape)}; or "
+                           "set prelu_param's channel_shared")
+        filler = p.filler if p.HasField("filler") else caffe_pb2.FillerParameter(type="constant", value=0.25)
+        self.add_filled(() if p.channel_shared else shape[1:2], filler)
+
+    def reshape(self, bottom, top):
+        slopes, shape = self.blobs[0].shape, bottom[0].shape
+        if slopes and slopes != shape[1:2]:
+            raise NetError(f"the number of channels changed: there are slopes for {slopes[0]}, the bottom's shape "
+                           f"is {' x '.join(map(str, shape))}")
+        super().reshape(bottom, top)
+
+    def forward(self, bottom, top):
+        self.keep(bottom, top)
+        neuron.prelu_forward(bottom[0].data, self.blobs[0].data, top[0].data)
+
+    def backward(self, top, propagate_down, bottom):
+        x, dy, slope = self.kept(bottom, top), top[0].diff, self.blobs[0]
+        if self.param_propagate_down[0]:
+            slope.diff[...] += neuron.prelu_slope_gradient(dy, x, slope.data)
+        if propagate_down[0]:
+            neuron.prelu_backward(dy, x, slope.data, bottom[0].diff)

@@ -1,0 +1,18 @@
+"""Forks' names for a convolution of each channel by itself: ConvolutionDepthwise, DepthwiseConvolution."""
+from spp.errors import NetError
+from spp.layers.convolution import Convolution
+from spp.layers.registry import register
+
+
+@register("DepthwiseConvolution")
+@register("ConvolutionDepthwise")
+class DepthwiseConvolution(Convolution):
+    """Convolution with as many groups as channels; group need not be given (MobileNet's ports to Caffe)."""
+
+    def setup(self, bottom, top):
+        p, shape = self.param.convolution_param, bottom[0].shape
+        channels = shape[p.axis] if -len(shape) <= p.axis < len(shape) else p.group
+        if p.HasField("group") and p.group not in (1, channels):
+            raise NetError(f"group must be the number of channels, {channels}, or be left out; found {p.group}")
+        p.group = channels
+        super().setup(bottom, top)

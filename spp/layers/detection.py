@@ -1,0 +1,140 @@
+"""SSD's layers of boxes: PriorBox, DetectionOutput."""
+import logging
+
+import numpy as np
+
+from spp.errors import NetError
+from spp.layers.base import Layer
+from spp.layers.registry import register
+from spp.ops import detection
+
+log = logging.getLogger(__name__)
+
+
+@register("PriorBox")
+class PriorBox(Layer):
+    """Boxes of fixed sizes and shapes around each cell of a map (SSD: PriorBox). Bottoms: map, image.
+
+    The top is 1 x 2 x (cells * boxes * 4): the boxes as parts of the image, and their variances.
+    """
+
+    bottoms = (2, 2)
+    differentiable = staticmethod(lambda bottom: False)
+
+    def setup(self, bottom, top):
+        p = self.param.prior_box_param
+        if not p.min_size or min(p.min_size) <= 0:
+            raise NetError(f"prior_box_param needs min_size, above 0; found {_list(p.min_size)}")
+        if p.max_size and (len(p.max_size) != len(p.min_size)
+                           or any(large <= small for small, large in zip(p.min_size, p.max_size))):
+            raise NetError(f"prior_box_param needs no max_size, or a larger one for each min_size; found min_size "
+                           f"{_list(p.min_size)} and max_size {_list(p.max_size)}")
+        if any(ratio <= 0 for ratio in p.aspect_ratio):
+            raise NetError(f"prior_box_param's aspect_ratio must be above 0, found {_list(p.aspect_ratio)}")
+        if len(p.variance) not in (0, 1, 4) or any(v <= 0 for v in p.variance):
+            raise NetError(f"prior_box_param needs no, one or four variance, above 0; found {_list(p.variance)}")
+        ratios = detection.aspect_ratios(p.aspect_ratio, p.flip)
+        self.sizes = detection.box_sizes(p.min_size, p.max_size, ratios)
+        self.variance = list(p.variance) or [0.1]
+        self.image = self._given(p, "img_size", "img_h", "img_w")
+        self.step = self._given(p, "step", "step_h", "step_w")
+        self.made = None
+
+    @staticmethod
+    def _given(p, one, high, wide):
+        """(height, width) where the parameter gives them, else None."""
+        both = p.HasField(high), p.HasField(wide)
+        if any(both) and (p.HasField(one) or not all(both)):
+            raise NetError(f"prior_box_param takes either {one}, or {high} and {wide}")
+        given = (getattr(p, high), getattr(p, wide)) if all(both) else (getattr(p, one),) * 2
+        if (any(both) or p.HasField(one)) and min(given) <= 0:
+            raise NetError(f"prior_box_param's {one} must be above 0, found {min(given):g}")
+        return given if min(given) > 0 else None
+
+    def reshape(self, bottom, top):
+        for i, blob in enumerate(bottom):
+            if len(blob.shape) != 4:
+                raise NetError(f"bottom {i} must be N x C x H x W, found shape {_dims(blob.shape)}")
+        cells = bottom[0].shape[2:]
+        top[0].reshape(1, 2, cells[0] * cells[1] * len(self.sizes) * 4)
+
+    def forward(self, bottom, top):
+        key = bottom[0].shape[2:], bottom[1].shape[2:]
+        if self.made is None or self.made[0] != key:
+            cells, image = key[0], self.image or key[1]
+            step = self.step or (image[0] / cells[0], image[1] / cells[1])
+            p = self.param.prior_box_param
+            boxes = detection.prior_boxes(cells, image, step, p.offset, self.sizes, p.clip)
+            values = np.stack([boxes, np.broadcast_to(self.variance, boxes.shape)]).reshape(1, 2, -1)
+            self.made = key, self.context.backend.from_host(values.astype(self.context.dtype))
+        top[0].data[...] = self.made[1]
+
+
+@register("DetectionOutput")
+class DetectionOutput(Layer):
+    """Detections from box predictions, class scores and priors (SSD: DetectionOutput).
+
+    Bottoms: loc N x (P * 4), or N x (P * classes * 4) without share_location; conf N x (P * classes); priors
+    1 x 2 x (P * 4). The top is 1 x 1 x K x 7: image, class, score, x1, y1, x2, y2 as parts of the image, not
+    cut to it; where no image has any, a row of the image's number and -1s for each.
+    """
+
+    bottoms = (3, 3)
+    differentiable = staticmethod(lambda bottom: False)
+
+    def setup(self, bottom, top):
+        p = self.param.detection_output_param
+        nms = p.nms_param
+        if p.num_classes < 1:
+            raise NetError("detection_output_param needs num_classes, at least 1")
+        if nms.nms_threshold < 0 or not 0 < nms.eta <= 1:
+            raise NetError(f"nms_param needs nms_threshold of at least 0 and 0 < eta <= 1, found "
+                           f"{nms.nms_threshold:g} and {nms.eta:g}")
+        if p.save_output_param.output_directory or p.visualize:
+            log.warning("layer %s: save_output_param and visualize do nothing here; its top holds the detections",
+                        self.name)
+        self.classes, self.boxes_each = p.num_classes, 1 if p.share_location else p.num_classes
+        self.code = type(self.param.prior_box_param).CodeType.Name(p.code_type)
+        least = p.confidence_threshold if p.HasField("confidence_threshold") else -np.inf
+        self.rules = (p.background_label_id, least, nms.top_k, nms.nms_threshold, nms.eta, p.keep_top_k)
+
+    def reshape(self, bottom, top):
+        loc, conf, priors = (blob.shape for blob in bottom)
+        if len(priors) < 3 or priors[:2] != (1, 2) or bottom[2].count % 8:
+            raise NetError(f"bottom 2 must be priors of 1 x 2 x (P * 4), found shape {_dims(priors)}")
+        self.count = bottom[2].count // 8
+        if not loc or not conf or loc[0] != conf[0]:
+            raise NetError(f"bottoms 0 and 1 must have one number of images, found shapes {_dims(loc)} and "
+                           f"{_dims(conf)}")
+        for i, wanted, words in ((0, 4 * self.boxes_each, "coordinates"), (1, self.classes, "scores")):
+            if bottom[i].count != loc[0] * self.count * wanted:
+                raise NetError(f"bottom {i} must have {wanted} {words} for each of {self.count} priors, found shape "
+                               f"{_dims(bottom[i].shape)}")
+        top[0].reshape(1, 1, 1, 7)
+
+    def forward(self, bottom, top):
+        loc, conf, priors = (self.context.backend.to_host(blob.data) for blob in bottom)
+        images, count = len(loc), self.count
+        boxes, variances = priors.reshape(2, count, 4)
+        loc = loc.reshape(images, count, self.boxes_each, 4).swapaxes(1, 2)
+        loc = detection.decode(loc, boxes, variances, self.code,
+                               self.param.detection_output_param.variance_encoded_in_target)
+        conf = conf.reshape(images, count, self.classes).swapaxes(1, 2)
+        rows = []
+        for i in range(images):
+            found = detection.detections(loc[i, 0] if self.boxes_each == 1 else loc[i], conf[i], *self.rules)
+            rows.append(np.column_stack([np.full(len(found), i, found.dtype), found]))
+        result = np.concatenate(rows) if rows else np.empty((0, 7))
+        if not len(result):
+            result = np.full((images, 7), -1.0)
+            result[:, 0] = np.arange(images)
+        top[0].reshape(1, 1, len(result), 7)
+        top[0].data[...] = self.context.backend.from_host(result.astype(self.context.dtype))
+
+
+def _list(numbers):
+    return ", ".join(f"{number:g}" for number in numbers) or "none"
+
+
+def _dims(shape):
+    return " x ".join(map(str, shape)) or "()"

@@ -1,0 +1,103 @@
+"""The layer whose examples the program hands over."""
+import numpy as np
+
+from spp.data import datum
+from spp.data.transform import Transformer
+from spp.errors import NetError
+from spp.layers.base import Layer
+from spp.layers.registry import register
+
+
+@register("MemoryData")
+class MemoryData(Layer):
+    """Batches of arrays that the program gave, round and round (Caffe: MemoryData).
+
+    Tops: N x C x H x W by memory_data_param, and N. Give the examples by `set_input_arrays`, as they are, or by
+    `add_datum_vector`, through transform_param.
+    """
+
+    bottoms = (0, 0)
+    tops = (2, 2)
+
+    def setup(self, bottom, top):
+        p = self.param.memory_data_param
+        self.shape = (p.batch_size, p.channels, p.height, p.width)
+        if min(self.shape) < 1:
+            raise NetError("memory_data_param needs batch_size, channels, height and width, each at least 1; found "
+                           f"{', '.join(map(str, self.shape))}")
+        self.transformer = Transformer(self.param.transform_param, self.phase)
+        self.data = self.labels = None
+        self.position = 0           # of the next batch's first example
+        self.unread = False         # whether added examples have not all been given yet
+
+    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Give the examples: float32, n x C x H x W, n a multiple of batch_size; labels float32, n (or n x 1 x 1 x 1).
+
+        The arrays are used, not copied: what is written into them is seen. transform_param does not touch them.
+        Raises NetError if they do not fit.
+        """
+        batch, *image = self.shape
+        for name, array in (("data", data), ("labels", labels)):
+            if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+                found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                raise self._error(f"{name} must be a float32 array, found {found}; use np.float32(...)")
+        if data.ndim != 4 or data.shape[1:] != tuple(image):
+            raise self._error(f"data must have the shape n x {' x '.join(map(str, image))}, found "
+                              f"{' x '.join(map(str, data.shape))}")
+        if not len(data) or len(data) % batch:
+            raise self._error(f"the number of examples must be a multiple of batch_size {batch}, found {len(data)}")
+        if labels.shape[:1] != data.shape[:1] or labels.size != len(data):
+            raise self._error(f"labels must be {len(data)}, one an example, found the shape {labels.shape}")
+        self.data, self.labels = data, labels.reshape(-1)
+        self.position = 0
+        self.unread = False
+
+    def add_datum_vector(self, datums: list) -> None:
+        """Give examples as Datum messages, a multiple of batch_size; transform_param is applied to them.
+
+        Raises NetError or DataError if they do not fit, or if those added before were not all used yet.
+        """
+        batch, channels, height, width = self.shape
+        if self.unread:
+            raise self._error("data cannot be added until what was added before has been used; run forward first")
+        if not datums or len(datums) % batch:
+            raise self._error(f"the number of examples must be a multiple of batch_size {batch}, found {len(datums)}")
+        data = np.empty((len(datums), height, width, channels), np.float32)
+        labels = np.empty(len(datums), np.float32)
+        size = self.transformer.size(0, 0)
+        for i, record in enumerate(datums):
+            image, labels[i] = datum.decode(record.SerializeToString(), self.transformer.color)
+            shape = self.transformer.shape(image.shape, size)
+            if shape != data.shape[1:]:
+                raise self._error(f"Datum {i} makes {shape[2]} x {shape[0]} x {shape[1]} (channels x height x width), "
+                                  f"and memory_data_param says {channels} x {height} x {width}")
+            self.transformer.write(image, data[i], self.random_stream(), size)
+        self.data, self.labels = data.transpose(0, 3, 1, 2), labels
+        self.position = 0
+        self.unread = True
+
+    def reshape(self, bottom, top):
+        top[0].reshape(self.shape)
+        top[1].reshape(self.shape[0])
+
+    def forward(self, bottom, top):
+        if self.data is None:
+            raise NetError("needs to be initialized with examples; call its set_input_arrays(data, labels) or "
+                           "add_datum_vector(datums) before forward")
+        start = self.position % len(self.data)      # a restored position may be that of other data
+        part = slice(start, start + self.shape[0])
+        for blob, values in zip(top, (self.data, self.labels)):
+            blob.data[...] = self.context.backend.from_host(values[part])
+        self.position = part.stop % len(self.data)
+        self.unread = self.unread and self.position != 0
+
+    def state(self):
+        return {**(super().state() or {}), "position": self.position}
+
+    def restore(self, state):
+        super().restore(state)
+        self.position = state["position"]
+
+    def _error(self, text):
+        """These methods are called by the program, not by the net: they name the layer themselves."""
+        return NetError(f"layer {self.name!r} (MemoryData): {text}")

@@ -1,0 +1,25 @@
+"""Parameter: learned numbers as a blob."""
+from spp.layers.base import Layer
+from spp.layers.registry import register
+from spp.proto import caffe_pb2
+
+
+@register("Parameter")
+class Parameter(Layer):
+    """A learned blob of any shape, 0 at first, that other layers read (Caffe: Parameter).
+
+    Its gradient adds up over backward passes like any parameter's; Caffe keeps the last pass only.
+    """
+
+    bottoms = (0, 0)
+
+    def setup(self, bottom, top):
+        self.add_filled(tuple(self.param.parameter_param.shape.dim), caffe_pb2.FillerParameter())
+
+    def reshape(self, bottom, top):
+        top[0].reshape(self.blobs[0].shape)
+        top[0].share_data(self.blobs[0])
+
+    def backward(self, top, propagate_down, bottom):
+        if self.param_propagate_down[0]:
+            self.blobs[0].diff[...] += top[0].diff

@@ -1,0 +1,144 @@
+"""Layers that users write in Python."""
+import importlib
+import os
+import sys
+from contextlib import contextmanager
+from typing import Any, Iterator
+
+from spp.errors import NetError
+from spp.layers.base import Context, Layer
+from spp.layers.registry import register
+
+FACTS = ("bottoms", "tops", "one_top_per_bottom", "in_place", "is_loss", "differentiable")
+
+
+@register("Python")
+class Python(Layer):
+    """A layer that the class `layer` in `module` computes (Caffe: Python).
+
+    That class derives from Layer and overrides setup, reshape, forward and backward; it finds `param_str`
+    (also as `param_str_`), `phase` and `blobs`. It takes any number of bottoms and tops, and may work in place,
+    unless it states other facts. `module` is looked for on sys.path, then in the prototxt's folder and the
+    current one. What the class raises comes through as it is, with a note of the layer's name.
+
+    This object stands for the user's, `user`, so that no attribute of his can hide one of the net's; attributes
+    that it does not have are his, to read and to write.
+    """
+
+    bottoms = (0, None)
+    tops = (0, None)
+    in_place = True
+
+    def __init__(self, param: Any, context: Context) -> None:
+        super().__init__(param, context)
+        p = param.python_param
+        if not p.module or not p.layer:
+            raise NetError("python_param needs module and layer, the names of a Python module and of a class in it")
+        self._where = f"layer {self.name!r} (Python: {p.module}.{p.layer})"
+        with self._noted("__init__"):
+            cls = user_class(p.module, p.layer, context.source)
+            user: Any = cls(param, context)
+        user.param_str = user.param_str_ = p.param_str
+        user.phase = self.phase
+        user.blobs = self.blobs
+        user.random_stream = self.random_stream      # so that it is saved with the solver's state
+        stated = {name for base in cls.__mro__ if base not in Layer.__mro__ for name in vars(base)}
+        for fact in stated.intersection(FACTS):
+            setattr(self, fact, getattr(cls, fact))
+        self.user = user
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "user":
+            raise AttributeError(name)
+        return getattr(self.user, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "user" in self.__dict__ and name not in self.__dict__:
+            setattr(self.user, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def setup(self, bottom, top):
+        with self._noted("setup"):
+            self.user.setup(bottom, top)
+
+    def reshape(self, bottom, top):
+        with self._noted("reshape"):
+            self.user.reshape(bottom, top)
+
+    def forward(self, bottom, top):
+        with self._noted("forward"):
+            self.user.forward(bottom, top)
+
+    def backward(self, top, propagate_down, bottom):
+        if type(self.user).backward is Layer.backward and any(propagate_down):
+            raise NetError(f"class {type(self.user).__name__} has no backward(self, top, propagate_down, bottom), and "
+                           "a bottom needs a gradient; write it, or say propagate_down: false in the prototxt")
+        with self._noted("backward"):
+            self.user.backward(top, propagate_down, bottom)
+
+    def state(self):
+        return super().state() if type(self.user).state is Layer.state else self.user.state()
+
+    def restore(self, state):
+        if type(self.user).restore is Layer.restore:
+            super().restore(state)
+        else:
+            self.user.restore(state)
+
+    def close(self):
+        if type(self.user).close is not Layer.close:
+            self.user.close()
+
+    @contextmanager
+    def _noted(self, method: str) -> Iterator[None]:
+        """Note on any exception of the user's code which layer and method it came from."""
+        try:
+            yield
+        except Exception as error:
+            if hasattr(error, "add_note"):      # Python 3.11
+                error.add_note(f"raised in {self._where}, {method}")
+                if isinstance(error, ModuleNotFoundError) and error.name == "caffe":
+                    error.add_note("write `import spp.pycaffe as caffe`, or start by `python -m spp.pycaffe PROGRAM`")
+            raise
+
+
+def user_class(module: str, name: str, source: str | None) -> type[Layer]:
+    """The class of a Python layer; `source` is the prototxt's path. Raises NetError if there is none."""
+    found = getattr(_import(module, source), name, None)
+    if not isinstance(found, type) or not issubclass(found, Layer):
+        what = "is missing" if found is None else "does not derive from spp.pycaffe.Layer (spp.layers.Layer)"
+        raise NetError(f"python_param: {name!r} {what} in {sys.modules[module].__file__}; write class {name}(Layer) "
+                       "with setup, reshape, forward and backward")
+    if found.forward is Layer.forward:
+        raise NetError(f"python_param: class {name!r} in {sys.modules[module].__file__} has no forward(self, bottom, "
+                       "top); write it")
+    return found
+
+
+def _import(module: str, source: str | None) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not _is_of(error.name, module):
+            raise
+    folders = [os.path.dirname(os.path.abspath(source))] if source else []
+    folders.append(os.getcwd())
+    for folder in folders:
+        if folder in sys.path:
+            continue
+        sys.path.append(folder)         # for good: the module may import its neighbours later
+        importlib.invalidate_caches()
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if not _is_of(error.name, module):
+                raise
+            sys.path.remove(folder)
+    raise NetError(f"python_param: there is no module {module!r} on Python's path, nor in {' or '.join(folders)}; put "
+                   "its file there, or its folder into PYTHONPATH")
+
+
+def _is_of(missing: str | None, module: str) -> bool:
+    """Whether a missing module is the wanted one or its package, and not one that it imports."""
+    return missing is not None and (module + ".").startswith(missing + ".")

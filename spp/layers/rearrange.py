@@ -1,0 +1,90 @@
+"""Layers of forks that put values into another order: Permute, Reorg, ShuffleChannel."""
+from spp.errors import NetError
+from spp.layers.base import Layer
+from spp.layers.registry import register
+from spp.ops import rearrange
+
+
+@register("Permute")
+class Permute(Layer):
+    """The axes in the order of permute_param, those not named behind them (SSD: Permute)."""
+
+    def setup(self, bottom, top):
+        given, axes = list(self.param.permute_param.order), len(bottom[0].shape)
+        if len(set(given)) < len(given):
+            raise NetError(f"permute_param names an axis twice: {', '.join(map(str, given))}")
+        if any(axis >= axes for axis in given):
+            raise NetError(f"permute_param's order {', '.join(map(str, given))} names an axis that a bottom of {axes} "
+                           f"axes lacks")
+        self.order = tuple(given + [axis for axis in range(axes) if axis not in given])
+        self.inverse = tuple(self.order.index(axis) for axis in range(axes))
+
+    def reshape(self, bottom, top):
+        shape = bottom[0].shape
+        if len(shape) != len(self.order):
+            raise NetError(f"was set up for a bottom of {len(self.order)} axes, found shape {_dims(shape)}")
+        top[0].reshape([shape[axis] for axis in self.order])
+
+    def forward(self, bottom, top):
+        top[0].data[...] = bottom[0].data.transpose(self.order)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            bottom[0].diff[...] = top[0].diff.transpose(self.inverse)
+
+
+@register("Reorg")
+class Reorg(Layer):
+    """From space to channels, in Darknet's order, or with `reverse` from channels to space (YOLO v2: Reorg)."""
+
+    def setup(self, bottom, top):
+        p = self.param.reorg_param
+        self.stride, self.reverse = p.stride, p.reverse
+        if self.stride < 1:
+            raise NetError("reorg_param's stride must be at least 1, found 0")
+
+    def reshape(self, bottom, top):
+        shape, s = bottom[0].shape, self.stride
+        if len(shape) != 4:
+            raise NetError(f"needs a bottom of N x C x H x W, found shape {_dims(shape)}")
+        n, c, h, w = shape
+        if c % s ** 2:
+            raise NetError(f"the number of channels must be a multiple of stride^2 = {s ** 2}, found {c}")
+        if not self.reverse and (h % s or w % s):
+            raise NetError(f"height and width must be multiples of stride {s}, found {h} x {w}")
+        top[0].reshape((n, c // s ** 2, h * s, w * s) if self.reverse else (n, c * s ** 2, h // s, w // s))
+
+    def forward(self, bottom, top):
+        change = rearrange.channels_to_space if self.reverse else rearrange.space_to_channels
+        top[0].data[...] = change(bottom[0].data, self.stride)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            undo = rearrange.undo_channels_to_space if self.reverse else rearrange.undo_space_to_channels
+            bottom[0].diff[...] = undo(top[0].diff, self.stride)
+
+
+@register("ShuffleChannel")
+class ShuffleChannel(Layer):
+    """The channels of each group in turn (ShuffleNet: ShuffleChannel)."""
+
+    def setup(self, bottom, top):
+        self.group = self.param.shuffle_channel_param.group
+
+    def reshape(self, bottom, top):
+        shape = bottom[0].shape
+        if len(shape) < 2 or self.group < 1 or shape[1] % self.group:
+            raise NetError(f"the number of channels (axis 1) must be a multiple of group {self.group}, found shape "
+                           f"{_dims(shape)}")
+        top[0].reshape(shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = rearrange.shuffled(bottom[0].data, self.group)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            bottom[0].diff[...] = rearrange.shuffled(top[0].diff, top[0].shape[1] // self.group)
+
+
+def _dims(shape):
+    return " x ".join(map(str, shape)) or "()"

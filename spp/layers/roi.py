@@ -1,0 +1,98 @@
+"""Pooling of regions of interest: ROIPooling, PSROIPooling."""
+import numpy as np
+
+from spp.blob import Blob
+from spp.errors import NetError
+from spp.layers.base import Layer
+from spp.layers.registry import register
+from spp.ops import roi
+
+
+class Regions(Layer):
+    """Base: bottoms are the map, N x C x H x W, and the regions, R x 5: image, x1, y1, x2, y2."""
+
+    bottoms = (2, 2)
+
+    @staticmethod
+    def differentiable(bottom):
+        return bottom == 0
+
+    def check_shapes(self, bottom):
+        """Raise NetError unless the bottoms have the shapes of a map and its regions."""
+        shape, regions = bottom[0].shape, bottom[1].shape
+        if len(shape) != 4:
+            raise NetError(f"bottom 0 must be a map of N x C x H x W, found shape {_dims(shape)}")
+        if len(regions) < 2 or bottom[1].count != 5 * regions[0]:
+            raise NetError(f"bottom 1 must be regions of R x 5 (image, x1, y1, x2, y2), found shape {_dims(regions)}")
+
+    def read(self, bottom):
+        """The regions as a host array (R, 5), and the images they belong to, as int32 on the device."""
+        rois = self.context.backend.to_host(bottom[1].data).reshape(-1, 5)
+        images = bottom[0].shape[0]
+        outside = ~((rois[:, 0] >= 0) & (rois[:, 0] < images) & np.isfinite(rois).all(1))
+        if outside.any():
+            index = int(outside.argmax())
+            raise NetError(f"region {index} is ({', '.join(f'{v:g}' for v in rois[index])}), but its image must be 0 "
+                           f"to {images - 1} and its corners finite")
+        return rois, self.context.backend.from_host(rois[:, 0].astype(np.int32))
+
+
+@register("ROIPooling")
+class ROIPooling(Regions):
+    """The maximum of each of pooled_h x pooled_w bins of every region (Fast R-CNN: ROIPooling); R x C x bins."""
+
+    def setup(self, bottom, top):
+        p = self.param.roi_pooling_param
+        if not p.pooled_h or not p.pooled_w:
+            raise NetError(f"roi_pooling_param needs pooled_h and pooled_w, found {p.pooled_h} and {p.pooled_w}")
+        self.pooled, self.scale = (p.pooled_h, p.pooled_w), p.spatial_scale
+        self.argmax = Blob((), np.int32, self.context.backend)
+
+    def reshape(self, bottom, top):
+        self.check_shapes(bottom)
+        for blob in (top[0], self.argmax):
+            blob.reshape(bottom[1].shape[0], bottom[0].shape[1], *self.pooled)
+
+    def forward(self, bottom, top):
+        rois, self.image = self.read(bottom)
+        bins = roi.max_bins(rois, self.pooled, self.scale, bottom[0].shape[2:])
+        rows, columns = map(self.context.backend.from_host, bins)
+        roi.max_forward(bottom[0].data, self.image, rows, columns, top[0].data, self.argmax.data)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            roi.max_backward(top[0].diff, self.argmax.data, self.image, bottom[0].diff)
+
+
+@register("PSROIPooling")
+class PSROIPooling(Regions):
+    """The mean of each of group_size^2 bins of every region, each from channels of its own (R-FCN: PSROIPooling)."""
+
+    def setup(self, bottom, top):
+        p = self.param.psroi_pooling_param
+        if p.output_dim < 1 or p.group_size < 1 or not p.spatial_scale > 0:
+            raise NetError(f"psroi_pooling_param needs output_dim, group_size and spatial_scale above 0, found "
+                           f"{p.output_dim}, {p.group_size} and {p.spatial_scale:g}")
+        self.outputs, self.group, self.scale = p.output_dim, p.group_size, p.spatial_scale
+
+    def reshape(self, bottom, top):
+        self.check_shapes(bottom)
+        wanted = self.outputs * self.group ** 2
+        if bottom[0].shape[1] != wanted:
+            raise NetError(f"the map must have output_dim * group_size^2 = {wanted} channels, found "
+                           f"{bottom[0].shape[1]}")
+        top[0].reshape(bottom[1].shape[0], self.outputs, self.group, self.group)
+
+    def forward(self, bottom, top):
+        rois, self.image = self.read(bottom)
+        bins = roi.group_bins(rois, self.group, self.scale, bottom[0].shape[2:])
+        self.rows, self.columns = map(self.context.backend.from_host, bins)
+        roi.group_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            roi.group_backward(top[0].diff, self.image, self.rows, self.columns, bottom[0].diff)
+
+
+def _dims(shape):
+    return " x ".join(map(str, shape)) or "()"

@@ -1,0 +1,315 @@
+"""caffe.Net: a net by its prototxt, with blobs and parameters as NumPy arrays, run whole or in part."""
+import os
+import warnings
+from collections import OrderedDict
+from itertools import zip_longest
+from typing import Any, Callable, Iterator, Sequence
+
+import numpy as np
+
+import spp.net
+from spp import weights as weight_files
+from spp.atomic import replacing
+from spp.blob import Blob
+from spp.pycaffe import common
+from spp.pycaffe.common import CaffeError, caffe_errors, readable
+
+Arrays = dict[str, np.ndarray]
+
+
+class Net:
+    """Net(network_file, phase, level=0, stages=None, weights=None), or as once Net(network_file, weights, phase).
+
+    `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `layer_dict`, `inputs`, `outputs`,
+    `top_names`, `bottom_names` and `blob_loss_weights` are there to be read. A Blob's `data` and `diff` are
+    float32 arrays, the net's own memory: what is written into them the net uses, and they outlive it. Those of
+    4 axes have the shape N x C x H x W and lie channels-last in memory, so that `reshape(-1)` makes a copy.
+
+    Raises CaffeError, a RuntimeError, for a missing file and for everything that is wrong with the net.
+    """
+
+    @caffe_errors()
+    def __init__(self, network_file: str | os.PathLike[str], phase: Any, level: Any = 0,
+                 stages: Sequence[str] | None = None, weights: Any = None) -> None:
+        if isinstance(phase, (str, os.PathLike)):
+            warnings.warn("Net(file, weights, phase) is deprecated; write Net(file, phase, weights=weights)",
+                          DeprecationWarning, stacklevel=3)
+            phase, level, weights = level, 0, phase
+        path = readable(network_file)
+        self._adopt(spp.net.Net(path, phase, level, stages or (), readable(weights) if weights is not None else None,
+                                common.device(), seed=common.next_seed(), rank=common.solver_rank()))
+
+    @classmethod
+    def of(cls, net: spp.net.Net) -> "Net":
+        """This interface for a net that there is already."""
+        made = cls.__new__(cls)
+        made._adopt(net)
+        return made
+
+    def _adopt(self, net: spp.net.Net) -> None:
+        self._net = net
+        self.name = net.name
+        self.layers = list(net.layers)
+        self.blobs: OrderedDict[str, Blob] = OrderedDict(net.blobs)
+        self.params = OrderedDict(net.params)
+        self.inputs, self.outputs = list(net.inputs), list(net.outputs)
+        self.layer_dict = OrderedDict((layer.name, layer) for layer in self.layers)
+        self.top_names = OrderedDict((layer.name, list(layer.param.top)) for layer in net.layers)
+        self.bottom_names = OrderedDict((layer.name, list(layer.param.bottom)) for layer in net.layers)
+        self.blob_loss_weights = OrderedDict((name, net.loss_weights.get(name, 0.0)) for name in net.blobs)
+        self._layer_names = [layer.name for layer in net.layers]
+        self._blob_names = list(self.blobs)
+        self._blobs = list(self.blobs.values())
+        self._inputs = [self._blob_names.index(name) for name in self.inputs]
+        self._outputs = [self._blob_names.index(name) for name in self.outputs]
+        self._loss_shapes: dict[str, Any] = {}
+        self._set_loss_diffs()
+
+    # --- forward
+
+    @caffe_errors()
+    def forward(self, blobs: Sequence[str] | None = None, start: str | None = None, end: str | None = None,
+                **kwargs: Any) -> Arrays:
+        """Run the net, or its layers from `start` to `end`, both included (names); inputs may be given by name.
+
+        Returns the outputs, or the tops of layer `end`, and the blobs named in `blobs`: name to array, the
+        net's own memory. An input of another height and width than the blob's reshapes the net; its batch
+        size must be the blob's. Raises CaffeError for anything that does not fit.
+        """
+        first = self._number(start) if start is not None else 0
+        last = self._number(end) if end is not None else len(self.layers) - 1
+        names = [*(self.top_names[end] if end is not None else self.outputs), *(blobs or ())]
+        self._check_blobs(names)
+        if kwargs:
+            self._check_inputs(kwargs)
+            for name, values in kwargs.items():
+                self._set_input(name, np.asarray(values))
+        self._forward(first, last)
+        return {name: self.blobs[name].data for name in names}
+
+    def _check_inputs(self, arguments: dict[str, Any]) -> None:
+        if set(arguments) != set(self.inputs) or not arguments:
+            raise CaffeError(f"Input blob arguments do not match net inputs. The inputs are {_listed(self.inputs)}, "
+                             f"the arguments {_listed(arguments)}")
+
+    def _set_input(self, name: str, values: np.ndarray) -> None:
+        blob = self.blobs[name]
+        if values.shape[:1] != blob.shape[:1]:
+            raise CaffeError(f"Input is not batch sized: {name!r} has the shape {values.shape}, the blob has "
+                             f"{blob.shape}; set another by net.blobs[{name!r}].reshape(...), or use forward_all")
+        if values.ndim == len(blob.shape):
+            blob.reshape(values.shape)
+        blob.data[...] = values
+
+    def _forward(self, first: int, last: int) -> float:
+        """Run the layers of these numbers; returns the loss they make."""
+        with caffe_errors():
+            self._net.forward_layers(first, last)
+        return self._net.loss_of_layers(first, last)
+
+    @caffe_errors()
+    def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> Arrays:
+        """Run the net on any number of images, batch by batch, the last one filled up with zeros.
+
+        Returns copies, one row an image (one a batch for outputs without a batch axis, such as a loss).
+        """
+        self._check_inputs(kwargs)
+        found: dict[str, list[np.ndarray]] = {}
+        for batch in self._batches(kwargs):
+            _collect(found, self.forward(blobs, **batch))
+        return self._joined(found, kwargs)
+
+    # --- backward
+
+    @caffe_errors()
+    def backward(self, diffs: Sequence[str] | None = None, start: str | None = None, end: str | None = None,
+                 **kwargs: Any) -> Arrays:
+        """Run the net backward, or its layers from `start` down to `end`, both included (names).
+
+        The gradient begins at the losses, whose diffs are their weights unless they are given here by name or
+        written before, and at the diffs of other outputs as they were written. Gradients of parameters add up
+        until `clear_param_diffs`. Returns the inputs' diffs, or those of the bottoms of layer `end`, and those
+        of the blobs named in `diffs`. A warning says so if there is nothing to begin with: neither loss nor diff.
+        """
+        first = self._number(start) if start is not None else len(self.layers) - 1
+        last = self._number(end) if end is not None else 0
+        names = [*(self.bottom_names[end] if end is not None else self.inputs), *(diffs or ())]
+        self._check_blobs(names)
+        if kwargs:
+            if set(kwargs) != set(self.outputs):
+                raise CaffeError(f"Top diff arguments do not match net outputs. The outputs are "
+                                 f"{_listed(self.outputs)}, the arguments {_listed(kwargs)}")
+            for name, values in kwargs.items():
+                blob = self.blobs[name]
+                if blob.shape == ():
+                    values = np.reshape(values, ())
+                if np.shape(values)[:1] != blob.shape[:1]:
+                    raise CaffeError(f"Diff is not batch sized: {name!r} has the shape {np.shape(values)}, "
+                                     f"the blob {blob.shape}")
+                blob.diff[...] = values
+        computed = self._backward(first, last)
+        if not computed:
+            warnings.warn("backward computed nothing: the net has no loss that needs a gradient here; for that of an "
+                          "output, write force_backward: true in the prototxt and set the output's diff",
+                          RuntimeWarning, stacklevel=3)
+        elif not self._begins(first, last):
+            tops = self.top_names[start] if start is not None else self.outputs
+            warnings.warn(f"backward gave zeros: there is no loss here, and the diff of {_listed(tops)} is zero; set "
+                          f"it first, as in net.blobs[{tops[0]!r}].diff[...] = 1", RuntimeWarning, stacklevel=3)
+        return {name: self.blobs[name].diff for name in names}
+
+    def _backward(self, first: int, last: int) -> int:
+        """Run the layers of these numbers backward; returns how many had a gradient to compute."""
+        if any(self.blobs[name].shape != shape for name, shape in self._loss_shapes.items()):
+            self._set_loss_diffs()
+        with caffe_errors():
+            return self._net.backward_layers(first, last)
+
+    def _set_loss_diffs(self) -> None:
+        """Let the losses' diffs be their weights: at first, and after a change of shape; then they are the user's."""
+        self._net.set_loss_diffs()
+        self._loss_shapes = {name: self.blobs[name].shape for name, weight in self.blob_loss_weights.items() if weight}
+
+    def _begins(self, first: int, last: int) -> bool:
+        """Whether the layers have a loss, or a top with a diff, to begin backward with."""
+        names = {name for i in range(last, first + 1) for name in self._net.layers[i].param.top}
+        return (any(layer.is_loss for layer in self._net.layers[last:first + 1])
+                or any(self.blobs[name].has_diff and self.blobs[name].diff.any() for name in names))
+
+    @caffe_errors()
+    def forward_backward_all(self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None,
+                             **kwargs: Any) -> tuple[Arrays, Arrays]:
+        """Run the net forward and backward on any number of images, batch by batch, as `forward_all` does.
+
+        Keyword arguments are inputs and outputs' diffs by name. Returns copies: outputs, and inputs' diffs.
+        """
+        inputs = {name: kwargs[name] for name in self.inputs if name in kwargs}
+        tops = {name: kwargs[name] for name in self.outputs if name in kwargs}
+        if not inputs or len(inputs) + len(tops) < len(kwargs):
+            raise CaffeError(f"Input blob arguments do not match net inputs and outputs, {_listed(self.inputs)} and "
+                             f"{_listed(self.outputs)}: the arguments are {_listed(kwargs)}")
+        all_outputs: dict[str, list[np.ndarray]] = {}
+        all_diffs: dict[str, list[np.ndarray]] = {}
+        for batch, top_batch in zip_longest(self._batches(inputs), self._batches(tops) if tops else ()):
+            _collect(all_outputs, self.forward(blobs, **batch))
+            _collect(all_diffs, self.backward(diffs, **top_batch or {}))
+        return self._joined(all_outputs, inputs), self._joined(all_diffs, inputs)
+
+    def _batches(self, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The arrays cut into batches of their blobs' size, the last one filled up with zeros."""
+        self._check_blobs(arrays)
+        count = _count(arrays)
+        for name, values in arrays.items():
+            if len(values) != count:
+                raise CaffeError(f"all arrays must have as many rows: {name!r} has {len(values)}, the first {count}")
+        size = self.blobs[next(iter(arrays))].shape[0]
+        for begin in range(0, count, size):
+            batch = {}
+            for name, values in arrays.items():
+                part = np.asarray(values[begin:begin + size])
+                batch[name] = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+            yield batch
+
+    def _joined(self, found: dict[str, list[np.ndarray]], inputs: dict[str, Any]) -> Arrays:
+        """The batches of each name in one array, without the rows that the last one was filled up with."""
+        joined = {name: np.concatenate(parts) for name, parts in found.items()}
+        size = self.blobs[next(iter(inputs))].shape[0] if inputs else 0
+        return {name: values[:_count(inputs)] if len(found[name][0]) == size else values
+                for name, values in joined.items()}
+
+    # --- names
+
+    def _number(self, layer: str) -> int:
+        if layer not in self._layer_names:
+            raise CaffeError(f"no layer {layer!r} in net {self.name!r}; its layers are {_listed(self._layer_names)}")
+        return self._layer_names.index(layer)
+
+    def _check_blobs(self, names: Any) -> None:
+        for name in names:
+            self._net.blob(name)
+
+    # --- the rest
+
+    @caffe_errors()
+    def reshape(self) -> None:
+        """Shape all blobs anew after an input was reshaped; forward does it by itself."""
+        self._net.reshape()
+
+    def clear_param_diffs(self) -> None:
+        """Set the gradients of all parameters to 0."""
+        self._net.clear_param_diffs()
+
+    @caffe_errors()
+    def copy_from(self, weights: str | os.PathLike[str]) -> None:
+        """Load weights by layer name from a .caffemodel, binary or HDF5."""
+        self._net.copy_from(readable(weights))
+
+    @caffe_errors()
+    def share_with(self, other: "Net") -> None:
+        """Use the weights of another net, in its memory, for layers of the same name."""
+        self._net.share_with(other._net)
+
+    @caffe_errors()
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write layers and weights to a .caffemodel (HDF5 if the name ends in .h5)."""
+        self._net.save(os.fspath(path))
+
+    @caffe_errors()
+    def save_hdf5(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights to an HDF5 file of any name."""
+        with replacing(path) as temporary:
+            whole = temporary + ".h5"           # the name by which HDF5 is meant
+            try:
+                self._net.save(whole)
+                os.replace(whole, temporary)
+            finally:
+                if os.path.exists(whole):
+                    os.remove(whole)
+
+    @caffe_errors()
+    def load_hdf5(self, path: str | os.PathLike[str]) -> None:
+        """Load weights by layer name from an HDF5 file; raises CaffeError if it is none."""
+        if not weight_files.is_hdf5(readable(path)):
+            raise CaffeError(f"{os.fspath(path)}: is no HDF5 file; copy_from loads a binary .caffemodel")
+        self._net.copy_from(os.fspath(path))
+
+    @caffe_errors()
+    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Give a net whose first layer is MemoryData its examples: float32, n x C x H x W, and n labels.
+
+        n is a multiple of the layer's batch_size. The arrays are used, not copied.
+        """
+        first: Any = self._net.layers[0]
+        if first.type != "MemoryData":
+            raise CaffeError(f"set_input_arrays may only be called if the first layer is a MemoryData layer; it is "
+                             f"{first.name!r} ({first.type})")
+        first.set_input_arrays(data, labels)
+
+    def before_forward(self, function: Callable[[int], Any]) -> None:
+        """Call `function(layer number)` before each layer's forward; so do the next three."""
+        self._net.before_forward.append(function)
+
+    def after_forward(self, function: Callable[[int], Any]) -> None:
+        """After each layer's forward."""
+        self._net.after_forward.append(function)
+
+    def before_backward(self, function: Callable[[int], Any]) -> None:
+        """Before each layer's backward, whether it has a gradient to compute or not."""
+        self._net.before_backward.append(function)
+
+    def after_backward(self, function: Callable[[int], Any]) -> None:
+        """After each layer's backward."""
+        self._net.after_backward.append(function)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _count(arrays: dict[str, Any]) -> int:
+    return len(next(iter(arrays.values()))) if arrays else 0
+
+
+def _collect(found: dict[str, list[np.ndarray]], batch: Arrays) -> None:
+    for name, values in batch.items():
+        found.setdefault(name, []).append(np.array(np.atleast_1d(values)))

@@ -1,0 +1,157 @@
+"""caffe.SGDSolver and the others: training by a solver prototxt, whole or step by step."""
+import logging
+import os
+from typing import Any, Callable
+
+import spp.solver
+from spp import paths
+from spp.proto import text
+from spp.pycaffe import common
+from spp.pycaffe.common import caffe_errors, readable
+from spp.pycaffe.net import Net
+from spp.reporting import LogLines
+
+log = logging.getLogger("spp.pycaffe.solver")
+
+
+class _Log(LogLines):
+    """The lines that Caffe logs, to Python's logging."""
+
+    def write(self, text: str) -> None:
+        log.info(text)
+
+
+class _Stepper(spp.solver.Solver):
+    """A solver that calls functions where an iteration begins, and where its gradients are complete."""
+
+    on_start: Callable[[], Any]
+    on_gradients_ready: Callable[[], Any]
+
+    def _gradients(self) -> tuple[float, int]:
+        self.on_start()
+        found = super()._gradients()
+        self.on_gradients_ready()
+        return found
+
+
+class Solver:
+    """A solver of the type that the file names; the child classes have their type whatever the file says.
+
+    `net` and `test_nets` are caffe.Nets, `param` is the SolverParameter, of which max_iter, display and base_lr
+    may be set. Computes on the device that set_mode_* tells, whatever the file's solver_mode. Raises CaffeError,
+    a RuntimeError, for a missing file and for everything that is wrong with solver or net.
+    """
+
+    type = ""
+
+    @caffe_errors()
+    def __init__(self, solver_file: str | os.PathLike[str]) -> None:
+        path = readable(solver_file)
+        self.param = text.read_solver(path)
+        if self.type:
+            self.param.type = self.type
+        for field in ("net", "train_net"):
+            if self.param.HasField(field):
+                setattr(self.param, field, paths.find(getattr(self.param, field), path))
+        self.param.test_net[:] = [paths.find(name, path) for name in self.param.test_net]
+        if self.param.random_seed < 0:
+            self.param.random_seed = common.next_seed()
+        self._callbacks: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
+        self._solver = _Stepper(self.param, common.device(), [_Log()])
+        self._solver.on_start = lambda: [start() for start, _ in self._callbacks]
+        self._solver.on_gradients_ready = lambda: [ready() for _, ready in self._callbacks]
+        self.net = Net.of(self._solver.net)
+        self.test_nets = [Net.of(net) for net in self._solver.test_nets]
+
+    @property
+    def iter(self) -> int:
+        """Number of updates done."""
+        return self._solver.iter
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update."""
+        return self._solver.lr
+
+    @caffe_errors()
+    def step(self, count: int) -> None:
+        """Do `count` updates, with the tests, the log and the snapshots that the solver asks for."""
+        self._solver.step(count)
+
+    @caffe_errors()
+    def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
+        """Train up to max_iter, from a .solverstate if one is given."""
+        if resume_file is not None:
+            self._solver.restore(readable(resume_file))
+        self._solver.max_iter = self.param.max_iter
+        self._solver.solve()
+
+    @caffe_errors()
+    def restore(self, state_file: str | os.PathLike[str]) -> None:
+        """Go on from a .solverstate."""
+        self._solver.restore(readable(state_file))
+
+    @caffe_errors()
+    def snapshot(self) -> None:
+        """Write <snapshot_prefix>_iter_<iter>.caffemodel and .solverstate."""
+        self._solver.snapshot()
+
+    @caffe_errors()
+    def apply_update(self) -> None:
+        """Change the parameters by the gradients in their diffs, and count an iteration."""
+        self._solver.apply_update()
+        self._solver.iter += 1
+
+    def share_weights(self, net: Net) -> None:
+        """Let `net` use the train net's weights, in its memory."""
+        net.share_with(self.net)
+
+    def add_callback(self, on_start: Callable[[], Any], on_gradients_ready: Callable[[], Any]) -> None:
+        """Call a function where each iteration begins, and one where its gradients are complete."""
+        self._callbacks.append((on_start, on_gradients_ready))
+
+
+class SGDSolver(Solver):
+    """Stochastic gradient descent with momentum."""
+
+    type = "SGD"
+
+
+class NesterovSolver(Solver):
+    """Nesterov's accelerated gradient."""
+
+    type = "Nesterov"
+
+
+class AdaGradSolver(Solver):
+    """AdaGrad."""
+
+    type = "AdaGrad"
+
+
+class RMSPropSolver(Solver):
+    """RMSProp."""
+
+    type = "RMSProp"
+
+
+class AdaDeltaSolver(Solver):
+    """AdaDelta."""
+
+    type = "AdaDelta"
+
+
+class AdamSolver(Solver):
+    """Adam."""
+
+    type = "Adam"
+
+
+SOLVERS = {cls.type: cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver,
+                                     AdamSolver)}
+
+
+@caffe_errors()
+def get_solver(solver_file: str | os.PathLike[str]) -> Solver:
+    """The solver that the file's `type` names."""
+    return SOLVERS.get(text.read_solver(readable(solver_file)).type, Solver)(solver_file)

@@ -1,0 +1,74 @@
+"""Draw a net."""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from typing import Sequence
+
+from spp import drawing, graph
+from spp.atomic import replacing
+from spp.errors import SppError
+from spp.layers import TEST, TRAIN
+from spp.proto import text
+from spp_tools.common import Parser, existing, guarded
+
+DESCRIPTION = """Draw a net's layers and blobs: a picture, or text that graphviz draws.
+
+  draw_net prototxt/zf5_spp_train_val.prototxt net.dot
+      writes text for graphviz; needs nothing installed, and no data
+  draw_net deploy.prototxt net.png --rankdir TB
+      draws a picture from top to bottom (also .svg or .pdf); needs the program dot of graphviz
+A table of the net without any drawing: summarize_net.
+
+Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    parser = Parser("draw_net", DESCRIPTION)
+    parser.add_argument("model", metavar="NET", help="the net's prototxt")
+    parser.add_argument("output", metavar="OUT", help=f"what to write: .dot, .gv, {', '.join(PICTURES)}")
+    parser.add_argument("--rankdir", choices=drawing.DIRECTIONS, default="LR",
+                        help="direction of reading: LR left to right (default), TB top to bottom, ...")
+    parser.add_argument("--phase", choices=("TRAIN", "TEST", "ALL"), default="ALL",
+                        help="leave out the layers of the other phase (default: ALL, draw them all)")
+    args = parser.parse_args(argv)
+    return guarded(lambda: draw(args))
+
+
+def draw(args: argparse.Namespace) -> int:
+    """Draw as the arguments say; returns the exit code."""
+    net = text.read_net(existing(args.model))
+    if args.phase != "ALL":
+        net = graph.filter_net(net, TRAIN if args.phase == "TRAIN" else TEST)
+    words = drawing.to_dot(net, args.rankdir)
+    kind = os.path.splitext(args.output)[1].lower()
+    if kind in PICTURES:
+        picture = _picture(words, kind[1:], args.output)
+    elif kind in (".dot", ".gv"):
+        picture = words.encode()
+    else:
+        raise SppError(f"{args.output}: cannot tell what to write; end its name in .dot, .gv, {', '.join(PICTURES)}")
+    with replacing(args.output) as temporary, open(temporary, "wb") as file:
+        file.write(picture)
+    print(args.output)
+    return 0
+
+
+def _picture(words: str, kind: str, output: str) -> bytes:
+    program = shutil.which("dot")
+    if program is None:
+        raise SppError(f"{output}: drawing needs the program dot; install graphviz, or write a .dot file, or print "
+                       "the net as a table with summarize_net")
+    result = subprocess.run([program, f"-T{kind}"], input=words.encode(), capture_output=True)
+    if result.returncode:
+        reason = result.stderr.decode(errors="replace").strip().replace("\n", "; ")
+        raise SppError(f"{output}: dot failed: {reason}; write a .dot file instead and look at it")
+    return result.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Bring an old caffemodel up to date."""
+import sys
+from typing import Sequence
+
+from spp.proto import read_net_binary, write_binary
+from spp_tools.common import rewrite
+
+DESCRIPTION = """Rewrite a caffemodel of any age (V0, V1 `layers`) with today's `layer` messages; weights stay as they are.
+
+  upgrade_net_proto_binary old.caffemodel new.caffemodel
+      reading old files needs no upgrade, every program does it by itself
+
+Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    return rewrite("upgrade_net_proto_binary", DESCRIPTION, "caffemodel", read_net_binary, write_binary, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Bring an old net's prototxt up to date."""
+import sys
+from typing import Sequence
+
+from spp.proto import read_net, write_text
+from spp_tools.common import rewrite
+
+DESCRIPTION = """Rewrite a net's prototxt of any age (V0, V1 `layers`, `input` fields) with today's `layer` blocks.
+
+  upgrade_net_proto_text old.prototxt new.prototxt
+      comments are lost; reading old files needs no upgrade, every program does it by itself
+
+Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    return rewrite("upgrade_net_proto_text", DESCRIPTION, "net prototxt", read_net, write_text, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

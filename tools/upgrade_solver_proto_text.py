@@ -1,0 +1,22 @@
+"""Bring an old solver's prototxt up to date."""
+import sys
+from typing import Sequence
+
+from spp.proto import read_solver, write_text
+from spp_tools.common import rewrite
+
+DESCRIPTION = """Rewrite a solver's prototxt: `type: "Nesterov"` for `solver_type: NESTEROV`, a snapshot_prefix if it has none.
+
+  upgrade_solver_proto_text old_solver.prototxt new_solver.prototxt
+      comments are lost; reading old files needs no upgrade, every program does it by itself
+
+Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    return rewrite("upgrade_solver_proto_text", DESCRIPTION, "solver prototxt", read_solver, write_text, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
