@@ -79,4 +79,3 @@ def layer_flops(layer: Any, bottom: Sequence[Blob], top: Sequence[Blob]) -> int:
 
 def _bias(layer: Any, top: Sequence[Blob]) -> int:
     return sum(blob.count for blob in top) if len(layer.blobs) > 1 else 0
-

@@ -62,7 +62,8 @@ def _adadelta(data, diff, histories, p, iteration, rate, decay, l1, scale):
 
 
 def _adam(data, diff, histories, p, iteration, rate, decay, l1, scale):
-    update.adam(data, diff, histories[0], histories[1], iteration, rate, p.momentum, p.momentum2, p.delta, decay, l1, scale)
+    update.adam(data, diff, histories[0], histories[1], iteration, rate, p.momentum, p.momentum2, p.delta, decay, l1,
+                scale)
 
 
 RULES = {

@@ -20,7 +20,8 @@ REGIONS = np.array([[0, 1, 2, 30, 22], [1, 0, 0, 39, 27], [1, 9, 5, 14, 8], [0, 
 # - MVN adds eps under the root instead of to it, so here eps is its tiny default;
 # - PriorBox keeps the fraction of a size, which SSD cuts off, and wants a variance, which SSD does not;
 # - Axpy scales bottom 2 and adds bottom 1, SENet the other way round;
-# - it has no LSTM with Caffe's weights, and no Bias, Reduction, ArgMax, Clip, Embed, and no Tile by tile_param.
+# - Interp has no shrink_factor, LSTM other weights, Tile another parameter;
+# - it has no ArgMax, BatchReindex, Bias, Clip, DepthwiseConvolution, Embed, Reduction, SPP, Threshold, Upsample.
 ONE_LAYER = [
     ("Convolution", f"convolution_param {{ num_output: 5 kernel_size: 3 {GAUSS} }}", [IMAGE]),
     ("Convolution", f"convolution_param {{ num_output: 4 kernel_h: 3 kernel_w: 2 stride_h: 2 stride_w: 3 pad_h: 1 "
@@ -103,6 +104,7 @@ ONE_LAYER = [
     ("Reorg", "reorg_param { stride: 2 }", [(2, 4, 6, 8)]),
     ("ShuffleChannel", "shuffle_channel_param { group: 2 }", [(2, 6, 3, 4)]),
     ("Interp", "interp_param { height: 11 width: 13 }", [IMAGE]),
+    ("Interp", "interp_param { zoom_factor: 2 }", [IMAGE]),
     ("ROIPooling", "roi_pooling_param { pooled_h: 3 pooled_w: 2 spatial_scale: 0.25 }", [IMAGE, REGIONS]),
     ("PSROIPooling", "psroi_pooling_param { output_dim: 3 group_size: 2 spatial_scale: 0.25 }",
      [(2, 12, 7, 10), REGIONS]),

@@ -19,7 +19,8 @@ from spp.proto.text import parse_net
 # Of a 6 x 8 view: the mean of each channel, divided by 100, and a Softmax over them; then classes B, G, R.
 COLOURS = """name: "colours" input: "photo" input_shape { dim: 1 dim: 3 dim: 6 dim: 8 }
 layer { name: "mean" type: "Pooling" bottom: "photo" top: "mean" pooling_param { pool: AVE global_pooling: true } }
-layer { name: "fc" type: "InnerProduct" bottom: "mean" top: "fc" inner_product_param { num_output: 3 bias_term: false } }
+layer { name: "fc" type: "InnerProduct" bottom: "mean" top: "fc"
+  inner_product_param { num_output: 3 bias_term: false } }
 layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }
 """
 
@@ -82,11 +83,14 @@ def test_classify_says_what_is_no_probability(folder):
 @pytest.mark.parametrize("arguments, message", [
     (["--mean", "1,2"], "error: --mean has 2 values, the net's input 3 channels; give one for each"),
     (["--mean", "x"], "error: --mean x: neither a file nor numbers with commas, such as 104,117,123"),
-    (["--resize", 5], "error: --resize 5 makes the photo 5 x 15 pixels (height x width), and the net takes 6 x 8; give "
-                      "a larger --resize"),
-    (["--labels", "two.txt"], "error: two.txt: 2 names for the 3 classes of the net; give the file that belongs to it"),
-    (["net.prototxt"], "error: net.prototxt: cannot be decoded as an image (420 bytes); it is damaged, or of an unknown "
-                       "format: replace or remove it"),
+    (["--resize", 5],
+     "error: --resize 5 makes the photo 5 x 15 pixels (height x width), and the net takes 6 x 8; give a larger "
+     "--resize"),
+    (["--labels", "two.txt"],
+     "error: two.txt: 2 names for the 3 classes of the net; give the file that belongs to it"),
+    (["net.prototxt"],
+     "error: net.prototxt: cannot be decoded as an image (420 bytes); it is damaged, or of an unknown format: replace "
+     "or remove it"),
     (["none.png"], "error: none.png: cannot be read: No such file or directory; check the path")])
 def test_classify_refuses(folder, arguments, message):
     (folder / "two.txt").write_text("a\nb\n")

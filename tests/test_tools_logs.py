@@ -111,7 +111,8 @@ def test_upgrade_of_weights(tmp_path):
     assert raw == read_net_binary(tmp_path / "old.caffemodel")
 
 
-@pytest.mark.parametrize("program", ["upgrade_net_proto_text", "upgrade_net_proto_binary", "upgrade_solver_proto_text"])
+@pytest.mark.parametrize("program", ["upgrade_net_proto_text", "upgrade_net_proto_binary",
+                                     "upgrade_solver_proto_text"])
 def test_upgrades_of_what_is_none(tmp_path, program):
     (tmp_path / "in").write_text("layers { layer { } ")
     error_of(run(program, "in", "out", cwd=tmp_path))

@@ -14,8 +14,8 @@ from spp.proto.text import parse_net
 SQUEEZENET = golden.path("squeezenet", "deploy.prototxt")
 CONVS = """
 name: "convs" input: "x" input_shape { dim: 2 dim: 4 dim: 9 dim: 7 }
-layer { name: "conv" type: "Convolution" bottom: "x" top: "conv" convolution_param { num_output: 6 kernel_h: 3 kernel_w: 2
-  group: 2 stride: 2 } }
+layer { name: "conv" type: "Convolution" bottom: "x" top: "conv"
+  convolution_param { num_output: 6 kernel_h: 3 kernel_w: 2 group: 2 stride: 2 } }
 layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
 layer { name: "deconv" type: "Deconvolution" bottom: "conv" top: "deconv" convolution_param { num_output: 5
   kernel_size: 2 bias_term: false } }

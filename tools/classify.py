@@ -121,10 +121,10 @@ def _read(path: str, color: bool) -> np.ndarray:
 def _views(image: np.ndarray, size: Any, short: int, oversample: bool) -> np.ndarray:
     """Views of the size that the net takes, N x H x W x C float32: the middle, or ten."""
     height, width = size
-    down, right = images.short_size(*image.shape[:2], short)
+    down, right = images.short_size(image.shape[0], image.shape[1], short)
     if down < height or right < width:
-        raise DataError(f"--resize {short} makes the photo {down} x {right} pixels (height x width), and the net takes "
-                        f"{height} x {width}; give a larger --resize")
+        raise DataError(f"--resize {short} makes the photo {down} x {right} pixels (height x width), and the net "
+                        f"takes {height} x {width}; give a larger --resize")
     image = images.resize(image, down, right)
     down, right = down - height, right - width
     corners = [(down // 2, right // 2)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Sequence
 
 from spp.errors import SppError
+from spp.pycaffe.__main__ import install
 
 INTERRUPTED = 130      # the shell's exit code for a program that Ctrl-C ended
 
@@ -79,7 +80,11 @@ def rewrite(program: str, description: str, what: str, read: Callable[[str], Any
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """The exit code of `work`: a user's mistake is one line on stderr and 1, Ctrl-C is 130."""
+    """The exit code of `work`: a user's mistake is one line on stderr and 1, Ctrl-C is 130.
+
+    `import caffe` means spp.pycaffe meanwhile, for the Python layers of the user's nets.
+    """
+    install()
     try:
         return work()
     except SppError as error:

@@ -5,7 +5,7 @@ from typing import Sequence
 from spp.proto import read_net_binary, write_binary
 from spp_tools.common import rewrite
 
-DESCRIPTION = """Rewrite a caffemodel of any age (V0, V1 `layers`) with today's `layer` messages; weights stay as they are.
+DESCRIPTION = """Rewrite a caffemodel of any age (V0, V1 `layers`) with today's `layer` messages, weights and all.
 
   upgrade_net_proto_binary old.caffemodel new.caffemodel
       reading old files needs no upgrade, every program does it by itself

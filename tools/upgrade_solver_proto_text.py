@@ -5,7 +5,7 @@ from typing import Sequence
 from spp.proto import read_solver, write_text
 from spp_tools.common import rewrite
 
-DESCRIPTION = """Rewrite a solver's prototxt: `type: "Nesterov"` for `solver_type: NESTEROV`, a snapshot_prefix if it has none.
+DESCRIPTION = """Rewrite an old solver's prototxt: solver_type becomes type, and snapshot_prefix is filled in.
 
   upgrade_solver_proto_text old_solver.prototxt new_solver.prototxt
       comments are lost; reading old files needs no upgrade, every program does it by itself

@@ -66,6 +66,8 @@ class Data(StreamLayer):
     recognised by what it is: `backend` is not looked at, since its default, LEVELDB, is seldom meant.
     """
 
+    batches: Batches
+
     def setup(self, bottom, top):
         p = self.param.data_param
         if not p.source:

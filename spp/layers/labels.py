@@ -22,6 +22,8 @@ def class_indices(labels: Any, shape: tuple[int, ...], classes: int, ignore_labe
 def check_shapes(scores: tuple[int, ...], labels: tuple[int, ...], label_count: int, axis: int) -> tuple[int, ...]:
     """The shape outer + inner of one label a prediction; raises NetError if `label_count` does not fit."""
     shape = scores[:axis] + scores[axis + 1:]
+    if not scores[axis]:
+        raise NetError(f"the scores {' x '.join(map(str, scores))} have no classes on axis {axis}")
     wanted = 1
     for size in shape:
         wanted *= size

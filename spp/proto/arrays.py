@@ -63,7 +63,7 @@ def to_proto(array: np.ndarray, diff: np.ndarray | None = None, legacy: bool = F
     proto = caffe_pb2.BlobProto()
     if legacy:
         proto.num, proto.channels, proto.height, proto.width = (1,) * (4 - array.ndim) + array.shape
-    else:
+    elif array.ndim:        # a number has no shape at all: Caffe writes none, and OpenCV cannot read an empty one
         proto.shape.dim.extend(array.shape)
     double = array.dtype == np.float64
     _append(proto, "double_data" if double else "data", array)

@@ -1,6 +1,7 @@
 """caffe.Net: a net by its prototxt, with blobs and parameters as NumPy arrays, run whole or in part."""
 import os
 import warnings
+import weakref
 from collections import OrderedDict
 from itertools import zip_longest
 from typing import Any, Callable, Iterator, Sequence
@@ -38,13 +39,17 @@ class Net:
         path = readable(network_file)
         self._adopt(spp.net.Net(path, phase, level, stages or (), readable(weights) if weights is not None else None,
                                 common.device(), seed=common.next_seed(), rank=common.solver_rank()))
+        weakref.finalize(self, self._net.close)     # the threads of data layers would go on
 
     @classmethod
-    def of(cls, net: spp.net.Net) -> "Net":
-        """This interface for a net that there is already."""
+    def of(cls, net: spp.net.Net, owner: Any) -> "Net":
+        """This interface for a net that there is already, and that its owner closes."""
         made = cls.__new__(cls)
         made._adopt(net)
+        made._owner = owner
         return made
+
+    _owner: Any = None
 
     def _adopt(self, net: spp.net.Net) -> None:
         self._net = net

@@ -1,8 +1,10 @@
 """caffe.SGDSolver and the others: training by a solver prototxt, whole or step by step."""
 import logging
 import os
+import weakref
 from typing import Any, Callable
 
+import spp.net
 import spp.solver
 from spp import paths
 from spp.proto import text
@@ -24,13 +26,16 @@ class _Log(LogLines):
 class _Stepper(spp.solver.Solver):
     """A solver that calls functions where an iteration begins, and where its gradients are complete."""
 
-    on_start: Callable[[], Any]
-    on_gradients_ready: Callable[[], Any]
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.callbacks: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
 
     def _gradients(self) -> tuple[float, int]:
-        self.on_start()
+        for on_start, _ in self.callbacks:
+            on_start()
         found = super()._gradients()
-        self.on_gradients_ready()
+        for _, on_gradients_ready in self.callbacks:
+            on_gradients_ready()
         return found
 
 
@@ -56,12 +61,11 @@ class Solver:
         self.param.test_net[:] = [paths.find(name, path) for name in self.param.test_net]
         if self.param.random_seed < 0:
             self.param.random_seed = common.next_seed()
-        self._callbacks: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
         self._solver = _Stepper(self.param, common.device(), [_Log()])
-        self._solver.on_start = lambda: [start() for start, _ in self._callbacks]
-        self._solver.on_gradients_ready = lambda: [ready() for _, ready in self._callbacks]
-        self.net = Net.of(self._solver.net)
-        self.test_nets = [Net.of(net) for net in self._solver.test_nets]
+        self.net = Net.of(self._solver.net, self._solver)
+        self.test_nets = [Net.of(net, self._solver) for net in self._solver.test_nets]
+        # when this object and its nets are all gone: the threads of data layers would go on
+        weakref.finalize(self._solver, _close, [self._solver.net, *self._solver.test_nets])
 
     @property
     def iter(self) -> int:
@@ -108,7 +112,7 @@ class Solver:
 
     def add_callback(self, on_start: Callable[[], Any], on_gradients_ready: Callable[[], Any]) -> None:
         """Call a function where each iteration begins, and one where its gradients are complete."""
-        self._callbacks.append((on_start, on_gradients_ready))
+        self._solver.callbacks.append((on_start, on_gradients_ready))
 
 
 class SGDSolver(Solver):
@@ -145,6 +149,11 @@ class AdamSolver(Solver):
     """Adam."""
 
     type = "Adam"
+
+
+def _close(nets: list[spp.net.Net]) -> None:
+    for net in nets:
+        net.close()
 
 
 SOLVERS = {cls.type: cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver,

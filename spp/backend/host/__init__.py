@@ -7,6 +7,7 @@ import numpy as np
 
 from spp.backend.host.channels import (channel_affine, channel_combine, channel_dots, channel_moments, channel_sums)
 from spp.backend.host.convolution import convolution_backward_data, convolution_backward_weights, convolution_forward
+from spp.backend.host.elementwise import relu, relu_backward
 from spp.backend.host.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
 from spp.backend.host.layout import load_matrix, matrix, store
@@ -25,9 +26,9 @@ __all__ = [
     "convolution_backward_data", "convolution_backward_weights", "convolution_forward", "from_host",
     "inner_product_backward_data", "inner_product_backward_weights", "inner_product_forward", "load_matrix",
     "lrn_across", "lrn_across_backward", "lrn_within", "lrn_within_backward", "matrix", "max_pool",
-    "max_pool_backward", "nesterov_update", "nms", "prefers_channels_last", "rmsprop_update", "roi_group_average",
-    "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward", "sample_pool", "scratch_like",
-    "sgd_update", "store", "to_host", "xp", "zeros"]
+    "max_pool_backward", "nesterov_update", "nms", "prefers_channels_last", "relu", "relu_backward",
+    "rmsprop_update", "roi_group_average", "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward",
+    "sample_pool", "scratch_like", "sgd_update", "store", "to_host", "xp", "zeros"]
 
 xp = np
 prefers_channels_last = True

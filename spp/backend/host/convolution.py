@@ -3,14 +3,16 @@
 The work is cut into blocks of output pixels whose rows stay in the cache, and each of Numba's threads does one
 fixed part of the blocks with buffers of its own: results repeat to the bit for one number of threads.
 Functions for other numbers of spatial axes are in convolution_nd.py, for depthwise convolution in
-convolution_depthwise.py; the three functions at the end choose.
+convolution_depthwise.py, with fewer multiplications in winograd.py; the three functions at the end choose.
 """
 import numba
 import numpy as np
 
 from spp.backend.host import convolution_depthwise as depthwise
 from spp.backend.host import convolution_nd as nd
-from spp.backend.host.blas import one_thread
+from spp.backend.host import winograd
+from spp.backend.host.blas import one_thread, product
+from spp.backend.host.channels import channel_sums
 from spp.backend.host.layout import channels_last, store
 from spp.backend.host.scratch import scratch
 
@@ -107,11 +109,6 @@ def _columns(matrix, first, last, group, width, buffer):
 
 
 @numba.njit(cache=True, nogil=True)
-def _product(a, b, out):
-    np.dot(a, b, out)       # in a function of its own, so that Numba does not rewrite it as a loop of its own
-
-
-@numba.njit(cache=True, nogil=True)
 def _is_pointwise(geometry, groups):
     """Whether the rows of im2row would be the input's own pixels: a 1 x 1 kernel, stride 1, no pad."""
     kh, kw, stride_h, stride_w, pad_h, pad_w, _, _ = geometry
@@ -137,7 +134,7 @@ def _forward(x, weight, bias, y, geometry, rows, out):
                     fields = rows[part, :last - first]
                     _im2row(flat_x, x.shape[1:], group, first, y.shape[1:3], geometry, fields)
                 result = out[part, :last - first]
-                _product(fields, weight[group].T, result)
+                product(fields, weight[group].T, result)
                 for r in range(last - first):
                     for c in range(outputs):
                         flat_y[first + r, group * outputs + c] = result[r, c] + bias[group * outputs + c]
@@ -168,15 +165,15 @@ def _backward_data(dy, weight, dx, geometry, bands, rows, buffer):
                 start = image * out_height * out_width
                 gradient = _columns(flat_dy, start + first, start + last, group, outputs, buffer[part])
                 if pointwise:
-                    _product(gradient, weight[group], target.reshape(last - first, k))
+                    product(gradient, weight[group], target.reshape(last - first, k))
                 else:
                     fields = rows[part, :last - first]
-                    _product(gradient, weight[group], fields)
+                    product(gradient, weight[group], fields)
                     _row2im(fields, image, top, bottom, flat_dx, dx.shape[1:], group, first, dy.shape[1:3], geometry)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _backward_weights(x, dy, dweight, dbias, geometry, rows, buffer, product):
+def _backward_weights(x, dy, dweight, dbias, geometry, rows, buffer, sums):
     """`dweight` parts x groups x outputs x K and `dbias` parts x all outputs receive one sum a part."""
     parts, groups, outputs, k = dweight.shape
     block = rows.shape[1]
@@ -197,10 +194,10 @@ def _backward_weights(x, dy, dweight, dbias, geometry, rows, buffer, product):
                     fields = rows[part, :last - first]
                     _im2row(flat_x, x.shape[1:], group, first, dy.shape[1:3], geometry, fields)
                 gradient = _columns(flat_dy, first, last, group, outputs, buffer[part])
-                _product(gradient.T, fields, product[part])
+                product(gradient.T, fields, sums[part])
                 for o in range(outputs):
                     for c in range(k):
-                        dweight[part, group, o, c] += product[part, o, c]
+                        dweight[part, group, o, c] += sums[part, o, c]
             block_bias[:] = 0       # a sum of its own a block: the error grows less than in one long sum
             for r in range(first, last):
                 for c in range(block_bias.size):
@@ -276,12 +273,14 @@ def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | No
     bias = np.ascontiguousarray(bias)
     if _is_depthwise(weight, group):
         depthwise.forward(source, weight, bias, out, geometry)
+    elif winograd.pays(source, out, weight, geometry, group):
+        winograd.forward(source, weight, bias, out, geometry)
     else:
         grouped = _taps_first_weight(weight, group)
         parts, block = _blocks(out.size // len(weight))
         rows = scratch("convolution.rows", (parts, block, grouped.shape[2]), x.dtype)
-        product = scratch("convolution.product", (parts, block, grouped.shape[1]), x.dtype)
-        _forward(source, grouped, bias, out, geometry, rows, product)
+        result = scratch("convolution.product", (parts, block, grouped.shape[1]), x.dtype)
+        _forward(source, grouped, bias, out, geometry, rows, result)
     store(out.transpose(0, 3, 1, 2), y)
 
 
@@ -295,6 +294,8 @@ def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray
     source, out = channels_last(dy), channels_last(dx)
     if _is_depthwise(weight, group):
         depthwise.backward_data(source, weight, out, geometry)
+    elif winograd.pays(out, source, weight, geometry, group):
+        winograd.backward_data(source, weight, out, geometry)
     else:
         grouped = _taps_first_weight(weight, group)
         count, height = out.shape[:2]
@@ -318,6 +319,11 @@ def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndar
     one_thread()
     geometry = _geometry(dweight, stride, pad, dilation)
     source, gradient = channels_last(x), channels_last(dy)
+    if winograd.pays(source, gradient, dweight, geometry, group):
+        winograd.backward_weights(source, gradient, dweight, geometry)
+        if dbias is not None:
+            dbias += channel_sums(dy, 1, 2)
+        return
     outputs, channels = dweight.shape[:2]
     taps = geometry[0] * geometry[1]
     parts, block = _blocks(dy.size // outputs)
@@ -328,9 +334,9 @@ def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndar
         shape = outputs // group, taps * channels
         rows = scratch("convolution.rows", (parts, block, shape[1]), x.dtype)
         buffer = scratch("convolution.product", (parts, block, shape[0]), x.dtype)
-        product = scratch("convolution.weight", (parts, *shape), x.dtype)
+        block_sums = scratch("convolution.weight", (parts, *shape), x.dtype)
         sums = scratch("convolution.dweight", (parts, group, *shape), x.dtype)
-        _backward_weights(source, gradient, sums, bias_sums, geometry, rows, buffer, product)
+        _backward_weights(source, gradient, sums, bias_sums, geometry, rows, buffer, block_sums)
         flat = np.ascontiguousarray(dweight).reshape(outputs, channels, taps)
         _add_parts(sums.reshape(parts, outputs, taps, channels), flat)
         store(flat.reshape(dweight.shape), dweight)

@@ -85,7 +85,7 @@ def _parts(rows: int) -> int:
 def _by_rows(x: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
     """y = x weight^T."""
     parts, rows = _parts(len(weight)), len(weight)
-    block = max(1, CACHED_BYTES // (weight.shape[1] * weight.itemsize))
+    block = max(1, CACHED_BYTES // max(1, weight.shape[1] * weight.itemsize))
     out = np.ascontiguousarray(y)
     buffer = scratch("inner_product.buffer", (parts, -(-rows // parts) * len(x)), x.dtype)
     _meet(np.ascontiguousarray(x), np.ascontiguousarray(weight), out, block, buffer)

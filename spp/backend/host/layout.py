@@ -31,3 +31,10 @@ def load_matrix(array: np.ndarray, axis: int, name: str) -> np.ndarray:
     loaded = matrix(array, axis, name)
     store(array, loaded.reshape(array.shape))
     return loaded
+
+
+def flat_alike(*arrays: np.ndarray) -> list[np.ndarray] | None:
+    """One-dimensional views of equally shaped arrays, elements in one order; None unless all lie densely in it."""
+    axes = sorted(range(arrays[0].ndim), key=lambda axis: -abs(arrays[0].strides[axis]))
+    laid = [array.transpose(axes) for array in arrays]
+    return [array.reshape(-1) for array in laid] if all(array.flags.c_contiguous for array in laid) else None

@@ -20,7 +20,7 @@ def lrn_across(x: np.ndarray, y: np.ndarray, size: int, alpha: float, beta: floa
     """
     out = lay(y, "lrn.out")
     real = x.dtype.type
-    _across(_rows(load(x, "lrn.x")), _rows(out), size // 2, real(alpha / size), real(beta), real(k))
+    _across(_rows(load(x, "lrn.x")), _rows(out), min(size // 2, x.shape[1]), real(alpha / size), real(beta), real(k))
     unload(out, y)
 
 
@@ -29,7 +29,7 @@ def lrn_across_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray,
     """dx = dy * scale^-beta - 2 alpha beta / size * x * sum of dy * y / scale over the same channels."""
     out = lay(dx, "lrn.out")
     real = x.dtype.type
-    _across_backward(_rows(load(dy, "lrn.dy")), _rows(load(x, "lrn.x")), _rows(out), size // 2,
+    _across_backward(_rows(load(dy, "lrn.dy")), _rows(load(x, "lrn.x")), _rows(out), min(size // 2, x.shape[1]),
                      real(alpha / size), real(beta), real(k))
     unload(out, dx)
 
@@ -41,7 +41,7 @@ def lrn_within(x: np.ndarray, y: np.ndarray, size: int, alpha: float, beta: floa
     """
     out = lay(y, "lrn.out")
     real = x.dtype.type
-    _within(load(x, "lrn.x"), out, size // 2, real(alpha / size ** 2), real(beta))
+    _within(load(x, "lrn.x"), out, min(size // 2, max(x.shape[2:])), real(alpha / size ** 2), real(beta))
     unload(out, y)
 
 
@@ -51,7 +51,7 @@ def lrn_within_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray,
     out = lay(dx, "lrn.out")
     real = x.dtype.type
     ratio = scratch("lrn.ratio", out.shape, x.dtype)
-    _within_backward(load(dy, "lrn.dy"), load(x, "lrn.x"), ratio, out, size // 2,
+    _within_backward(load(dy, "lrn.dy"), load(x, "lrn.x"), ratio, out, min(size // 2, max(x.shape[2:])),
                      real(alpha / size ** 2), real(beta))
     unload(out, dx)
 
@@ -118,26 +118,39 @@ def _across_backward(dy, x, dx, half, a, beta, k):
 
 
 @njit(inline="always")
-def _scales_within(x, n, i, j, half, a, scale):
-    """scale[c] = 1 + a * sum of x^2 over the window around (i, j), clipped to the map."""
+def _sums_down(x, n, i, half, squared, sums):
+    """sums[half + j, c] = the sum of x, or of its square, over rows i - half .. i + half of column j."""
     _, height, width, channels = x.shape
-    for c in range(channels):
-        scale[c] = 1
+    sums[half:half + width] = 0
     for row in range(max(i - half, 0), min(i + half + 1, height)):
-        for column in range(max(j - half, 0), min(j + half + 1, width)):
-            value = x[n, row, column]
+        for j in range(width):
             for c in range(channels):
-                scale[c] += a * (value[c] * value[c])
+                value = x[n, row, j, c]
+                sums[half + j, c] += value * value if squared else value
+
+
+@njit(inline="always")
+def _sum_along(sums, j, half, total):
+    """total[c] = the sum over columns j - half .. j + half."""
+    for c in range(len(total)):
+        total[c] = 0
+    for offset in range(2 * half + 1):
+        for c in range(len(total)):
+            total[c] += sums[j + offset, c]
 
 
 @njit(parallel=True, cache=True, nogil=True)
 def _within(x, y, half, a, beta):
     n_images, height, width, channels = x.shape
+    one = x.dtype.type(1)       # with a plain 1 the sum would be in double precision
     for task in prange(n_images * height):
         n, i = task // height, task % height
-        scale = np.empty(channels, x.dtype)
+        sums, scale = np.zeros((width + 2 * half, channels), x.dtype), np.empty(channels, x.dtype)
+        _sums_down(x, n, i, half, True, sums)
         for j in range(width):
-            _scales_within(x, n, i, j, half, a, scale)
+            _sum_along(sums, j, half, scale)
+            for c in range(channels):
+                scale[c] = one + a * scale[c]
             _powers(scale, beta, scale)
             for c in range(channels):
                 y[n, i, j, c] = x[n, i, j, c] * scale[c]
@@ -146,27 +159,26 @@ def _within(x, y, half, a, beta):
 @njit(parallel=True, cache=True, nogil=True)
 def _within_backward(dy, x, ratio, dx, half, a, beta):
     n_images, height, width, channels = x.shape
-    factor = a * beta + a * beta
+    one, factor = x.dtype.type(1), a * beta + a * beta
     for task in prange(n_images * height):
         n, i = task // height, task % height
+        sums = np.zeros((width + 2 * half, channels), x.dtype)
         scale, power = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+        _sums_down(x, n, i, half, True, sums)
         for j in range(width):
-            _scales_within(x, n, i, j, half, a, scale)
+            _sum_along(sums, j, half, scale)
+            for c in range(channels):
+                scale[c] = one + a * scale[c]
             _powers(scale, beta, power)
             for c in range(channels):
-                ratio[n, i, j, c] = dy[n, i, j, c] * x[n, i, j, c] * power[c] / scale[c]
-            for c in range(channels):
-                dx[n, i, j, c] = dy[n, i, j, c] * power[c]
+                passed = dy[n, i, j, c] * power[c]
+                ratio[n, i, j, c] = passed * x[n, i, j, c] / scale[c]
+                dx[n, i, j, c] = passed
     for task in prange(n_images * height):
         n, i = task // height, task % height
-        total = np.empty(channels, x.dtype)
+        sums, total = np.zeros((width + 2 * half, channels), x.dtype), np.empty(channels, x.dtype)
+        _sums_down(ratio, n, i, half, False, sums)
         for j in range(width):
-            for c in range(channels):
-                total[c] = 0
-            for row in range(max(i - half, 0), min(i + half + 1, height)):
-                for column in range(max(j - half, 0), min(j + half + 1, width)):
-                    value = ratio[n, row, column]
-                    for c in range(channels):
-                        total[c] += value[c]
+            _sum_along(sums, j, half, total)
             for c in range(channels):
                 dx[n, i, j, c] -= factor * x[n, i, j, c] * total[c]

@@ -23,6 +23,9 @@ POINTS = 36                 # values of a transformed tile
 PART_BYTES = 16 << 20       # of transformed tiles that one thread works on, forward and for the input's gradient
 BATCH_BYTES = 64 << 20      # of transformed tiles that all threads work on, for the gradient of the weights
 
+CHANNELS = 32               # fewer channels, or outputs, gain nothing: the transforms cost as much as they save
+TILES_FOR_WEIGHTS = 50      # transforming the weights takes as long as so many tiles
+
 _1, _2, _4, _5, _8 = (np.float32(number) for number in (1, 2, 4, 5, 8))
 _6TH, _12TH, _24TH = (_1 / np.float32(number) for number in (6, 12, 24))
 _QUARTER = _1 / _4
@@ -249,8 +252,7 @@ def _convolution(x, taps, bias, y, grid, x_stride, x_pad, y_stride, y_pad) -> No
     columns, rows, _ = taps.shape
     u = scratch("winograd.u", (POINTS, rows, columns), np.float32)
     _weights(taps.transpose(1, 0, 2), u)
-    threads = numba.get_num_threads()
-    tiles = len(y) * grid[0] * grid[1]
+    threads, tiles = numba.get_num_threads(), len(y) * grid[0] * grid[1]
     most = max(16, PART_BYTES // (4 * POINTS * (rows + columns)))
     rounds = -(-tiles // (threads * most))
     block = -(-tiles // (threads * rounds))
@@ -263,18 +265,37 @@ def _grid(height: int, width: int) -> tuple[int, int]:
     return -(-height // 4), -(-width // 4)
 
 
-def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, stride: int,
-            pad: tuple[int, int]) -> None:
+def pays(x: np.ndarray, y: np.ndarray, weight: np.ndarray, geometry: tuple[int, ...], group: int) -> bool:
+    """Whether this convolution can be done here, and that is faster: measured with ZF-5, VGG, ResNet, SqueezeNet.
+
+    `x` and `y` are N x H x W x C, or their gradients; `geometry` is that of convolution.py.
+    """
+    kernel, stride, dilation = geometry[:2], geometry[2:4], geometry[6:]
+    if EXACT or x.dtype != np.float32 or group > 1 or dilation != (1, 1):
+        return False
+    if (kernel, stride) not in (((3, 3), (1, 1)), ((5, 5), (2, 2))):
+        return False
+    count, height, width, outputs = y.shape
+    phases = stride[0] * stride[1]
+    if min(x.shape[3] * phases, outputs) < CHANNELS:
+        return False
+    tiles = count * _grid(height, width)[0] * _grid(height, width)[1]
+    saving = 3 / 4          # products here take longer than the few large ones there
+    return POINTS * phases * (tiles + TILES_FOR_WEIGHTS) < saving * count * height * width * weight[0, 0].size
+
+
+def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, geometry: tuple[int, ...]) -> None:
     """Write to `y`; weight: outputs x channels x 3 x 3 with stride 1, or x 5 x 5 with stride 2."""
-    _convolution(x, _taps(weight), bias, y, _grid(*y.shape[1:3]), stride, pad, 1, (0, 0))
+    _convolution(x, _taps(weight), bias, y, _grid(*y.shape[1:3]), geometry[2], geometry[4:6], 1, (0, 0))
 
 
-def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: int, pad: tuple[int, int]) -> None:
+def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: tuple[int, ...]) -> None:
     """Write the input's gradient to `dx`: the convolution of `dy` with the weights turned by half a circle."""
     bias = scratch("winograd.bias", (dx.shape[3],), np.float32)
     bias[:] = 0
     turned = _taps(weight)[:, :, ::-1].transpose(1, 0, 2)
     _, height, width, _ = dx.shape
+    stride, pad = geometry[2], geometry[4:6]
     if stride == 1:
         _convolution(dy, turned, bias, dx, _grid(height, width), 1, (2 - pad[0], 2 - pad[1]), 1, (0, 0))
     else:
@@ -282,8 +303,9 @@ def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: in
         _convolution(dy, turned, bias, dx, grid, 1, (2, 2), stride, pad)
 
 
-def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, stride: int, pad: tuple[int, int]) -> None:
+def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, geometry: tuple[int, ...]) -> None:
     """Add the weights' gradient to `dweight`."""
+    stride, pad = geometry[2], geometry[4:6]
     grid, threads = _grid(*dy.shape[1:3]), numba.get_num_threads()
     rows, columns = x.shape[3] * stride * stride, dy.shape[3]
     tiles = len(dy) * grid[0] * grid[1]

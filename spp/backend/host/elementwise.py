@@ -1,0 +1,46 @@
+"""Elementwise functions whose speed counts: one pass over memory, by all threads."""
+import numba
+import numpy as np
+
+from spp.backend.host.layout import flat_alike
+from spp.backend.host.scratch import scratch
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _relu(x, y, slope):
+    zero = x.dtype.type(0)
+    for i in numba.prange(x.size):
+        value = x[i]
+        below = zero if slope == 0 else slope * value       # 0 for minus infinity too
+        y[i] = below if value <= 0 else value               # NaN stays NaN
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _relu_backward(dy, x, dx, slope):
+    for i in numba.prange(x.size):
+        gradient = dy[i]
+        dx[i] = gradient if x[i] > 0 else slope * gradient
+
+
+def relu(x: np.ndarray, y: np.ndarray, negative_slope: float) -> None:
+    """y = max(x, 0) + negative_slope * min(x, 0); y may be x."""
+    flat = flat_alike(x, y)
+    if flat is None:
+        copy = scratch("elementwise.x", x.shape, x.dtype)
+        copy[...] = x
+        relu(copy, copy, negative_slope)
+        y[...] = copy
+    else:
+        _relu(*flat, x.dtype.type(negative_slope))
+
+
+def relu_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray, negative_slope: float) -> None:
+    """dx = dy where x > 0, else negative_slope * dy; dx may be dy."""
+    flat = flat_alike(dy, x, dx)
+    if flat is None:
+        gradient, values = (scratch(f"elementwise.{name}", x.shape, x.dtype) for name in ("dy", "x"))
+        gradient[...], values[...] = dy, x
+        relu_backward(gradient, values, gradient, negative_slope)
+        dx[...] = gradient
+    else:
+        _relu_backward(*flat, x.dtype.type(negative_slope))
