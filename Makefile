@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROTO_VENV := build/proto-venv
 
-.PHONY: help setup demo test fuzz lint proto wheel clean
+.PHONY: help setup demo test fuzz bench lint proto wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ test: setup  ## run the tests
 
 fuzz: setup  ## 10,000 mutated nets, solvers, weights and snapshots: clean errors only (minutes)
 	$(BIN)/python tests/fuzz.py
+
+bench: setup  ## time ZF-5 SPP, beside torch if .venv has it (minutes)
+	$(BIN)/python benchmarks/zf5.py
 
 lint: setup  ## flake8 and mypy
 	$(BIN)/flake8

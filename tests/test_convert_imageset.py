@@ -196,7 +196,7 @@ def test_checking_the_size(run, classes):
     (["photos", "photos/list", "db"], "list:2: expected `path label`, the label a whole number, found 'x y'"),
     (["photos/cat", "db"], "'photos/cat' has no folders, one a class; make them, or give a list file"),
     (["photos", "photos"], "'photos' exists already; remove it, or give the database another name"),
-    (["photos", "no/db"], "'no/db' cannot be made: No such file or directory; the folder 'no' must exist"),
+    (["photos", "nothing/db"], "'nothing/db' cannot be made: Not a directory; 'nothing' must be a folder"),
     (["photos/cat", "nothing", "db"], "none of the 1 files could be read as an image; check ROOT_FOLDER")])
 def test_mistakes_get_one_line(run, classes, arguments, message):
     Path("photos/list").write_text("cat/c.png 1\nx y\n")

@@ -153,8 +153,15 @@ def test_an_existing_target_is_not_touched(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["db", "late"]
 
 
-def test_a_target_in_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="cannot be made: No such file .*; the folder '.*/no' must exist"):
+def test_the_folders_above_are_made(tmp_path):
+    with DatabaseWriter(str(tmp_path / "new" / "data" / "db")) as writer:
+        writer.put(b"k", b"v")
+    assert os.listdir(tmp_path / "new" / "data") == ["db"]
+
+
+def test_a_target_in_a_file(tmp_path):
+    (tmp_path / "no").touch()
+    with pytest.raises(DataError, match="cannot be made: Not a directory; '.*/no' must be a folder that can be"):
         DatabaseWriter(str(tmp_path / "no" / "db"))
 
 

@@ -10,7 +10,8 @@ from spp.backend.host import inner_product as host
 from spp.errors import NetError
 from spp.ops import inner_product
 
-SIZES = [(1, 5, 3), (2, 7, 1), (4, 6, 9), (5, 1, 4), (7, 13, 10), (33, 20, 3), (0, 4, 3)]     # N, inputs, outputs
+# N, inputs, outputs
+SIZES = [(1, 5, 3), (2, 7, 1), (4, 6, 9), (5, 1, 4), (7, 13, 10), (33, 20, 3), (0, 4, 3), (4, 0, 3)]
 each_size = pytest.mark.parametrize("n, inputs, outputs", SIZES)
 each_order = pytest.mark.parametrize("transpose", [False, True])
 

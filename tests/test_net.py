@@ -282,6 +282,31 @@ def test_wrong_nets_say_where_and_what(tmp_path, text, message):
         assert f"{path}:4: {message}" in str(error.value)
 
 
+@pytest.mark.parametrize("layer, message", [
+    ("type: 'Softmax' bottom: 'x' top: 'y'", "axis 1 of the bottom is empty: its shape is (2, 0, 3)"),
+    ("type: 'SoftmaxWithLoss' bottom: 'x' bottom: 't' top: 'y'", "the scores 2 x 0 x 3 have no classes on axis 1")])
+def test_no_classes(layer, message):
+    text = ("layer { name: 'in' type: 'Input' top: 'x' top: 't' input_param { shape { dim: 2 dim: 0 dim: 3 } "
+            "shape { dim: 2 dim: 3 } } } layer { name: 'l' %s }" % layer)
+    with pytest.raises(NetError) as error:
+        net(text)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("region", ["ACROSS_CHANNELS", "WITHIN_CHANNEL"])
+def test_an_lrn_window_larger_than_the_map_sees_all_of_it(region):
+    x = np.arange(1, 61, dtype=np.float64).reshape(1, 3, 4, 5) / 30
+
+    def lrn(size, alpha):
+        made = net("layer { name: 'in' type: 'Input' top: 'x' input_param { shape { dim: 1 dim: 3 dim: 4 dim: 5 } } } "
+                   "layer { name: 'l' type: 'LRN' bottom: 'x' top: 'y' lrn_param { local_size: %d alpha: %r "
+                   "norm_region: %s } }" % (size, alpha, region), dtype=np.float64)
+        return made.forward(x=x)["y"]
+
+    small, power = 11, 1 if region == "ACROSS_CHANNELS" else 2
+    np.testing.assert_allclose(lrn(10001, float(10001 / small) ** power), lrn(small, 1.0), 1e-6)
+
+
 def test_unknown_blob():
     with pytest.raises(NetError, match="no blob 'y' in net ''; its blobs are x"):
         net(INPUT).forward(y=X)

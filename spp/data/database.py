@@ -100,10 +100,10 @@ class DatabaseWriter:
         parent = os.path.dirname(self.path) or "."
         self.folder = f"{self.path}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            os.mkdir(self.folder)
+            os.makedirs(self.folder)
         except OSError as error:
-            raise DataError(f"'{path}' cannot be made: {error.strerror}; the folder '{parent}' must exist "
-                            "and be writable") from error
+            raise DataError(f"'{path}' cannot be made: {error.strerror}; '{parent}' must be a folder "
+                            "that can be written to") from error
         self.records = 0
         self._batch: list[tuple[bytes, bytes]] = []
         self._batch_bytes = 0

@@ -31,7 +31,8 @@ def relu(x: np.ndarray, y: np.ndarray, negative_slope: float) -> None:
         relu(copy, copy, negative_slope)
         y[...] = copy
     else:
-        _relu(*flat, x.dtype.type(negative_slope))
+        source, out = flat
+        _relu(source, out, x.dtype.type(negative_slope))
 
 
 def relu_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray, negative_slope: float) -> None:
@@ -43,4 +44,5 @@ def relu_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray, negative_slope:
         relu_backward(gradient, values, gradient, negative_slope)
         dx[...] = gradient
     else:
-        _relu_backward(*flat, x.dtype.type(negative_slope))
+        gradient, values, out = flat
+        _relu_backward(gradient, values, out, x.dtype.type(negative_slope))

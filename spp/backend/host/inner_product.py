@@ -82,10 +82,15 @@ def _parts(rows: int) -> int:
     return max(1, min(numba.get_num_threads(), rows))
 
 
+def _block(weight: np.ndarray, size: int) -> int:
+    """How many rows of a weight, which may be empty, take about `size` bytes."""
+    return max(1, size // max(1, weight.shape[1] * weight.itemsize))
+
+
 def _by_rows(x: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
     """y = x weight^T."""
     parts, rows = _parts(len(weight)), len(weight)
-    block = max(1, CACHED_BYTES // max(1, weight.shape[1] * weight.itemsize))
+    block = _block(weight, CACHED_BYTES)
     out = np.ascontiguousarray(y)
     buffer = scratch("inner_product.buffer", (parts, -(-rows // parts) * len(x)), x.dtype)
     _meet(np.ascontiguousarray(x), np.ascontiguousarray(weight), out, block, buffer)
@@ -121,7 +126,7 @@ def inner_product_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.nd
     one_thread()
     factors, rows = (x, dy) if transpose else (dy, x)
     parts = _parts(len(dweight))
-    block = max(1, min(-(-len(dweight) // parts), PRODUCT_BYTES // (dweight.shape[1] * dweight.itemsize)))
+    block = max(1, min(-(-len(dweight) // parts), _block(dweight, PRODUCT_BYTES)))
     buffer = scratch("inner_product.buffer", (parts, block * len(x)), x.dtype)
     product = scratch("inner_product.product", (parts, block, dweight.shape[1]), x.dtype)
     out = np.ascontiguousarray(dweight)
