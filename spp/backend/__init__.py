@@ -14,6 +14,9 @@ from spp.errors import SppError
 # threads that read data, and from other programs: four times as fast at batch 1 beside another busy process.
 # Read when OpenMP starts, at the first kernel.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Numba looks at its own variable only; users know this one.
+if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 
 def of(array: Any) -> ModuleType:

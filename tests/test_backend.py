@@ -1,0 +1,33 @@
+"""Backends: which device an array and a name mean, and how many threads the host takes."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from spp import backend
+from spp.backend import host
+from spp.errors import SppError
+
+
+def test_an_array_and_a_name_tell_the_backend():
+    assert backend.of(np.zeros(3)) is host and backend.select("cpu") is host and backend.select("auto") is host
+    with pytest.raises(TypeError, match="no backend for arrays of type builtins.list"):
+        backend.of([1, 2])
+
+
+@pytest.mark.parametrize("device, message", [("tpu", "unknown device 'tpu': expected auto, cpu, cuda or cuda:<index>"),
+                                             ("cuda:1", "device 'cuda:1': this version of spp computes on the CPU")])
+def test_devices_that_are_not_there(device, message):
+    with pytest.raises(SppError, match=message):
+        backend.select(device)
+
+
+@pytest.mark.parametrize("given, threads", [({"OMP_NUM_THREADS": "1"}, "1"),
+                                            ({"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "1"}, "1")])
+def test_threads_follow_the_environment(given, threads):
+    clean = {key: value for key, value in os.environ.items() if not key.endswith("NUM_THREADS")}
+    run = subprocess.run([sys.executable, "-c", "import spp.backend.host, numba; print(numba.get_num_threads())"],
+                         env={**clean, **given}, capture_output=True, text=True)
+    assert run.stdout.strip() == threads, run.stderr
