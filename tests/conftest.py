@@ -1,4 +1,6 @@
 """Fixtures that several files of tests use."""
+import signal
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,9 @@ from spp.data import datum
 from spp.data.database import DatabaseWriter
 from spp.proto.text import parse_solver
 from spp.solver import Solver
+
+# A run in the background is started with SIGINT ignored, and so would be the programs that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
