@@ -125,6 +125,10 @@ ROWS = [
     Row("BatchNorm", "batch_norm_param { eps: 0.1 } " + STATISTICS, phase=TEST),
     Row("BatchNorm", "batch_norm_param { use_global_stats: true } " + STATISTICS, [(2, 3, 4)]),
     Row("BatchNorm", "", [(9,)], by_image=False),
+    Row("BatchNorm", "batch_norm_param { eps: 0.1 scale_bias: true scale_filler { type: 'uniform' min: -1.5 max: 2 } "
+        "bias_filler { type: 'gaussian' std: 0.5 } }", by_image=False),
+    Row("BatchNorm", "batch_norm_param { use_global_stats: true use_weight_bias: true bias_term: false "
+        "} " + STATISTICS + " blobs { shape { dim: 3 } data: [1.5, -2, 0.7] }"),
     Row("MVN"),
     Row("MVN", "mvn_param { across_channels: true }", [(2, 3, 4, 2, 2)]),
     Row("MVN", "mvn_param { normalize_variance: false }"),

@@ -287,3 +287,14 @@ def test_ceil_mode_is_round_mode():
         parse_net(NET % ("Pooling", pool % "avg_include_pad: false"))
     assert str(error.value) == ("<text>: layer 'a': avg_include_pad: false is Intel's; here, as in Caffe, an average "
                                 "counts the padding; remove the field, or the padding")
+
+
+@pytest.mark.parametrize("order", ["old DIGITS", "present"])
+def test_batch_norm_with_scale_in_the_order_of_old_digits(tmp_path, order):
+    values = {"scale": [3, -0.5], "bias": [0.25, -7], "mean": [1.5, -0.5], "variance": [3.5, 0.75], "count": [1]}
+    names = ("scale bias mean variance count" if order == "old DIGITS" else "mean variance count scale bias").split()
+    blobs = [block(7, block(7, block(1, bytes([len(values[name])]))) + block(5, np.float32(values[name]).tobytes()))
+             for name in names]
+    layers = read(tmp_path, layer("bn", "BatchNorm", *blobs)).layer
+    assert [arrays.from_proto(blob).tolist() for blob in layers[0].blobs] == [
+        values[name] for name in ("mean", "variance", "count", "scale", "bias")]

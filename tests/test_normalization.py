@@ -128,6 +128,46 @@ def test_which_statistics_are_used(phase, given, of_batch):
     assert net.params["l"][2].data[0] == of_batch
 
 
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("fork, bias", [("scale_bias: true", True), ("use_weight_bias: true", True),
+                                        ("use_weight_bias: true bias_term: false", False)])
+def test_scale_inside_is_a_scale_layer_behind(phase, in_place, fork, bias):
+    """NVIDIA's and Intel's BatchNorm with parameters 3 and 4, against BatchNorm and Scale."""
+    scale = ("layer { name: 's' type: 'Scale' bottom: 'y0' top: 'out' "
+             f"scale_param {{ bias_term: {str(bias).lower()} }} }}")
+    shape = (3, 2, 3, 2)
+    one = layer_net(f"type: 'BatchNorm' batch_norm_param {{ {fork} }}", shape, phase=phase, in_place=in_place)
+    two = layer_net("type: 'BatchNorm'", shape, phase=phase, behind=scale)
+    values = [[6, -2], [14, 3], [4], [3, -0.5], [0.25, -7]][:4 + bias]
+    for blob, value in zip(one.params["l"], values, strict=True):
+        blob.data[...] = value
+    for blob, value in zip([*two.params["l"], *two.params["s"]], values, strict=True):
+        blob.data[...] = value
+    x, dy = distinct(shape), distinct(shape, seed=1)
+    outputs = []
+    for net in (one, two):
+        y = net.tops[-1][0]
+        net.forward(x0=x)
+        outputs.append(y.data.copy())
+        net.clear_param_diffs()
+        y.diff[...] = dy
+        net.backward()
+        outputs.append(net.blobs["x0"].diff.copy())
+        outputs += [blob.diff.copy() for blobs in net.params.values() for blob in blobs]
+    for found, expected in zip(outputs[:len(outputs) // 2], outputs[len(outputs) // 2:], strict=True):
+        np.testing.assert_allclose(found, expected, 1e-12, 1e-12)
+    assert abs(outputs[5]).min() > 0.1      # the scale's gradient
+
+
+def test_scale_inside_starts_at_one_and_holds_nvidias_least_eps():
+    net = layer_net("type: 'BatchNorm' batch_norm_param { scale_bias: true eps: 0 }", (3, 2))
+    assert [blob.data.tolist() for blob in net.params["l"]] == [[0, 0], [0, 0], [0], [1, 1], [0, 0]]
+    assert forward(net, np.full((3, 2), 7.0)).tolist() == [[0, 0]] * 3          # 0 / sqrt(1e-5), no 0 / 0
+    net = layer_net("type: 'BatchNorm' batch_norm_param { use_weight_bias: true eps: 0 filler { value: 3 } }", (3, 2))
+    np.testing.assert_allclose(forward(net, BATCH), 3 * (BATCH - [3, 20]) / np.sqrt([8 / 3, 200]), 1e-12)
+
+
 def test_batchnorm_in_place_and_followed_in_place():
     """The backward pass needs what an in-place Scale has overwritten."""
     scale = "layer { name: 's' type: 'Scale' bottom: 'x0' top: 'x0' scale_param { filler { value: 3 } } }"

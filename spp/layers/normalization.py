@@ -16,13 +16,14 @@ class BatchNorm(Neuron):
     With use_global_stats (unless given: in phase TEST) mean and variance are the stored ones; otherwise those of
     the batch, which are then added to the stored ones in every forward. Parameters, which no solver updates:
     sum of means (C), sum of variances (C), sum of weights (1); a sum is moving_average_fraction * sum + new.
+
+    With NVIDIA's scale_bias or Intel's use_weight_bias the result is then multiplied by a learned scale (C), and a
+    learned bias (C) is added (Intel: unless bias_term is false): parameters 3 and 4. NVIDIA holds eps to at least
+    1e-5, and so does the layer with scale_bias.
     """
 
     def setup(self, bottom, top):
         p = self.param.batch_norm_param
-        if p.scale_bias or p.HasField("use_weight_bias") and p.use_weight_bias:
-            raise NetError("scale_bias and use_weight_bias are NVIDIA's and Intel's scale inside BatchNorm; write a "
-                           "Scale layer with bias_term: true behind it, and give that the last two of its parameters")
         self.of_batch = not (p.use_global_stats if p.HasField("use_global_stats") else self.phase == TEST)
         channels = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 1
         for i, size in enumerate((channels, channels, 1)):
@@ -32,6 +33,13 @@ class BatchNorm(Neuron):
             elif self.param.param[i].lr_mult:
                 raise NetError(f"param {i} has lr_mult {self.param.param[i].lr_mult:g}, but a solver cannot learn the "
                                "statistics of a batch normalization; remove the param blocks, or set lr_mult: 0")
+        self.eps = max(p.eps, 1e-5) if p.scale_bias else p.eps
+        self.learned = []
+        if p.scale_bias or p.HasField("use_weight_bias") and p.use_weight_bias:
+            scale_filler = next((getattr(p, name) for name in ("scale_filler", "filler") if p.HasField(name)),
+                                caffe_pb2.FillerParameter(value=1))
+            self.learned = [scale_filler, p.bias_filler] if p.bias_term else [scale_filler]
+            self.learned = [self.add_filled((channels,), filler) for filler in self.learned]
 
     def reshape(self, bottom, top):
         shape, stored = bottom[0].shape, self.blobs[0].shape[0]
@@ -45,17 +53,24 @@ class BatchNorm(Neuron):
 
     def forward(self, bottom, top):
         x = bottom[0].data
+        if self.of_batch or self.learned:
+            self.keep(bottom, top)
         if not self.of_batch:
             self.mean, variance = self._stored()
         elif x.size:
-            self.keep(bottom, top)
             self.mean, variance = normalization.moments(x, *self.axes)
             self._add(self.mean, variance, x.size // variance.size)
         else:
             return      # nothing to normalise (a Filter let nothing through), and nothing to learn from
         xp = self.context.backend.xp
-        self.factor = 1 / xp.sqrt(variance + self.param.batch_norm_param.eps)
-        normalization.forward(x, self.mean, self.factor, top[0].data, *self.axes)
+        self.factor = 1 / xp.sqrt(variance + self.eps)
+        scale, bias = self._scale_and_bias()
+        normalization.forward(x, self.mean, self.factor * scale, top[0].data, *self.axes, bias)
+
+    def _scale_and_bias(self):
+        """The learned scale and bias, in the shape of the statistics; 1 and 0 where there are none."""
+        values = [blob.data.reshape(self.by_channel) for blob in self.learned]
+        return values + [1, 0][len(values):]
 
     def _stored(self):
         weight = float(self.blobs[2].data[0])
@@ -69,13 +84,26 @@ class BatchNorm(Neuron):
             blob.data[...] = fraction * blob.data + new
 
     def backward(self, top, propagate_down, bottom):
-        if not propagate_down[0] or not bottom[0].count:
+        if not bottom[0].count:
             return
-        dy, dx = top[0].diff, bottom[0].diff
+        dy = top[0].diff
+        self._add_gradients(dy, bottom, top)
+        if not propagate_down[0]:
+            return
+        dx, scale = bottom[0].diff, self._scale_and_bias()[0]
         if self.of_batch:
-            normalization.backward(dy, self.kept(bottom, top), self.mean, self.factor, dx, *self.axes)
+            normalization.backward(dy, self.kept(bottom, top), self.mean, self.factor, dx, *self.axes, scale)
         else:
-            normalization.backward_of_constants(dy, self.factor, dx, *self.axes)
+            normalization.backward_of_constants(dy, self.factor * scale, dx, *self.axes)
+
+    def _add_gradients(self, dy, bottom, top):
+        """Those of the scale and the bias."""
+        wanted = self.param_propagate_down[3:]
+        if wanted[:1] == [True]:
+            found = normalization.scale_gradient(dy, self.kept(bottom, top), self.mean, self.factor, *self.axes)
+            self.learned[0].diff[...] += found.reshape(-1)
+        if wanted[1:] == [True]:
+            self.learned[1].diff[...] += normalization.bias_gradient(dy, *self.axes).reshape(-1)
 
 
 @register("MVN")

@@ -4,10 +4,11 @@ The dialects: V0 (`layers { layer { type: "conv" } }`), V1 (`layers { type: CONV
 instead of an Input layer, three `param`s on BatchNorm, `solver_type`.
 """
 import logging
+import math
 import os
 
 from spp.errors import ProtoError
-from spp.proto import caffe_pb2
+from spp.proto import arrays, caffe_pb2
 from spp.proto.upgrade_v0 import upgrade_v0
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,21 @@ def upgrade_net(net: caffe_pb2.NetParameter, source: str = "<net>") -> None:
             # The three blobs are running statistics: the solver must not touch them.
             for spec in layer.param:
                 spec.lr_mult = spec.decay_mult = 0
+        _upgrade_statistics(layer, source)
         _upgrade_pooling(layer, source)
+
+
+def _upgrade_statistics(layer: caffe_pb2.LayerParameter, source: str) -> None:
+    """NVIDIA's BatchNorm with a scale, as old DIGITS saved it (scale, bias, mean, variance, count): statistics first.
+
+    One channel leaves the order open; then it is taken for the present one.
+    """
+    sizes = [math.prod(arrays.shape_of(blob)) for blob in layer.blobs]
+    if layer.type == "BatchNorm" and len(sizes) == 5 and sizes[4] == 1 < sizes[2]:
+        log.info("%s: parameters of BatchNorm layer %r brought into the present order", source, layer.name)
+        scale_and_bias = [caffe_pb2.BlobProto.FromString(blob.SerializeToString()) for blob in layer.blobs[:2]]
+        del layer.blobs[:2]
+        layer.blobs.extend(scale_and_bias)
 
 
 def upgrade_solver(solver: caffe_pb2.SolverParameter, path: str | None) -> None:
