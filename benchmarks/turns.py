@@ -1,0 +1,169 @@
+"""Contenders that take turns: what every benchmark here is made of.
+
+Each contender is a process of its own that waits while the others work. In every round each does the task once,
+in turn, so that what else the machine does meets all of them alike: read the ratios, not the times. A short task
+is done several times a turn.
+
+A benchmark is a program that calls `main` with its tasks and contenders, and with a function `make(contender,
+task)` that returns what to time, or None where the contender cannot do the task.
+"""
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Iterable
+
+ROOT = Path(__file__).resolve().parent.parent
+TURN = 0.3          # seconds that a turn should take at least
+
+
+@dataclass
+class Contender:
+    """What takes part: a description, the modules that it cannot do without, and its environment variables."""
+
+    what: str
+    needs: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Task:
+    """What is to be done, and how many `unit`s (images, windows) of it that is."""
+
+    count: int
+    unit: str = "images"
+
+
+Make = Callable[[str, str], Callable[[], Any] | None]
+
+
+def _work(make: Make, contender: str) -> None:
+    """A contender: for each task named on standard input, the seconds of doing it once on standard output."""
+    sys.stdout.flush()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)           # what libraries print is no answer
+    tasks: dict[str, tuple[Callable[[], Any] | None, int]] = {}
+    for line in sys.stdin:
+        task = line.strip()
+        if task not in tasks:
+            tasks.clear()       # one at a time in memory
+            run, times = make(contender, task), 1
+            if run is not None:
+                run()
+                begin = time.perf_counter()
+                run()
+                times = max(1, round(TURN / (time.perf_counter() - begin)))
+            tasks[task] = run, times
+        run, times = tasks[task]
+        if run is None:
+            print("none 0", file=answers, flush=True)
+            continue
+        begin = time.perf_counter()
+        for _ in range(times):
+            run()
+        seconds = (time.perf_counter() - begin) / times
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=answers, flush=True)
+
+
+class _Worker:
+    def __init__(self, script: str, name: str, contender: Contender) -> None:
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen([sys.executable, script, "--work", name], text=True,
+                                        env={**os.environ, "PYTHONPATH": path, **contender.environment},
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def turn(self, task: str) -> tuple[float, float] | None:
+        """Seconds of doing the task once, and the most memory, in MiB, that the process has had."""
+        assert self.process.stdin and self.process.stdout
+        print(task, file=self.process.stdin, flush=True)
+        seconds, kibibytes = (self.process.stdout.readline() or "none 0").split()
+        return None if seconds == "none" else (float(seconds), float(kibibytes) / 1024)
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(script: str, task: str, contenders: dict[str, Contender], rounds: int) -> dict[str, Any]:
+    """Of each contender that can do the task the times of all rounds, in seconds, and its largest memory."""
+    workers = {name: _Worker(script, name, contender) for name, contender in contenders.items()}
+    found: dict[str, Any] = {}
+    for count in range(rounds + 1):
+        for name, worker in list(workers.items()):
+            answer = worker.turn(task)
+            if answer is None:
+                workers.pop(name).close()
+                continue
+            result = found.setdefault(name, {"seconds": []})
+            if count:           # the first round builds the nets while others do too
+                result["seconds"].append(answer[0])
+            result["peak_mib"] = answer[1]
+    for worker in workers.values():
+        worker.close()
+    return found
+
+
+def report(name: str, task: Task, found: dict[str, Any], ours: str) -> None:
+    """Print a task's table and add the ratios to it: how many times as fast as each rival `ours` is."""
+    print(f"\n{name:<28}{task.unit + '/s: median (least to most)':>42}{'peak MiB':>10}   {ours} is ... times as fast")
+    for contender, result in found.items():
+        rates = [task.count / seconds for seconds in result["seconds"]]
+        spread = f"{statistics.median(rates):10.1f} ({min(rates):.1f} to {max(rates):.1f})"
+        ratio = ""
+        if ours in found and contender != ours:
+            result["ours_is_times_as_fast"] = statistics.median(
+                theirs / mine for mine, theirs in zip(found[ours]["seconds"], result["seconds"]))
+            ratio = f"{result['ours_is_times_as_fast']:.2f}"
+        print(f"  {contender:<30}{spread:>38}{result['peak_mib']:10.0f}   {ratio:>6}", flush=True)
+
+
+def present(contenders: dict[str, Contender]) -> dict[str, Contender]:
+    """Those whose modules are installed; says which are not."""
+    found = {}
+    for name, contender in contenders.items():
+        missing = [module for module in contender.needs if importlib.util.find_spec(module) is None]
+        if missing:
+            print(f"{name}: left out, {' and '.join(missing)} not installed (pip install '.[bench]')")
+        else:
+            found[name] = contender
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
+
+
+def main(script: str, description: str | None, tasks: dict[str, Task], contenders: dict[str, Contender], make: Make,
+         ours: str = "spp", extra: Iterable[str] = ()) -> None:
+    """The program: --rounds, --tasks, --contenders; prints tables and writes JSON beside the script.
+
+    `extra` are tasks that run only when named.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender at each task (default: 5)")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", choices=tasks, help=f"of: {', '.join(tasks)}",
+                        default=[name for name in tasks if name not in set(extra)])
+    parser.add_argument("--contenders", nargs="+", metavar="NAME", choices=contenders, default=list(contenders),
+                        help="of: " + "; ".join(f"{name!r} {c.what}" for name, c in contenders.items()))
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        return _work(make, args.work)
+    taking_part = present({name: contenders[name] for name in args.contenders})
+    results = {}
+    for name in args.tasks:
+        results[name] = measure(script, name, taking_part, args.rounds)
+        report(name, tasks[name], results[name], ours)
+    record = {**machine(), "rounds": args.rounds,
+              "contenders": {name: contender.what for name, contender in taking_part.items()}, "tasks": results}
+    Path(script).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
