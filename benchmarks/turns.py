@@ -36,10 +36,14 @@ class Contender:
 
 @dataclass
 class Task:
-    """What is to be done, and how many `unit`s (images, windows) of it that is."""
+    """What is to be done, and how many `unit`s (images, windows) of it that is.
+
+    A large task is not held in memory by all contenders at once: ours meets each rival by itself.
+    """
 
     count: int
     unit: str = "images"
+    large: bool = False
 
 
 Make = Callable[[str, str], Callable[[], Any] | None]
@@ -93,8 +97,29 @@ class _Worker:
         self.process.wait()
 
 
-def measure(script: str, task: str, contenders: dict[str, Contender], rounds: int) -> dict[str, Any]:
-    """Of each contender that can do the task the times of all rounds, in seconds, and its largest memory."""
+def measure(script: str, name: str, task: Task, contenders: dict[str, Contender], rounds: int,
+            ours: str) -> dict[str, Any]:
+    """Of each contender that can do the task the times of all rounds, in seconds, and its largest memory.
+
+    `ours_is_times_as_fast`: the median over the rounds of its time by that of `ours` in the same round.
+    """
+    rivals = [rival for rival in contenders if rival != ours]
+    groups = [[ours, rival] for rival in rivals] if task.large and ours in contenders else [list(contenders)]
+    found: dict[str, Any] = {}
+    for group in groups:
+        met = _meet(script, name, {rival: contenders[rival] for rival in group}, rounds)
+        for rival, result in met.items():
+            if ours in met and rival != ours:
+                result["ours_is_times_as_fast"] = statistics.median(
+                    theirs / mine for mine, theirs in zip(met[ours]["seconds"], result["seconds"]))
+            if rival in found:
+                found[rival]["seconds"] += result["seconds"]
+            else:
+                found[rival] = result
+    return found
+
+
+def _meet(script: str, task: str, contenders: dict[str, Contender], rounds: int) -> dict[str, Any]:
     workers = {name: _Worker(script, name, contender) for name, contender in contenders.items()}
     found: dict[str, Any] = {}
     for count in range(rounds + 1):
@@ -113,16 +138,12 @@ def measure(script: str, task: str, contenders: dict[str, Contender], rounds: in
 
 
 def report(name: str, task: Task, found: dict[str, Any], ours: str) -> None:
-    """Print a task's table and add the ratios to it: how many times as fast as each rival `ours` is."""
+    """Print a task's table."""
     print(f"\n{name:<28}{task.unit + '/s: median (least to most)':>42}{'peak MiB':>10}   {ours} is ... times as fast")
     for contender, result in found.items():
         rates = [task.count / seconds for seconds in result["seconds"]]
         spread = f"{statistics.median(rates):10.1f} ({min(rates):.1f} to {max(rates):.1f})"
-        ratio = ""
-        if ours in found and contender != ours:
-            result["ours_is_times_as_fast"] = statistics.median(
-                theirs / mine for mine, theirs in zip(found[ours]["seconds"], result["seconds"]))
-            ratio = f"{result['ours_is_times_as_fast']:.2f}"
+        ratio = f"{result['ours_is_times_as_fast']:.2f}" if "ours_is_times_as_fast" in result else ""
         print(f"  {contender:<30}{spread:>38}{result['peak_mib']:10.0f}   {ratio:>6}", flush=True)
 
 
@@ -162,7 +183,7 @@ def main(script: str, description: str | None, tasks: dict[str, Task], contender
     taking_part = present({name: contenders[name] for name in args.contenders})
     results = {}
     for name in args.tasks:
-        results[name] = measure(script, name, taking_part, args.rounds)
+        results[name] = measure(script, name, tasks[name], taking_part, args.rounds, ours)
         report(name, tasks[name], results[name], ours)
     record = {**machine(), "rounds": args.rounds,
               "contenders": {name: contender.what for name, contender in taking_part.items()}, "tasks": results}

@@ -291,7 +291,7 @@ def test_ceil_mode_is_round_mode():
 
 @pytest.mark.parametrize("order", ["old DIGITS", "present"])
 def test_batch_norm_with_scale_in_the_order_of_old_digits(tmp_path, order):
-    values = {"scale": [3, -0.5], "bias": [0.25, -7], "mean": [1.5, -0.5], "variance": [3.5, 0.75], "count": [1]}
+    values: dict[str, list[float]] = {"scale": [3, -0.5], "bias": [0.25, -7], "mean": [1.5, -0.5], "variance": [3.5, 0.75], "count": [1]}
     names = ("scale bias mean variance count" if order == "old DIGITS" else "mean variance count scale bias").split()
     blobs = [block(7, block(7, block(1, bytes([len(values[name])]))) + block(5, np.float32(values[name]).tobytes()))
              for name in names]
