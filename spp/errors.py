@@ -17,5 +17,14 @@ class NetError(SppError):
     """A net cannot be built, reshaped, run, or given these weights."""
 
 
+def too_little_memory(error: MemoryError) -> NetError:
+    """What to say, behind the layer's name, where memory could not be had; the error tells how much, on a GPU."""
+    return NetError(f"needs more memory than there is ({error}); make its sizes, the input or the batch smaller")
+
+
 class SolverError(SppError):
     """A solver cannot be built, resumed, or go on."""
+
+
+class ConvertError(SppError):
+    """A net or its weights cannot be converted, or only by guessing."""

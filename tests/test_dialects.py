@@ -291,10 +291,11 @@ def test_ceil_mode_is_round_mode():
 
 @pytest.mark.parametrize("order", ["old DIGITS", "present"])
 def test_batch_norm_with_scale_in_the_order_of_old_digits(tmp_path, order):
-    values: dict[str, list[float]] = {"scale": [3, -0.5], "bias": [0.25, -7], "mean": [1.5, -0.5], "variance": [3.5, 0.75], "count": [1]}
+    values = {"scale": np.array([3, -0.5]), "bias": np.array([0.25, -7]), "mean": np.array([1.5, -0.5]),
+              "variance": np.array([3.5, 0.75]), "count": np.ones(1)}
     names = ("scale bias mean variance count" if order == "old DIGITS" else "mean variance count scale bias").split()
-    blobs = [block(7, block(7, block(1, bytes([len(values[name])]))) + block(5, np.float32(values[name]).tobytes()))
+    blobs = [block(7, block(7, block(1, bytes([len(values[name])]))) + block(5, values[name].astype("<f4").tobytes()))
              for name in names]
     layers = read(tmp_path, layer("bn", "BatchNorm", *blobs)).layer
     assert [arrays.from_proto(blob).tolist() for blob in layers[0].blobs] == [
-        values[name] for name in ("mean", "variance", "count", "scale", "bias")]
+        values[name].tolist() for name in ("mean", "variance", "count", "scale", "bias")]
