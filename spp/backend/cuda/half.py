@@ -1,0 +1,55 @@
+"""Arrays of 16-bit floating-point numbers, as cuDNN takes them: channels last. CuPy has no bfloat16: kernels of ours.
+
+A float32 array N x C x pixels and its 16-bit form, N x pixels x C, the bits in uint16.
+"""
+import functools
+import math
+import os
+from typing import Any
+
+import cupy
+import numpy as np
+
+TILE, BLOCK, MOST_BLOCKS = 32, 256, 1 << 16     # as half.cu has them
+
+
+def source() -> str:
+    """The text of half.cu."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "half.cu"), encoding="ascii") as file:
+        return file.read()
+
+
+@functools.cache
+def _kernel(name: str, precision: str) -> Any:
+    options = ("--std=c++17", *(("-DFP16=1",) if precision == "fp16" else ()))
+    return cupy.RawModule(code=source(), options=options).get_function(name)
+
+
+def empty(shape: tuple[int, ...]) -> Any:
+    """Memory for the 16-bit form of an array of this shape."""
+    return cupy.empty(math.prod(shape), np.uint16)
+
+
+def narrow(x: Any, precision: str) -> Any:
+    """The 16-bit form of `x`, N x C x ..., float32; rounded to nearest, ties to even. precision: fp16 or bf16."""
+    x = cupy.ascontiguousarray(x)
+    out = empty(x.shape)
+    _launch("narrow", precision, x.shape, x, out)
+    return out
+
+
+def widen(half: Any, y: Any, precision: str, bias: Any = None, add: bool = False, relu: bool = False) -> None:
+    """Write to the C-contiguous `y` (N x C x ..., float32) what its 16-bit form holds.
+
+    Plus a bias a channel, plus, if `add`, what `y` holds; then the maximum with 0 if `relu`.
+    """
+    flags = [np.int32(flag) for flag in (bias is not None, add, relu)]
+    _launch("widen", precision, y.shape, half, y, y if bias is None else bias, flags=flags)
+
+
+def _launch(name: str, precision: str, shape: tuple[int, ...], *arrays: Any, flags: Any = ()) -> None:
+    images, channels, pixels = shape[0], shape[1], math.prod(shape[2:])
+    tiles = images * -(-channels // TILE) * -(-pixels // TILE)
+    if tiles:
+        _kernel(name, precision)((min(tiles, MOST_BLOCKS),), (BLOCK,), (
+            np.int64(tiles), *arrays, np.int32(channels), np.int32(pixels), *flags))

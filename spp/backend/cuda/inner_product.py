@@ -1,0 +1,37 @@
+"""Products of matrices with a large matrix of weights, by cuBLAS."""
+import cupy
+
+from spp.backend.cuda.blas import product
+from spp.backend.cuda.layout import store
+
+
+def inner_product_forward(x: cupy.ndarray, weight: cupy.ndarray, bias: cupy.ndarray | None, y: cupy.ndarray,
+                          transpose: bool, relu: bool = False, precision: str = "fp32") -> None:
+    """y (N x O) = x (N x K) weight^T + bias; weight is O x K, or K x O if `transpose`. One floating dtype.
+
+    relu: y = max(y, 0) at once; NaN stays NaN.
+    """
+    out = cupy.ascontiguousarray(y)
+    product(x, weight if transpose else weight.T, out, precision)
+    if bias is not None:
+        out += bias
+    if relu:
+        cupy.maximum(out, 0, out=out)
+    store(out, y)
+
+
+def inner_product_backward_data(dy: cupy.ndarray, weight: cupy.ndarray, dx: cupy.ndarray, transpose: bool,
+                                precision: str = "fp32") -> None:
+    """Write to `dx` (N x K) the gradient of the input of `inner_product_forward`, from the output's, `dy`."""
+    out = cupy.ascontiguousarray(dx)
+    product(dy, weight.T if transpose else weight, out, precision)
+    store(out, dx)
+
+
+def inner_product_backward_weights(x: cupy.ndarray, dy: cupy.ndarray, dweight: cupy.ndarray, transpose: bool,
+                                   precision: str = "fp32") -> None:
+    """Add to `dweight` the gradient of the weights of `inner_product_forward`."""
+    first, second = (x, dy) if transpose else (dy, x)
+    out = cupy.ascontiguousarray(dweight)
+    product(first.T, second, out, precision, add=True)
+    store(out, dweight)

@@ -1,0 +1,90 @@
+"""Launching the kernels of kernels.cu, which is compiled when a kernel is first used, once for each dtype."""
+import functools
+import os
+from typing import Any
+
+import cupy
+import numpy as np
+
+BLOCK = 256             # threads of a block, a power of 2
+PLANES = 4              # planes that a thread pools a region in
+TILE = 32               # regions, and channels, that a block pools at once
+CHANNELS = 8            # neighbouring channels that a thread normalises
+CHUNK = 4096            # elements of a parameter that a block updates
+MOST_BLOCKS = 1 << 16   # a larger count is gone over by a grid of so many blocks
+# As on the host every product is rounded before it is added to: only so do ties and borders fall alike.
+OPTIONS = ("--std=c++17", "--fmad=false", f"-DBLOCK={BLOCK}", f"-DPLANES={PLANES}", f"-DTILE={TILE}",
+           f"-DCHANNELS={CHANNELS}", f"-DCHUNK={CHUNK}")
+_C_NAMES = {"f": "float", "d": "double"}
+
+
+def source() -> str:
+    """The text of kernels.cu."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernels.cu"), encoding="ascii") as file:
+        return file.read()
+
+
+def in_c_order(array: cupy.ndarray) -> cupy.ndarray:
+    """The array for a kernel to read: itself, or a copy."""
+    return cupy.ascontiguousarray(array)
+
+
+def room_for(array: cupy.ndarray) -> cupy.ndarray:
+    """The array for a kernel to write, or new memory that `store` then copies to it."""
+    return array if array.flags.c_contiguous else cupy.empty(array.shape, array.dtype)
+
+
+def on_device(value: Any, dtype: Any) -> cupy.ndarray:
+    """A number, or an array of one, as an array of one element of this dtype."""
+    if isinstance(value, cupy.ndarray):
+        return value.reshape(1).astype(dtype, copy=False)
+    return _constant(float(value), np.dtype(dtype), cupy.cuda.Device().id)
+
+
+@functools.lru_cache(256)
+def _constant(value: float, dtype: np.dtype, device: int) -> cupy.ndarray:
+    return cupy.full(1, value, dtype)
+
+
+@functools.cache
+def _module(kind: str) -> Any:
+    return cupy.RawModule(code=source(), options=(*OPTIONS, f"-Dreal={_C_NAMES[kind]}"))
+
+
+@functools.cache
+def _kernel(name: str, kind: str) -> Any:
+    return _module(kind).get_function(name)
+
+
+def launch(name: str, count: int, dtype: Any, *args: Any) -> None:
+    """Run a kernel for `count` elements, a thread each; `dtype` (float32 or float64) is what it calls real.
+
+    args: C-contiguous arrays; Python's integers are passed as int, its floats as real, NumPy's scalars as they are.
+    """
+    _launch(name, -(-count // BLOCK), count, np.dtype(dtype), args)
+
+
+def launch_blocks(name: str, count: int, dtype: Any, *args: Any) -> None:
+    """As `launch`, with a block of BLOCK threads for each of `count` items."""
+    _launch(name, count, count, np.dtype(dtype), args)
+
+
+def launch_one_block(name: str, count: int, dtype: Any, *args: Any) -> None:
+    """As `launch`, with one block for all elements."""
+    _launch(name, 1, count, np.dtype(dtype), args)
+
+
+def _launch(name: str, blocks: int, count: int, dtype: np.dtype, args: tuple) -> None:
+    if count:
+        values = (np.int64(count), *(_argument(arg, dtype) for arg in args))
+        _kernel(name, dtype.char)((min(blocks, MOST_BLOCKS),), (BLOCK,), values)
+
+
+def _argument(value: Any, dtype: np.dtype) -> Any:
+    if isinstance(value, np.generic):
+        return value
+    if isinstance(value, bool):
+        return np.bool_(value)
+    if isinstance(value, int):
+        return np.int32(value)
+    return dtype.type(value) if isinstance(value, float) else value
