@@ -1,0 +1,184 @@
+"""An ONNX graph that grows by a node at a time, and the table of the functions that write Caffe layers into it.
+
+A size is an int where it is fixed, else the name of an int64 tensor of one element that the graph computes.
+"""
+import operator
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
+
+import numpy as np
+
+from spp.convert.extras import need
+
+onnx = need("onnx", "onnx")
+helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+OPSET, IR_VERSION = 17, 8
+END = np.iinfo(np.int64).max        # as the end of a Slice: to the last element
+Size = int | str
+ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": operator.floordiv, "Max": np.maximum,
+    "Min": np.minimum}
+
+
+@dataclass
+class Value:
+    """A tensor: its name, its sizes, None where they vary, and what the sizes are in the net as given."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    now: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+
+@dataclass
+class Site:
+    """A layer in its net: the layer (set up and reshaped), its bottoms, and its tops, which have no tensors yet."""
+
+    layer: Any
+    bottoms: list[Value]
+    tops: list[Value]
+
+    @property
+    def param(self) -> Any:
+        return self.layer.param
+
+    @property
+    def x(self) -> Value:
+        return self.bottoms[0]
+
+
+Emitter = Callable[["Graph", Site], str | list[str]]
+EMITTERS: dict[str, Emitter] = {}
+
+
+def emits(*types: str) -> Callable[[Emitter], Emitter]:
+    """Decorator: the function writes layers of these types; it returns the names of the tops' tensors."""
+    def enter(function: Emitter) -> Emitter:
+        EMITTERS.update(dict.fromkeys(types, function))
+        return function
+    return enter
+
+
+def values(blob: Any) -> np.ndarray:
+    """A blob's data on the host."""
+    return np.asarray(blob.backend.to_host(blob.data))
+
+
+class Graph:
+    """Nodes and constants; `owner` is the layer that is being written, whose name the nodes' names begin with."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self.owner = ""
+        self._constants: dict[Any, str] = {}
+        self._sizes: dict[tuple[str, int], str] = {}
+        self._taken: set[str] = set()
+
+    def unique(self, wanted: str) -> str:
+        """A tensor's or node's name that no other has."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}#{number}"
+        self._taken.add(name)
+        return name
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """A node of one output; returns the output's name."""
+        return self.add_many(op, 1, *inputs, **attributes)[0]
+
+    def add_many(self, op: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """A node; returns its outputs' names."""
+        name = self.unique(f"{self.owner}/{op}")
+        names = [name if outputs == 1 else self.unique(f"{name}:{i}") for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, inputs, names, name=name, **attributes))
+        return names
+
+    def const(self, values: Any, dtype: Any = np.float32, name: str | None = None) -> str:
+        """A constant tensor, or the one of the same values; `name` for weights."""
+        array = np.asarray(values, dtype, order="C")
+        key = array.dtype, array.shape, array.tobytes()
+        if key not in self._constants:
+            self._constants[key] = self.unique(name or f"{self.owner}/const")
+            self.initializers.append(numpy_helper.from_array(array, self._constants[key]))
+        return self._constants[key]
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 tensor of one axis."""
+        return self.const(values, np.int64)
+
+    def weight(self, layer: Any, index: int, change: Callable[[np.ndarray], np.ndarray] = lambda array: array) -> str:
+        """A layer's parameter, changed by a function, as a constant."""
+        kind = ("weight", "bias")[index] if index < 2 else f"param{index}"
+        return self.const(change(values(layer.blobs[index])), name=f"{layer.name}.{kind}")
+
+    # --- sizes
+
+    def size(self, value: Value, axis: int) -> Size:
+        """The size of an axis."""
+        known = value.shape[axis]
+        if known is not None:
+            return known
+        key = value.name, axis
+        if key not in self._sizes:
+            self._sizes[key] = self.add("Shape", value.name, start=axis, end=axis + 1)
+        return self._sizes[key]
+
+    def compute(self, op: str, a: Any, b: Any) -> Any:
+        """Integers a (op) b, for sizes and arrays of sizes; folded where both are known. Div rounds down."""
+        if not isinstance(a, str) and not isinstance(b, str):
+            return ARITHMETIC[op](a, b)
+        return self.add(op, *(v if isinstance(v, str) else self.const(np.atleast_1d(v), np.int64) for v in (a, b)))
+
+    def vector(self, sizes: Sequence[Size]) -> str:
+        """Sizes as one int64 tensor."""
+        if not any(isinstance(size, str) for size in sizes):
+            return self.const(list(sizes), np.int64)
+        parts = [size if isinstance(size, str) else self.ints(size) for size in sizes]
+        return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=0)
+
+    def real(self, size: Size) -> str:
+        """A size as a float tensor of one element."""
+        return self.add("Cast", size, to=TensorProto.FLOAT) if isinstance(size, str) else self.const([size])
+
+    # --- what many layers need
+
+    def reshape(self, x: str, sizes: Sequence[Size]) -> str:
+        """The values in another shape; 0 copies the size of the same axis of x, -1 is what is left over."""
+        return self.add("Reshape", x, self.vector(sizes))
+
+    def slice(self, x: str, axes: Sequence[int], starts: Sequence[Size], ends: Sequence[Size],
+              steps: Sequence[int] = ()) -> str:
+        """The part of x from the starts to before the ends."""
+        more = [self.ints(*steps)] if steps else []
+        return self.add("Slice", x, self.vector(starts), self.vector(ends), self.ints(*axes), *more)
+
+    def concat(self, parts: Sequence[str], axis: int) -> str:
+        return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=axis)
+
+    def scaled(self, x: str, factor: float, summand: float = 0) -> str:
+        """factor * x + summand."""
+        if factor != 1:
+            x = self.add("Mul", x, self.const(factor))
+        return self.add("Add", x, self.const(summand)) if summand else x
+
+    def linear(self, x: str, weight: str, bias: str | None) -> str:
+        """x times a weight (inputs x outputs) over the last axis, + bias."""
+        y = self.add("MatMul", x, weight)
+        return self.add("Add", y, bias) if bias else y
+
+    def finish(self, old: str, new: str, since: int) -> None:
+        """Give a tensor that the nodes from number `since` on made its final name."""
+        for node in self.nodes[since:]:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name == old:
+                        names[i] = new
+
+
+__all__ = ["ARITHMETIC", "EMITTERS", "END", "Graph", "Site", "Size", "TensorProto", "Value", "emits", "helper", "onnx",
+           "values"]

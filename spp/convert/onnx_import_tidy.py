@@ -1,0 +1,100 @@
+"""A net as one would write it: layers in place, no Flatten before InnerProduct, pyramids as one layer."""
+from collections import Counter
+from typing import Any
+
+IN_PLACE = {"ReLU", "Dropout", "BatchNorm", "Scale", "Bias", "PReLU", "ELU", "Sigmoid", "TanH"}
+
+
+def tidy(net: Any, outputs: set[str]) -> None:
+    """Simplify a NetParameter, whose layers each make blobs of their own, without changing what it computes."""
+    _merge_pyramids(net, outputs)
+    _drop_flatten(net, outputs)
+    _merge_scales(net, outputs)
+    _work_in_place(net, outputs)
+
+
+def _readers(net: Any, outputs: set[str]) -> Counter[str]:
+    readers = Counter(name for layer in net.layer for name in layer.bottom)
+    readers.update(outputs)
+    return readers
+
+
+def _merge_pyramids(net: Any, outputs: set[str]) -> None:
+    """A Concat of the levels of one pyramid becomes one SPP layer."""
+    readers = _readers(net, outputs)
+    makers = {top: layer for layer in net.layer for top in layer.top}
+    dropped = []
+    for layer in net.layer:
+        levels = [makers[name] for name in layer.bottom] if layer.type == "Concat" else []
+        if (levels and layer.concat_param.axis == 1 and all(
+                level.type == "SPP" and readers[level.top[0]] == 1 and level.bottom[0] == levels[0].bottom[0]
+                and level.spp_param.pool == levels[0].spp_param.pool for level in levels)):
+            layer.type = "SPP"
+            layer.ClearField("concat_param")
+            layer.spp_param.CopyFrom(levels[0].spp_param)
+            layer.spp_param.bins[:] = [n for level in levels for n in level.spp_param.bins]
+            layer.bottom[:] = levels[0].bottom
+            dropped += [level.name for level in levels]
+    _drop(net, dropped)
+
+
+def _drop_flatten(net: Any, outputs: set[str]) -> None:
+    """InnerProduct flattens by itself."""
+    readers = _readers(net, outputs)
+    flat = {layer.top[0]: layer for layer in net.layer if layer.type == "Flatten" and layer.flatten_param.axis == 1
+            and layer.flatten_param.end_axis == -1 and readers[layer.top[0]] == 1}
+    dropped = []
+    for layer in net.layer:
+        if layer.type == "InnerProduct" and layer.inner_product_param.axis == 1 and layer.bottom[0] in flat:
+            dropped.append(flat[layer.bottom[0]].name)
+            layer.bottom[0] = flat[layer.bottom[0]].bottom[0]
+    _drop(net, dropped)
+
+
+def _merge_scales(net: Any, outputs: set[str]) -> None:
+    """A Bias of the same axes behind a Scale becomes its bias."""
+    readers = _readers(net, outputs)
+    scales = {layer.top[0]: layer for layer in net.layer if layer.type == "Scale" and len(layer.bottom) == 1
+              and not layer.scale_param.bias_term and readers[layer.top[0]] == 1}
+    dropped = []
+    for layer in net.layer:
+        scale = scales.get(layer.bottom[0]) if layer.type == "Bias" and len(layer.bottom) == 1 else None
+        if scale is None or (scale.scale_param.axis, scale.scale_param.num_axes) != (
+                layer.bias_param.axis, layer.bias_param.num_axes):
+            continue
+        scale.scale_param.bias_term = True
+        scale.blobs.extend(layer.blobs)
+        scale.top[:] = layer.top
+        dropped.append(layer.name)
+    _drop(net, dropped)
+
+
+def _work_in_place(net: Any, outputs: set[str]) -> None:
+    """A layer that is the only reader of its bottom overwrites it; the blob takes the name of the top.
+
+    Outputs keep a layer of their own.
+    """
+    readers = _readers(net, outputs)
+    inputs = {name for layer in net.layer if layer.type == "Input" for name in layer.top}
+    renamed: dict[str, str] = {}
+    for layer in net.layer:
+        if layer.type in IN_PLACE and len(layer.bottom) == 1:
+            bottom = layer.bottom[0]
+            if readers[bottom] == 1 and bottom not in inputs and layer.top[0] not in outputs:
+                renamed[bottom] = layer.top[0]
+    for layer in net.layer:
+        for names in (layer.bottom, layer.top):
+            for i, name in enumerate(names):
+                while name in renamed:
+                    name = renamed[name]
+                names[i] = name
+
+
+def _drop(net: Any, names: list[str]) -> None:
+    kept = [layer for layer in net.layer if layer.name not in names]
+    if len(kept) < len(net.layer):
+        copies = [type(layer)() for layer in kept]
+        for copy, layer in zip(copies, kept):
+            copy.CopyFrom(layer)
+        del net.layer[:]
+        net.layer.extend(copies)
