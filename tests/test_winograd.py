@@ -1,4 +1,4 @@
-"""Winograd's convolution: against single products, and against float64 at ZF-5's shapes; when it is chosen."""
+"""Winograd's convolution: against single products, and float64 at the shapes of real nets; when it is chosen."""
 import os
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from spp.backend.host import winograd
+from spp.backend.host import onednn, winograd
 from spp.ops import convolution
 from test_convolution import arrays, assert_near, computed, expected, identity
 
@@ -20,14 +20,26 @@ CASES = [       # as in test_convolution: input N x C x ..., outputs, kernel, st
     ((1, 2, 12, 9), 3, (5, 5), (2, 2), (0, 3), (1, 1), 1),
     ((2, 1, 8, 7), 3, (5, 5), (2, 2), (2, 4), (1, 1), 1),
     ((1, 2, 6, 8), 2, (5, 5), (2, 2), (0, 0), (1, 1), 1),           # a last row and column that no window sees
+    ((2, 3, 11, 8), 2, (5, 5), (1, 1), (2, 1), (1, 1), 1),
+    ((1, 2, 5, 9), 3, (5, 5), (1, 1), (0, 6), (1, 1), 1),
+    ((2, 6, 9, 7), 4, (3, 3), (1, 1), (1, 1), (1, 1), 2),           # groups
+    ((1, 6, 12, 9), 9, (5, 5), (2, 2), (1, 0), (1, 1), 3),
+    ((2, 4, 10, 7), 6, (5, 5), (1, 1), (2, 2), (1, 1), 2),
 ]
-ZF5 = [
+REAL = [
     ((2, 96, 55, 55), 256, (5, 5), (2, 2), (1, 1), (1, 1), 1),
     ((4, 256, 13, 13), 384, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     ((16, 384, 10, 13), 256, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((4, 96, 27, 27), 256, (5, 5), (1, 1), (2, 2), (1, 1), 2),      # AlexNet's conv2
 ]
 TOLERANCE = 2e-5
 each_case = pytest.mark.parametrize("case", CASES, ids=identity)
+
+
+@pytest.fixture(autouse=True)
+def without_onednn(monkeypatch):
+    """Which would take some of the shapes."""
+    monkeypatch.setattr(onednn, "library", lambda: None)
 
 
 @pytest.fixture
@@ -70,8 +82,8 @@ def test_several_blocks_and_batches_give_the_same(case, always, monkeypatch):
     assert len(always) == 12
 
 
-@pytest.mark.parametrize("case", ZF5, ids=identity)
-def test_error_at_the_shapes_of_zf5(case, monkeypatch):
+@pytest.mark.parametrize("case", REAL, ids=identity)
+def test_error_at_the_shapes_of_real_nets(case, monkeypatch):
     monkeypatch.setattr(winograd, "EXACT", False)
     given = arrays(case, np.float32)
     exact = computed(case, *(a.astype(np.float64) for a in given))
@@ -119,7 +131,7 @@ def test_it_is_not_chosen_for_what_it_cannot_do(monkeypatch):
     monkeypatch.setattr(winograd, "EXACT", False)
     large = (32, 128, 28, 28)
     assert chosen(large, 128)
-    for other in ({"group": 2}, {"dilation": 2}, {"stride": 2}, {"kernel": 5}, {"kernel": 1}, {"dtype": np.float64}):
+    for other in ({"group": 16}, {"dilation": 2}, {"stride": 2}, {"kernel": 7}, {"kernel": 1}, {"dtype": np.float64}):
         assert not chosen(large, 128, **other)
     monkeypatch.setattr(winograd, "EXACT", True)
     assert not chosen(large, 128)

@@ -3,11 +3,17 @@
 4-D arrays always have the shape N x C x H x W; the host prefers them channels-last in memory, and every
 function is right for any strides.
 """
+import functools
+from contextlib import nullcontext
+from typing import Any, Callable, ContextManager
+
 import numpy as np
 
 from spp.backend.host.channels import (channel_affine, channel_combine, channel_dots, channel_moments, channel_sums)
 from spp.backend.host.convolution import convolution_backward_data, convolution_backward_weights, convolution_forward
+from spp.backend.host.dropout import draw_mask
 from spp.backend.host.elementwise import relu, relu_backward
+from spp.backend.host.feed import Feed
 from spp.backend.host.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
 from spp.backend.host.layout import load_matrix, matrix, store
@@ -16,22 +22,29 @@ from spp.backend.host.nms import nms
 from spp.backend.host.pooling import (average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
 from spp.backend.host.scratch import scratch_like
 from spp.backend.host.resize import bilinear, bilinear_backward
-from spp.backend.host.roi import (roi_group_average, roi_group_average_backward, roi_max_pool, roi_max_pool_backward)
+from spp.backend.host.roi import (roi_group_average, roi_group_average_backward, roi_max_pool, roi_max_pool_backward,
+                                  roi_max_pyramid)
+from spp.backend.host.softmax import softmax, softmax_backward, softmax_loss, softmax_loss_backward
+from spp.backend.host.transform import transform
 from spp.backend.host.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
                                      sgd_update)
 
 __all__ = [
-    "adadelta_update", "adagrad_update", "adam_update", "average_pool", "average_pool_backward", "bilinear",
-    "bilinear_backward", "channel_affine", "channel_combine", "channel_dots", "channel_moments", "channel_sums",
-    "convolution_backward_data", "convolution_backward_weights", "convolution_forward", "from_host",
-    "inner_product_backward_data", "inner_product_backward_weights", "inner_product_forward", "load_matrix",
-    "lrn_across", "lrn_across_backward", "lrn_within", "lrn_within_backward", "matrix", "max_pool",
-    "max_pool_backward", "nesterov_update", "nms", "prefers_channels_last", "relu", "relu_backward",
-    "rmsprop_update", "roi_group_average", "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward",
-    "sample_pool", "scratch_like", "sgd_update", "store", "to_host", "xp", "zeros"]
+    "Feed", "adadelta_update", "adagrad_update", "adam_update", "asynchronous", "average_pool",
+    "average_pool_backward", "bilinear", "bilinear_backward", "channel_affine", "channel_combine", "channel_dots",
+    "channel_moments", "channel_sums", "convolution_backward_data", "convolution_backward_weights",
+    "convolution_forward", "draw_mask", "fetch", "from_host", "inner_product_backward_data",
+    "inner_product_backward_weights", "inner_product_forward", "load_matrix", "lrn_across", "lrn_across_backward",
+    "lrn_within", "lrn_within_backward", "matrix", "max_pool", "max_pool_backward", "nesterov_update", "nms", "number",
+    "precisions", "prefers_channels_last", "relu", "relu_backward", "rmsprop_update", "roi_group_average",
+    "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward", "roi_max_pyramid", "sample_pool",
+    "scratch_like", "sgd_update", "softmax", "softmax_backward", "softmax_loss", "softmax_loss_backward", "store",
+    "synchronize", "to_host", "transform", "use", "xp", "zeros"]
 
 xp = np
 prefers_channels_last = True
+precisions = ("fp32",)       # of convolution and inner product
+asynchronous = False        # do functions return before their work is done?
 
 
 def zeros(count: int, dtype: type) -> np.ndarray:
@@ -47,3 +60,22 @@ def from_host(array: np.ndarray) -> np.ndarray:
 def to_host(array: np.ndarray) -> np.ndarray:
     """An array of this device as a NumPy array."""
     return array
+
+
+def number(array: Any) -> Any:
+    """An array without axes as a number to compute with; on a device it stays there, so that nobody waits for it."""
+    return float(array)
+
+
+def fetch(value: Any) -> Callable[[], float]:
+    """Begin to bring a `number` to the host; what is returned waits for it, and for nothing begun later."""
+    return functools.partial(float, value)
+
+
+def synchronize() -> None:
+    """Wait until all that was begun on this backend's device is done."""
+
+
+def use() -> ContextManager:
+    """While the block runs, new arrays lie on this backend's device."""
+    return nullcontext()

@@ -11,16 +11,21 @@ from typing import Any, Callable
 import numba
 import numpy as np
 import scipy
+from numpy import linalg
 from scipy.linalg import cython_blas
 
-_SETTERS = "scipy_openblas_set_num_threads", "openblas_set_num_threads", "MKL_Set_Num_Threads"
+_SETTERS = ("scipy_openblas_set_num_threads", "scipy_openblas_set_num_threads64_", "openblas_set_num_threads",
+            "MKL_Set_Num_Threads")
 
 
-def _find_setter() -> Callable[[int], Any]:
-    """The function of SciPy's BLAS that sets its number of threads; one that does nothing where it has none."""
+def _find_setter(package: Any, linked: Any) -> Callable[[int], Any]:
+    """The function of the BLAS of a package that sets its number of threads; one that does nothing where it has none.
+
+    linked: a module of the package that is linked to its BLAS.
+    """
     # On Linux and macOS a symbol of a library is found through the module that is linked to it; not on Windows.
-    folder = os.path.dirname(scipy.__file__) + ".libs"
-    for path in [cython_blas.__file__, *glob.glob(os.path.join(folder, "*openblas*.dll"))]:
+    folder = os.path.dirname(package.__file__) + ".libs"
+    for path in [linked.__file__, *glob.glob(os.path.join(folder, "*openblas*.dll"))]:
         library = ctypes.CDLL(path)
         for name in _SETTERS:
             if hasattr(library, name):
@@ -28,7 +33,8 @@ def _find_setter() -> Callable[[int], Any]:
     return lambda threads: None
 
 
-_set_threads = _find_setter()
+_set_threads = _find_setter(scipy, cython_blas)
+set_numpy_threads = _find_setter(np, linalg._umath_linalg)
 
 
 def one_thread() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from spp.backend.host import convolution_depthwise as depthwise
 from spp.backend.host import convolution_nd as nd
-from spp.backend.host import winograd
+from spp.backend.host import onednn, winograd
 from spp.backend.host.blas import one_thread, product
 from spp.backend.host.channels import channel_sums
 from spp.backend.host.layout import channels_last, store
@@ -31,35 +31,39 @@ def _im2row(x, image_shape, group, first, out_shape, geometry, rows):
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
     height, width, channels = image_shape
     out_height, out_width = out_shape
-    depth = rows.shape[1] // (kh * kw)
+    pixels, k = rows.shape
+    flat, step = rows.reshape(-1), stride_w * channels
+    depth = k // (kh * kw)
     # Taps side by side in memory are copied in one run.
     taps, run = (1, kw) if dilation_w == 1 and depth == channels else (kw, 1)
     length = run * depth
-    for r in range(rows.shape[0]):
-        pixel = first + r
-        image = pixel // (out_height * out_width)
-        top = pixel // out_width % out_height * stride_h - pad_h
-        left = pixel % out_width * stride_w - pad_w
+    r = 0
+    while r < pixels:       # a piece of a row of the output at a time; from low to high, runs lie wholly in the image
+        image, line = (first + r) // (out_height * out_width), (first + r) // out_width % out_height
+        column = (first + r) % out_width
+        count = min(out_width - column, pixels - r)
         for i in range(kh):
-            iy = top + i * dilation_h
+            iy = line * stride_h - pad_h + i * dilation_h
             for j in range(taps):
-                ix = left + j * dilation_w
-                row = rows[r, (i * taps + j) * length:(i * taps + j + 1) * length]
-                if iy < 0 or iy >= height or ix + run <= 0 or ix >= width:
+                ix = column * stride_w - pad_w + j * dilation_w
+                start = ((image * height + iy) * width + ix) * channels + group * depth
+                to = r * k + (i * taps + j) * length
+                low = high = count
+                if 0 <= iy < height:
+                    low = min(count, max(0, -(ix // stride_w)))
+                    high = max(low, min(count, (width - run - ix) // stride_w + 1))
+                for p in range(low, high):
+                    at, place = start + p * step, to + p * k
+                    source, target = x[at:at + length], flat[place:place + length]
                     for c in range(length):
-                        row[c] = 0
-                    continue
-                before = max(0, -ix) * depth
-                inside = min(run, width - ix) * depth - before
-                start = ((image * height + iy) * width + max(0, ix)) * channels + group * depth
-                source = x[start:start + inside]
-                for c in range(before):
-                    row[c] = 0
-                target = row[before:before + inside]
-                for c in range(inside):
-                    target[c] = source[c]
-                for c in range(before + inside, length):
-                    row[c] = 0
+                        target[c] = source[c]
+                for border in range(count - (high - low)):
+                    p = border if border < low else border + high - low
+                    left = ix + p * stride_w
+                    for c in range(length):
+                        inside = 0 <= iy < height and 0 <= left + c // depth < width
+                        flat[to + p * k + c] = x[start + p * step + c] if inside else 0
+        r += count
 
 
 @numba.njit(cache=True, nogil=True)
@@ -116,8 +120,11 @@ def _is_pointwise(geometry, groups):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _forward(x, weight, bias, y, geometry, rows, out):
-    """`weight` is groups x outputs x K, `rows` parts x block x K, `out` parts x block x outputs of a group."""
+def _forward(x, weight, bias, y, geometry, lowest, rows, out):
+    """`weight` is groups x outputs x K, `rows` parts x block x K, `out` parts x block x outputs of a group.
+
+    What is below `lowest` becomes `lowest`: 0 for a ReLU, minus infinity for none.
+    """
     groups, outputs, k = weight.shape
     parts, block = rows.shape[:2]
     pixels = y.shape[0] * y.shape[1] * y.shape[2]
@@ -137,7 +144,8 @@ def _forward(x, weight, bias, y, geometry, rows, out):
                 product(fields, weight[group].T, result)
                 for r in range(last - first):
                     for c in range(outputs):
-                        flat_y[first + r, group * outputs + c] = result[r, c] + bias[group * outputs + c]
+                        value = result[r, c] + bias[group * outputs + c]
+                        flat_y[first + r, group * outputs + c] = lowest if value <= lowest else value
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -256,46 +264,58 @@ def _is_depthwise(weight: np.ndarray, group: int) -> bool:
 
 
 def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
-                        stride: Numbers, pad: Numbers, dilation: Numbers, group: int) -> None:
+                        stride: Numbers, pad: Numbers, dilation: Numbers, group: int, relu: bool = False,
+                        precision: str = "fp32") -> None:
     """Write to `y` (N x O x ...) the cross-correlation of `x` (N x C x ...) with `weight` (O x C/group x ...).
 
     Any number of spatial axes, any strides; `stride`, `pad`, `dilation` have one number a spatial axis. One
     floating-point dtype. The size of `y` says how many windows there are; what lies outside of `x` is zero.
+    `relu`: what is below 0 becomes 0, NaN stays. The host computes in the dtype given, whatever the `precision`.
     """
     if x.ndim != 4:
-        return nd.forward(x, weight, bias, y, stride, pad, dilation, group)
+        nd.forward(x, weight, bias, y, stride, pad, dilation, group)
+        if relu:
+            np.maximum(y, 0, out=y)
+        return
     one_thread()
     geometry = _geometry(weight, stride, pad, dilation)
-    source, out = channels_last(x), channels_last(y)
+    source, out = channels_last(x, "convolution.x"), channels_last(y, "convolution.y")
     if bias is None:
         bias = scratch("convolution.bias", (len(weight),), x.dtype)
         bias[:] = 0
     bias = np.ascontiguousarray(bias)
-    if _is_depthwise(weight, group):
-        depthwise.forward(source, weight, bias, out, geometry)
+    lowest = x.dtype.type(0 if relu else -np.inf)
+    plan = onednn.plan("forward", source, out, weight, geometry, group, relu)
+    if plan:
+        plan.forward(source, weight, bias, out)
     elif winograd.pays(source, out, weight, geometry, group):
-        winograd.forward(source, weight, bias, out, geometry)
+        winograd.forward(source, weight, bias, out, geometry, group, lowest)
+    elif _is_depthwise(weight, group):
+        depthwise.forward(source, weight, bias, out, geometry, lowest)
     else:
         grouped = _taps_first_weight(weight, group)
         parts, block = _blocks(out.size // len(weight))
         rows = scratch("convolution.rows", (parts, block, grouped.shape[2]), x.dtype)
         result = scratch("convolution.product", (parts, block, grouped.shape[1]), x.dtype)
-        _forward(source, grouped, bias, out, geometry, rows, result)
+        _forward(source, grouped, bias, out, geometry, lowest, rows, result)
     store(out.transpose(0, 3, 1, 2), y)
 
 
 def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: Numbers, pad: Numbers,
-                              dilation: Numbers, group: int) -> None:
+                              dilation: Numbers, group: int, precision: str = "fp32") -> None:
     """Write to `dx` the gradient of the input of `convolution_forward`, from the output's, `dy`."""
     if dy.ndim != 4:
         return nd.backward_data(dy, weight, dx, stride, pad, dilation, group)
     one_thread()
     geometry = _geometry(weight, stride, pad, dilation)
-    source, out = channels_last(dy), channels_last(dx)
-    if _is_depthwise(weight, group):
-        depthwise.backward_data(source, weight, out, geometry)
+    source, out = channels_last(dy, "convolution.y"), channels_last(dx, "convolution.x")
+    plan = onednn.plan("backward_data", out, source, weight, geometry, group)
+    if plan:
+        plan.backward_data(source, weight, out)
     elif winograd.pays(out, source, weight, geometry, group):
-        winograd.backward_data(source, weight, out, geometry)
+        winograd.backward_data(source, weight, out, geometry, group)
+    elif _is_depthwise(weight, group):
+        depthwise.backward_data(source, weight, out, geometry)
     else:
         grouped = _taps_first_weight(weight, group)
         count, height = out.shape[:2]
@@ -312,15 +332,19 @@ def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray
 
 
 def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, dbias: np.ndarray | None,
-                                 stride: Numbers, pad: Numbers, dilation: Numbers, group: int) -> None:
+                                 stride: Numbers, pad: Numbers, dilation: Numbers, group: int,
+                                 precision: str = "fp32") -> None:
     """Add to `dweight` and `dbias` the gradients of the parameters of `convolution_forward`."""
     if x.ndim != 4:
         return nd.backward_weights(x, dy, dweight, dbias, stride, pad, dilation, group)
     one_thread()
     geometry = _geometry(dweight, stride, pad, dilation)
-    source, gradient = channels_last(x), channels_last(dy)
+    source, gradient = channels_last(x, "convolution.x"), channels_last(dy, "convolution.y")
+    plan = onednn.plan("backward_weights", source, gradient, dweight, geometry, group)
+    if plan:
+        return plan.backward_weights(source, gradient, dweight, dbias)
     if winograd.pays(source, gradient, dweight, geometry, group):
-        winograd.backward_weights(source, gradient, dweight, geometry)
+        winograd.backward_weights(source, gradient, dweight, geometry, group)
         if dbias is not None:
             dbias += channel_sums(dy, 1, 2)
         return

@@ -8,8 +8,8 @@ import numpy as np
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _forward(x, weight, bias, y, geometry):
-    """`weight` is taps x channels."""
+def _forward(x, weight, bias, y, geometry, lowest):
+    """`weight` is taps x channels; what is below `lowest` becomes `lowest`."""
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
     _, height, width, channels = x.shape
     count, out_height, out_width, _ = y.shape
@@ -30,6 +30,8 @@ def _forward(x, weight, bias, y, geometry):
                     source, taps = x[image, iy, ix], weight[i * kw + j]
                     for c in range(channels):
                         total[c] += source[c] * taps[c]
+            for c in range(channels):
+                total[c] = lowest if total[c] <= lowest else total[c]
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -96,9 +98,10 @@ def _taps_first(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.reshape(len(weight), -1).T)
 
 
-def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, geometry: tuple) -> None:
-    """Write to `y`."""
-    _forward(x, _taps_first(weight), bias, y, geometry)
+def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, geometry: tuple,
+            lowest: float) -> None:
+    """Write to `y`, where nothing lies below `lowest`."""
+    _forward(x, _taps_first(weight), bias, y, geometry, lowest)
 
 
 def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: tuple) -> None:

@@ -7,6 +7,7 @@ of the rows that stays in the cache: the time is that of reading the weights onc
 import numba
 import numpy as np
 
+from spp.backend.host import onednn
 from spp.backend.host.blas import one_thread
 from spp.backend.host.layout import store
 from spp.backend.host.scratch import scratch
@@ -99,6 +100,8 @@ def _by_rows(x: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
 
 def _of_rows(factors: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
     """y = factors weight."""
+    if onednn.takes_product(factors, weight, y):
+        return onednn.product(factors, weight, y)
     parts, rows = _parts(len(weight)), len(weight)
     buffer = scratch("inner_product.buffer", (parts, -(-rows // parts) * len(y)), y.dtype)
     sums = scratch("inner_product.sums", (parts, *y.shape), y.dtype)
@@ -107,24 +110,33 @@ def _of_rows(factors: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
 
 
 def inner_product_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
-                          transpose: bool) -> None:
-    """y (N x O) = x (N x K) weight^T + bias; weight is O x K, or K x O if `transpose`. One floating dtype."""
+                          transpose: bool, relu: bool = False, precision: str = "fp32") -> None:
+    """y (N x O) = x (N x K) weight^T + bias; weight is O x K, or K x O if `transpose`. One floating dtype.
+
+    `relu`: what is below 0 becomes 0, NaN stays. The host computes in the dtype given, whatever the `precision`.
+    """
     one_thread()
     (_of_rows if transpose else _by_rows)(x, weight, y)
     if bias is not None:
         y += bias
+    if relu:
+        np.maximum(y, 0, out=y)
 
 
-def inner_product_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, transpose: bool) -> None:
+def inner_product_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, transpose: bool,
+                                precision: str = "fp32") -> None:
     """Write to `dx` (N x K) the gradient of the input of `inner_product_forward`, from the output's, `dy`."""
     one_thread()
     (_by_rows if transpose else _of_rows)(dy, weight, dx)
 
 
-def inner_product_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, transpose: bool) -> None:
+def inner_product_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, transpose: bool,
+                                   precision: str = "fp32") -> None:
     """Add to `dweight` the gradient of the weights of `inner_product_forward`."""
     one_thread()
     factors, rows = (x, dy) if transpose else (dy, x)
+    if onednn.takes_product(factors.T, rows, dweight):
+        return onednn.product(factors.T, rows, dweight, add=True)
     parts = _parts(len(dweight))
     block = max(1, min(-(-len(dweight) // parts), _block(dweight, PRODUCT_BYTES)))
     buffer = scratch("inner_product.buffer", (parts, block * len(x)), x.dtype)

@@ -6,9 +6,17 @@ import numpy as np
 from spp.backend.host.scratch import scratch
 
 
-def channels_last(x: np.ndarray) -> np.ndarray:
-    """An N x C x H x W array as a C-contiguous N x H x W x C array: a view where it lies so, else a copy."""
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+def channels_last(x: np.ndarray, name: str) -> np.ndarray:
+    """An N x C x H x W array as a C-contiguous N x H x W x C array.
+
+    A view where it lies so, else a copy in the thread's scratch buffer `name`.
+    """
+    last = x.transpose(0, 2, 3, 1)
+    if last.flags.c_contiguous:
+        return last
+    copy = scratch(name, last.shape, x.dtype)
+    copy[...] = last
+    return copy
 
 
 def store(result: np.ndarray, target: np.ndarray) -> None:

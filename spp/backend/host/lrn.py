@@ -4,11 +4,11 @@ The scale is computed again in the backward pass: that costs less than writing a
 """
 import math
 
+import numba
 import numpy as np
 from numba import njit, prange
 
 from spp.backend.host.pooling import lay, load, unload
-from spp.backend.host.scratch import scratch
 
 CHUNK = 64      # positions of a map that one task works on
 
@@ -50,8 +50,8 @@ def lrn_within_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray,
     """dx = dy * scale^-beta - 2 alpha beta / size^2 * x * sum of dy * y / scale over the same positions."""
     out = lay(dx, "lrn.out")
     real = x.dtype.type
-    ratio = scratch("lrn.ratio", out.shape, x.dtype)
-    _within_backward(load(dy, "lrn.dy"), load(x, "lrn.x"), ratio, out, min(size // 2, max(x.shape[2:])),
+    bands = max(1, min(x.shape[2] // 16, 4 * numba.get_num_threads() // max(1, len(x))))
+    _within_backward(load(dy, "lrn.dy"), load(x, "lrn.x"), out, bands, min(size // 2, max(x.shape[2:])),
                      real(alpha / size ** 2), real(beta))
     unload(out, dx)
 
@@ -118,15 +118,14 @@ def _across_backward(dy, x, dx, half, a, beta, k):
 
 
 @njit(inline="always")
-def _sums_down(x, n, i, half, squared, sums):
-    """sums[half + j, c] = the sum of x, or of its square, over rows i - half .. i + half of column j."""
+def _sums_down(x, n, i, half, sums):
+    """sums[half + j, c] = the sum of x^2 over rows i - half .. i + half of column j."""
     _, height, width, channels = x.shape
     sums[half:half + width] = 0
     for row in range(max(i - half, 0), min(i + half + 1, height)):
         for j in range(width):
             for c in range(channels):
-                value = x[n, row, j, c]
-                sums[half + j, c] += value * value if squared else value
+                sums[half + j, c] += x[n, row, j, c] * x[n, row, j, c]
 
 
 @njit(inline="always")
@@ -146,7 +145,7 @@ def _within(x, y, half, a, beta):
     for task in prange(n_images * height):
         n, i = task // height, task % height
         sums, scale = np.zeros((width + 2 * half, channels), x.dtype), np.empty(channels, x.dtype)
-        _sums_down(x, n, i, half, True, sums)
+        _sums_down(x, n, i, half, sums)
         for j in range(width):
             _sum_along(sums, j, half, scale)
             for c in range(channels):
@@ -157,28 +156,40 @@ def _within(x, y, half, a, beta):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _within_backward(dy, x, ratio, dx, half, a, beta):
+def _within_backward(dy, x, dx, bands, half, a, beta):
+    """A task is one of `bands` bands of rows of an image. A window's rows of dy * y / scale are kept, not all."""
     n_images, height, width, channels = x.shape
     one, factor = x.dtype.type(1), a * beta + a * beta
-    for task in prange(n_images * height):
-        n, i = task // height, task % height
+    window = 2 * half + 1
+    for task in prange(n_images * bands):
+        n, top, bottom = task // bands, task % bands * height // bands, (task % bands + 1) * height // bands
         sums = np.zeros((width + 2 * half, channels), x.dtype)
-        scale, power = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
-        _sums_down(x, n, i, half, True, sums)
-        for j in range(width):
-            _sum_along(sums, j, half, scale)
-            for c in range(channels):
-                scale[c] = one + a * scale[c]
-            _powers(scale, beta, power)
-            for c in range(channels):
-                passed = dy[n, i, j, c] * power[c]
-                ratio[n, i, j, c] = passed * x[n, i, j, c] / scale[c]
-                dx[n, i, j, c] = passed
-    for task in prange(n_images * height):
-        n, i = task // height, task % height
-        sums, total = np.zeros((width + 2 * half, channels), x.dtype), np.empty(channels, x.dtype)
-        _sums_down(ratio, n, i, half, False, sums)
-        for j in range(width):
-            _sum_along(sums, j, half, total)
-            for c in range(channels):
-                dx[n, i, j, c] -= factor * x[n, i, j, c] * total[c]
+        ratios = np.empty((window, width, channels), x.dtype)       # row i of the image is row i % window
+        scale, power, total = np.empty(channels, x.dtype), np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+        for row in range(top - half, bottom + half):
+            if 0 <= row < height:
+                slot = row % window
+                _sums_down(x, n, row, half, sums)
+                for j in range(width):
+                    _sum_along(sums, j, half, scale)
+                    for c in range(channels):
+                        scale[c] = one + a * scale[c]
+                    _powers(scale, beta, power)
+                    for c in range(channels):
+                        ratios[slot, j, c] = dy[n, row, j, c] * power[c] * x[n, row, j, c] / scale[c]
+                    if top <= row < bottom:
+                        for c in range(channels):
+                            dx[n, row, j, c] = dy[n, row, j, c] * power[c]
+            i = row - half
+            if i < top:
+                continue
+            sums[half:half + width] = 0
+            for near in range(max(i - half, 0), min(i + half + 1, height)):
+                slot = near % window
+                for j in range(width):
+                    for c in range(channels):
+                        sums[half + j, c] += ratios[slot, j, c]
+            for j in range(width):
+                _sum_along(sums, j, half, total)
+                for c in range(channels):
+                    dx[n, i, j, c] -= factor * x[n, i, j, c] * total[c]

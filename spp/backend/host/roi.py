@@ -3,6 +3,8 @@
 A region's bins are rows x columns: `rows` int32 (R, bins, 2) and `columns` int32 (R, bins, 2), half-open, inside
 the map; `image` int32 (R). An empty bin gives 0. Maps are N x C x H x W, pooled arrays R x C x bins x bins.
 """
+from typing import Sequence
+
 import numba
 import numpy as np
 from numba import njit, prange
@@ -27,6 +29,18 @@ def roi_max_pool_backward(dy: np.ndarray, argmax: np.ndarray, image: np.ndarray,
     out = lay(dx, "pool.in")
     _max_backward(load(dy, "pool.out"), load(argmax, "pool.where"), image, out, _blocks(dx))
     unload(out, dx)
+
+
+def roi_max_pyramid(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, levels: Sequence[int],
+                    y: np.ndarray) -> None:
+    """y (R x C x B) = the largest x of each bin of each region's levels, n x n bins a level, levels one by one.
+
+    rows, columns: int32 (R, sum of levels, 2), none empty. A level whose n divides an earlier level's must have bins
+    that join whole bins of that level: it is computed from these. A NaN wins its bin.
+    """
+    out = lay(y, "pool.out")
+    _max_pyramid(load(x, "pool.in"), image, rows, columns, np.array(levels), out)
+    unload(out, y)
 
 
 def roi_group_average(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray,
@@ -75,6 +89,45 @@ def _max(x, image, rows, columns, y, argmax):
                         wins = (value[c] > best[c]) | (value[c] != value[c])
                         best[c] = value[c] if wins else best[c]
                         where[c] = position if wins else where[c]
+
+
+@njit(inline="always")
+def _take_larger(value, best):
+    for c in range(len(best)):
+        best[c] = value[c] if (value[c] > best[c]) | (value[c] != value[c]) else best[c]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _max_pyramid(x, image, rows, columns, levels, y):
+    for r in prange(len(image)):
+        plane, bins = x[image[r]], y[r]
+        first = begin = 0       # the level's bins, and its rows and columns of bins
+        for level in range(len(levels)):
+            n = levels[level]
+            source = at = 0     # the level that it is computed from: the last, so the coarsest, that n divides
+            passed = 0
+            for earlier in range(level):
+                if levels[earlier] % n == 0:
+                    source, at = levels[earlier], passed
+                passed += levels[earlier] ** 2
+            for p in range(n):
+                for q in range(n):
+                    best = bins[first + p * n + q]
+                    if source:
+                        side = source // n
+                        best[:] = bins[at + p * side * source + q * side]
+                        for i in range(p * side, (p + 1) * side):
+                            for j in range(q * side, (q + 1) * side):
+                                _take_larger(bins[at + i * source + j], best)
+                        continue
+                    top, bottom = rows[r, begin + p]
+                    left, right = columns[r, begin + q]
+                    best[:] = plane[top, left]
+                    for i in range(top, bottom):
+                        for j in range(left, right):
+                            _take_larger(plane[i, j], best)
+            first += n * n
+            begin += n
 
 
 @njit(parallel=True, cache=True, nogil=True)

@@ -1,6 +1,11 @@
-"""Parameter updates: one pass over memory a rule. What each computes is said in spp.ops.update."""
+"""Parameter updates: one pass over each parameter's memory. What each rule computes is said in spp.ops.update."""
+from typing import Sequence
+
 import numba
 import numpy as np
+
+Arrays = Sequence[np.ndarray]
+Numbers = Sequence[float]
 
 
 @numba.njit(inline="always")
@@ -65,44 +70,50 @@ def _adam(data, diff, first, second, l1, scale, decay, rate, delta, past1, prese
         data[i] -= rate * mean / (np.sqrt(square) + delta)
 
 
-def _run(kernel, arrays: tuple[np.ndarray, ...], l1: bool, *numbers: float) -> None:
-    """Numbers of the arrays' own type: a Python float would make a kernel compute in double precision."""
-    kind = arrays[0].dtype.type
-    kernel(*(array.reshape(-1) for array in arrays), l1, *(kind(number) for number in numbers))
+def _run(kernel, arrays: tuple[Arrays, ...], rates: Numbers, decays: Numbers, l1: bool, scale: float,
+         *numbers: float) -> None:
+    """A kernel for each parameter: its data, diff and histories, and numbers of the arrays' own type.
+
+    A Python float would make a kernel compute in double precision.
+    """
+    for of_parameter, rate, decay in zip(zip(*arrays), rates, decays):
+        kind = of_parameter[0].dtype.type
+        kernel(*(array.reshape(-1) for array in of_parameter), l1, kind(scale), kind(decay), kind(rate),
+               *(kind(number) for number in numbers))
 
 
-def sgd_update(data: np.ndarray, diff: np.ndarray, history: np.ndarray, rate: float, momentum: float, decay: float,
-               l1: bool, scale: float) -> None:
+def sgd_update(data: Arrays, diff: Arrays, history: Arrays, rate: Numbers, momentum: float, decay: Numbers, l1: bool,
+               scale: float) -> None:
     """SGD with momentum."""
-    _run(_sgd, (data, diff, history), l1, scale, decay, rate, momentum)
+    _run(_sgd, (data, diff, history), rate, decay, l1, scale, momentum)
 
 
-def nesterov_update(data: np.ndarray, diff: np.ndarray, history: np.ndarray, rate: float, momentum: float,
-                    decay: float, l1: bool, scale: float) -> None:
+def nesterov_update(data: Arrays, diff: Arrays, history: Arrays, rate: Numbers, momentum: float, decay: Numbers,
+                    l1: bool, scale: float) -> None:
     """SGD with Nesterov's momentum."""
-    _run(_nesterov, (data, diff, history), l1, scale, decay, rate, momentum)
+    _run(_nesterov, (data, diff, history), rate, decay, l1, scale, momentum)
 
 
-def adagrad_update(data: np.ndarray, diff: np.ndarray, history: np.ndarray, rate: float, delta: float, decay: float,
-                   l1: bool, scale: float) -> None:
+def adagrad_update(data: Arrays, diff: Arrays, history: Arrays, rate: Numbers, delta: float, decay: Numbers, l1: bool,
+                   scale: float) -> None:
     """AdaGrad."""
-    _run(_adagrad, (data, diff, history), l1, scale, decay, rate, delta)
+    _run(_adagrad, (data, diff, history), rate, decay, l1, scale, delta)
 
 
-def rmsprop_update(data: np.ndarray, diff: np.ndarray, history: np.ndarray, rate: float, rms_decay: float,
-                   delta: float, decay: float, l1: bool, scale: float) -> None:
+def rmsprop_update(data: Arrays, diff: Arrays, history: Arrays, rate: Numbers, rms_decay: float, delta: float,
+                   decay: Numbers, l1: bool, scale: float) -> None:
     """RMSProp."""
-    _run(_rmsprop, (data, diff, history), l1, scale, decay, rate, delta, rms_decay, 1 - rms_decay)
+    _run(_rmsprop, (data, diff, history), rate, decay, l1, scale, delta, rms_decay, 1 - rms_decay)
 
 
-def adadelta_update(data: np.ndarray, diff: np.ndarray, gradients: np.ndarray, updates: np.ndarray, rate: float,
-                    momentum: float, delta: float, decay: float, l1: bool, scale: float) -> None:
+def adadelta_update(data: Arrays, diff: Arrays, gradients: Arrays, updates: Arrays, rate: Numbers, momentum: float,
+                    delta: float, decay: Numbers, l1: bool, scale: float) -> None:
     """AdaDelta."""
-    _run(_adadelta, (data, diff, gradients, updates), l1, scale, decay, rate, delta, momentum, 1 - momentum)
+    _run(_adadelta, (data, diff, gradients, updates), rate, decay, l1, scale, delta, momentum, 1 - momentum)
 
 
-def adam_update(data: np.ndarray, diff: np.ndarray, first: np.ndarray, second: np.ndarray, rate: float,
-                momentum: float, momentum2: float, delta: float, decay: float, l1: bool, scale: float) -> None:
+def adam_update(data: Arrays, diff: Arrays, first: Arrays, second: Arrays, rate: Numbers, momentum: float,
+                momentum2: float, delta: float, decay: Numbers, l1: bool, scale: float) -> None:
     """Adam; `rate` is corrected for the bias already."""
-    _run(_adam, (data, diff, first, second), l1, scale, decay, rate, delta, momentum, 1 - momentum,
+    _run(_adam, (data, diff, first, second), rate, decay, l1, scale, delta, momentum, 1 - momentum,
          momentum2, 1 - momentum2)

@@ -1,0 +1,245 @@
+"""oneDNN's C library from the wheel onednn-cpu-gomp, where it is installed: objects and primitives.
+
+The wheel has no Python code: cffi calls the library, whose C interface holds for all versions 3.
+"""
+import functools
+import importlib.metadata
+import logging
+import os
+import threading
+from typing import Any, Sequence
+
+import numba
+import numpy as np
+
+from spp.backend.host.scratch import scratch
+from spp.errors import SppError
+
+WHEEL, LIBRARY = "onednn-cpu-gomp", "libdnnl.so.3"
+ALIGNMENT = 64              # bytes, a line of the cache
+
+# Values of the library's enumerations.
+CPU, IN_ORDER, FLOAT32, ANY_LAYOUT, USER_SCRATCHPAD, STRICT = 1, 1, 3, 1, 1, 0
+LINEAR, HARDSWISH = 0x26, 0x34
+IMPLEMENTATION, SCRATCHPAD_LAYOUT = 8, 136                  # what a primitive's description is asked for
+FROM, TO, SCRATCHPAD = 1, 17, 80                            # arguments of a primitive
+
+_DECLARATIONS = """
+typedef struct dnnl_engine *dnnl_engine_t;
+typedef struct dnnl_stream *dnnl_stream_t;
+typedef struct dnnl_memory *dnnl_memory_t;
+typedef struct dnnl_memory_desc *dnnl_memory_desc_t;
+typedef struct dnnl_primitive *dnnl_primitive_t;
+typedef struct dnnl_primitive_desc *dnnl_primitive_desc_t;
+typedef struct dnnl_primitive_attr *dnnl_primitive_attr_t;
+typedef struct dnnl_post_ops *dnnl_post_ops_t;
+typedef struct { int arg; dnnl_memory_t memory; } dnnl_exec_arg_t;
+
+int dnnl_engine_create(dnnl_engine_t *, int kind, size_t index);
+int dnnl_engine_destroy(dnnl_engine_t);
+int dnnl_stream_create(dnnl_stream_t *, dnnl_engine_t, unsigned flags);
+int dnnl_stream_destroy(dnnl_stream_t);
+int dnnl_stream_wait(dnnl_stream_t);
+
+int dnnl_memory_desc_create_with_tag(dnnl_memory_desc_t *, int axes, const int64_t *, int type, int tag);
+int dnnl_memory_desc_create_with_strides(dnnl_memory_desc_t *, int axes, const int64_t *, int type,
+                                         const int64_t *strides);
+int dnnl_memory_desc_destroy(dnnl_memory_desc_t);
+int dnnl_memory_desc_equal(dnnl_memory_desc_t, dnnl_memory_desc_t);
+size_t dnnl_memory_desc_get_size(dnnl_memory_desc_t);
+int dnnl_memory_create(dnnl_memory_t *, dnnl_memory_desc_t, dnnl_engine_t, void *);
+int dnnl_memory_destroy(dnnl_memory_t);
+int dnnl_memory_set_data_handle(dnnl_memory_t, void *);
+
+int dnnl_primitive_attr_create(dnnl_primitive_attr_t *);
+int dnnl_primitive_attr_destroy(dnnl_primitive_attr_t);
+int dnnl_primitive_attr_set_fpmath_mode(dnnl_primitive_attr_t, int mode);
+int dnnl_primitive_attr_set_scratchpad_mode(dnnl_primitive_attr_t, int mode);
+int dnnl_primitive_attr_set_post_ops(dnnl_primitive_attr_t, dnnl_post_ops_t);
+int dnnl_post_ops_create(dnnl_post_ops_t *);
+int dnnl_post_ops_destroy(dnnl_post_ops_t);
+int dnnl_post_ops_append_eltwise(dnnl_post_ops_t, int algorithm, float alpha, float beta);
+int dnnl_post_ops_append_sum(dnnl_post_ops_t, float scale, int32_t zero_point, int type);
+
+int dnnl_primitive_desc_destroy(dnnl_primitive_desc_t);
+int dnnl_primitive_desc_query(dnnl_primitive_desc_t, int what, int index, void *);
+dnnl_memory_desc_t dnnl_primitive_desc_query_md(dnnl_primitive_desc_t, int what, int index);
+int dnnl_primitive_create(dnnl_primitive_t *, dnnl_primitive_desc_t);
+int dnnl_primitive_destroy(dnnl_primitive_t);
+int dnnl_primitive_execute(dnnl_primitive_t, dnnl_stream_t, int count, const dnnl_exec_arg_t *);
+
+int dnnl_reorder_primitive_desc_create(dnnl_primitive_desc_t *, dnnl_memory_desc_t, dnnl_engine_t,
+                                       dnnl_memory_desc_t, dnnl_engine_t, dnnl_primitive_attr_t);
+int dnnl_convolution_forward_primitive_desc_create(
+    dnnl_primitive_desc_t *, dnnl_engine_t, int kind, int algorithm, dnnl_memory_desc_t x, dnnl_memory_desc_t weight,
+    dnnl_memory_desc_t bias, dnnl_memory_desc_t y, const int64_t *strides, const int64_t *dilations,
+    const int64_t *before, const int64_t *after, dnnl_primitive_attr_t);
+int dnnl_convolution_backward_data_primitive_desc_create(
+    dnnl_primitive_desc_t *, dnnl_engine_t, int algorithm, dnnl_memory_desc_t dx, dnnl_memory_desc_t weight,
+    dnnl_memory_desc_t dy, const int64_t *strides, const int64_t *dilations, const int64_t *before,
+    const int64_t *after, dnnl_primitive_desc_t forward, dnnl_primitive_attr_t);
+int dnnl_convolution_backward_weights_primitive_desc_create(
+    dnnl_primitive_desc_t *, dnnl_engine_t, int algorithm, dnnl_memory_desc_t x, dnnl_memory_desc_t dweight,
+    dnnl_memory_desc_t dbias, dnnl_memory_desc_t dy, const int64_t *strides, const int64_t *dilations,
+    const int64_t *before, const int64_t *after, dnnl_primitive_desc_t forward, dnnl_primitive_attr_t);
+int dnnl_sgemm(char a_is, char b_is, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+               const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+void omp_set_num_threads(int);
+"""
+
+log = logging.getLogger(__name__)
+
+
+class Refused(SppError):
+    """oneDNN does not do what was asked: the status that a function of its C interface returned."""
+
+
+class Library:
+    """The loaded library. Raises ImportError, OSError, AttributeError or Refused where that fails."""
+
+    def __init__(self, path: str) -> None:
+        import cffi
+        self.ffi = cffi.FFI()
+        self.ffi.cdef(_DECLARATIONS)
+        # Never unloaded: at exit its objects may outlive this one.
+        self.functions: Any = self.ffi.dlopen(path, self.ffi.RTLD_NOW | self.ffi.RTLD_NODELETE)
+        self.engine = self.create("engine", "engine_create", CPU, 0)
+        self.stream = self.create("stream", "stream_create", self.engine, IN_ORDER)
+
+    def call(self, function: str, *arguments: Any) -> None:
+        """Call dnnl_<function>. Raises Refused where its status is not success."""
+        status = getattr(self.functions, f"dnnl_{function}")(*arguments)
+        if status:
+            raise Refused(f"oneDNN's dnnl_{function} returned status {status}")
+
+    def create(self, kind: str, function: str, *arguments: Any) -> Any:
+        """The object, a dnnl_<kind>_t, that dnnl_<function> makes; destroyed with the last reference to it."""
+        handle = self.ffi.new(f"dnnl_{kind}_t *")
+        self.call(function, handle, *arguments)
+        return self.ffi.gc(handle[0], getattr(self.functions, f"dnnl_{kind}_destroy"))
+
+    def layout(self, shape: Sequence[int], order: Sequence[int] | None = None) -> Any:
+        """A description of dense memory: float32, with the axes in this order, the slowest first, or in C order."""
+        strides, step = [0] * len(shape), 1
+        for axis in reversed(order or range(len(shape))):
+            strides[axis], step = step, step * shape[axis]
+        return self.create("memory_desc", "memory_desc_create_with_strides", len(shape), list(shape), FLOAT32, strides)
+
+    def any_layout(self, shape: Sequence[int]) -> Any:
+        """A description that leaves the order, and blocks, of the float32 elements to oneDNN."""
+        return self.create("memory_desc", "memory_desc_create_with_tag", len(shape), list(shape), FLOAT32, ANY_LAYOUT)
+
+    def attributes(self, relu: bool = False, add: bool = False) -> Any:
+        """A primitive's attributes: plain float32 arithmetic; `relu` of the result; `add` it to what is there.
+
+        oneDNN's own relu makes NaN 0. Here y becomes y * min(max(3e38 * y, 0), 1) + 0: NaN stays, an output of
+        minus infinity becomes NaN, and what is negative 0, without sign.
+        """
+        attributes = self.create("primitive_attr", "primitive_attr_create")
+        self.call("primitive_attr_set_fpmath_mode", attributes, STRICT)
+        self.call("primitive_attr_set_scratchpad_mode", attributes, USER_SCRATCHPAD)
+        then = self.create("post_ops", "post_ops_create")
+        if relu:
+            self.call("post_ops_append_eltwise", then, HARDSWISH, 3e38, 0)
+            self.call("post_ops_append_eltwise", then, LINEAR, 1, 0)
+        if add:
+            self.call("post_ops_append_sum", then, 1, 0, 0)
+        self.call("primitive_attr_set_post_ops", attributes, then)
+        return attributes
+
+    def asked(self, description: Any, what: int) -> Any:
+        """A memory layout that belongs to a primitive's description."""
+        return self.functions.dnnl_primitive_desc_query_md(description, what, 0)
+
+    def implementation(self, description: Any) -> str:
+        """What oneDNN calls the code behind a primitive, such as "jit:avx512_core" or "ref:any"."""
+        name = self.ffi.new("char **")
+        self.call("primitive_desc_query", description, IMPLEMENTATION, 0, name)
+        return self.ffi.string(name[0]).decode()
+
+    def follow_numba(self) -> int:
+        """Make oneDNN use as many threads as Numba does in this thread; their number.
+
+        Where both use the same OpenMP library, as on Linux, they are the same threads.
+        """
+        threads = numba.get_num_threads()
+        self.functions.omp_set_num_threads(threads)
+        return threads
+
+
+class Primitive:
+    """A computation that oneDNN has compiled for one set of shapes; a call gives it the arrays.
+
+    `arguments`: the number and the layout of each array, in the order of a call. The arrays must be contiguous;
+    nothing of them is checked. Raises Refused.
+    """
+
+    def __init__(self, library: Library, description: Any, arguments: Sequence[tuple[int, Any]]) -> None:
+        self.library = library
+        scratchpad = library.asked(description, SCRATCHPAD_LAYOUT)
+        self.scratchpad = library.functions.dnnl_memory_desc_get_size(scratchpad)
+        if self.scratchpad:
+            arguments = [*arguments, (SCRATCHPAD, scratchpad)]
+        self.primitive = library.create("primitive", "primitive_create", description)
+        self.memories = [library.create("memory", "memory_create", layout, library.engine, library.ffi.NULL)
+                         for _, layout in arguments]
+        self.arguments = library.ffi.new("dnnl_exec_arg_t[]", [
+            (number, memory) for (number, _), memory in zip(arguments, self.memories)])
+
+    def __call__(self, *arrays: np.ndarray) -> None:
+        functions, pointer, stream = self.library.functions, self.library.ffi.from_buffer, self.library.stream
+        if self.scratchpad:
+            arrays = *arrays, aligned_scratch("onednn.scratchpad", self.scratchpad)
+        status = 0
+        for memory, array in zip(self.memories, arrays):
+            status |= functions.dnnl_memory_set_data_handle(memory, pointer(array))
+        status |= functions.dnnl_primitive_execute(self.primitive, stream, len(arrays), self.arguments)
+        status |= functions.dnnl_stream_wait(stream)
+        if status:
+            raise Refused(f"oneDNN failed with status {status}")
+
+
+def aligned(memory: np.ndarray, size: int) -> np.ndarray:
+    """`size` bytes of a byte array, at least ALIGNMENT longer, from a line of the cache on."""
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start:start + size]
+
+
+def aligned_scratch(name: str, size: int) -> np.ndarray:
+    """`scratch`, in bytes, from a line of the cache on."""
+    return aligned(scratch(name, (size + ALIGNMENT,), np.uint8), size)
+
+
+def _path() -> str | None:
+    """The library's file; None where the wheel is not installed."""
+    try:
+        wheel = importlib.metadata.distribution(WHEEL)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in wheel.files or []:
+        if file.name == LIBRARY:
+            return os.path.realpath(str(wheel.locate_file(file)))
+    raise OSError(f"{LIBRARY} is not among the files of the package")
+
+
+_loading = threading.Lock()
+
+
+def library() -> Library | None:
+    """The library; None where it is not installed, does not work (which is logged once), or with SPP_ONEDNN=0."""
+    with _loading:
+        return _load()
+
+
+@functools.cache
+def _load() -> Library | None:
+    if os.environ.get("SPP_ONEDNN") == "0":
+        return None
+    try:
+        path = _path()
+        return Library(path) if path else None
+    except (ImportError, OSError, AttributeError, Refused) as error:
+        log.warning("oneDNN (%s) is installed but cannot be used, computing without it: %s; reinstall it with "
+                    "pip install --force-reinstall %s cffi", WHEEL, error, WHEEL)
+        return None
