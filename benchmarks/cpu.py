@@ -2,11 +2,13 @@
 
 ZF-5 SPP as its prototxt says and without its LRN layers, AlexNet, VGG-16, SqueezeNet and ResNet-18, in inference
 with batches of 1 and 32 and in training steps of 32 (forward, backward, SGD with momentum and weight decay);
-conv1 to conv5 of ZF-5 on one image of 688 x 917; 2,000 windows of a 43 x 58 map pooled to {6, 3, 2, 1} bins.
+ZF-5 SPP trained at 180, 224 and 448 pixels; conv1 to conv5 of ZF-5 on one image of 688 x 917; 2,000 windows of a
+43 x 58 map pooled to {6, 3, 2, 1} bins.
 The torch nets are the same layer by layer (twins.py); OpenCV reads our prototxt and weights, onnxruntime and
 OpenVINO the ONNX file that spp writes.
 
   make bench, or: python benchmarks/cpu.py [--rounds 5] [--tasks "zf5_spp training 32" ...] [--contenders spp ...]
+  (the rivals: pip install -e '.[bench]')
 """
 import os
 import tempfile
@@ -20,6 +22,8 @@ TASKS: dict[str, turns.Task] = {}
 for _net in ("zf5_spp", "zf5_spp without LRN", "alexnet", "vgg16", "squeezenet", "resnet18"):
     for _kind, _batch in (("inference", 1), ("inference", 32), ("training", 32)):
         TASKS[f"{_net} {_kind} {_batch}"] = turns.Task(_batch, large=_net == "vgg16" and _batch == 32)
+for _side in (180, 224, 448):
+    TASKS[f"zf5_spp training 8 at {_side}"] = turns.Task(8)
 TASKS["conv1-5 at 688x917"] = turns.Task(1)
 TASKS["conv1-5 at 688x917 without LRN"] = turns.Task(1)
 TASKS["2000 windows"] = turns.Task(2000, "windows")
@@ -48,8 +52,10 @@ def net_of(task: str) -> tuple[Any, np.ndarray, np.ndarray]:
         del param.layer[0].input_param.shape[0].dim[:]
         param.layer[0].input_param.shape[0].dim.extend(shape)
     else:
-        name, kind, batch = task.split()[0], task.split()[-2], int(task.split()[-1])
-        param = (nets.training if kind == "training" else nets.inference)(name, batch)
+        what, _, side = task.replace(" without LRN", "").partition(" at ")
+        name, kind, batch = what.split()
+        made = nets.training if kind == "training" else nets.inference
+        param = made(name, int(batch), int(side) if side else None)
         shape = tuple(param.layer[0].input_param.shape[0].dim)
     if "without LRN" in task:
         remove_lrn(param)

@@ -80,8 +80,10 @@ def _work(make: Make, contender: str) -> None:
 class _Worker:
     def __init__(self, script: str, name: str, contender: Contender) -> None:
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        # a shell's choice of an older processor's kernels would slow down those that use OpenBLAS, and them alone
+        environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
         self.process = subprocess.Popen([sys.executable, script, "--work", name], text=True,
-                                        env={**os.environ, "PYTHONPATH": path, **contender.environment},
+                                        env={**environment, "PYTHONPATH": path, **contender.environment},
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def turn(self, task: str) -> tuple[float, float] | None:
