@@ -3,10 +3,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROTO_VENV := build/proto-venv
 
-.PHONY: help setup demo test fuzz bench lint proto wheel clean
+.PHONY: help setup demo test test-gpu fuzz bench bench-gpu lint proto wheel clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY)  ## make .venv with everything that running and developing need
 
@@ -24,11 +24,20 @@ demo: setup  ## train and test a small SPP-net on photographs that are there alr
 test: setup  ## run the tests
 	$(BIN)/python -m pytest
 
+test-gpu: setup  ## run the tests on a GPU; fails where none works
+	SPP_TEST_DEVICE=cuda $(BIN)/python -m pytest
+
 fuzz: setup  ## 10,000 mutated nets, solvers, weights and snapshots: clean errors only (minutes)
 	$(BIN)/python tests/fuzz.py
 
-bench: setup  ## time ZF-5 SPP, beside torch if .venv has it (minutes)
-	$(BIN)/python benchmarks/zf5.py
+bench: setup  ## time nets, layers and input on the CPU, beside what of torch, OpenVINO ... .venv has (an hour)
+	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/pipeline.py
+
+bench-gpu: setup  ## time nets and detection on a GPU, beside torch if .venv has it (hours; see --help of the scripts)
+	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/gpu_detection.py
 
 lint: setup  ## flake8 and mypy
 	$(BIN)/flake8

@@ -3,25 +3,39 @@ import functools
 import math
 import os
 from types import ModuleType
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
 from spp.backend import host
-from spp.errors import NetError
+from spp.errors import NetError, too_little_memory
 
 MAX_AXES = 32       # Caffe's
 
 
-class _Memory:
-    """A flat array that only grows, so that a change of image size reuses it; allocated on first use."""
+class Memory:
+    """A flat array that only grows, so that a change of image size reuses it; allocated on first use.
+
+    Once something else has been written there, `lost` says so, and what to do: reading raises it as a NetError.
+    """
 
     def __init__(self) -> None:
         self.flat: Any = None
+        self.lost = ""
+        self.fill: Callable[[], Any] | None = None      # makes the first array; without it that is zeros
+        self.twin: Any = None       # a GPU's memory as a NumPy array, where somebody has asked for one: spp.mirror
 
     def at_least(self, count: int, dtype: Any, backend: ModuleType) -> Any:
-        if self.flat is None or self.flat.size < count:
-            self.flat = backend.zeros(count, dtype)
+        """The array, of `count` elements or more; raises NetError if there is no memory for it."""
+        if self.lost:
+            raise NetError(self.lost)
+        try:
+            if self.flat is None and self.fill:
+                self.flat, self.fill = self.fill(), None
+            if self.flat is None or self.flat.size < count:
+                self.flat = backend.zeros(count, dtype)
+        except MemoryError as error:
+            raise too_little_memory(error) from error
         return self.flat
 
 
@@ -39,9 +53,10 @@ class Blob:
         self.shape: tuple[int, ...] = _checked(tuple(shape), self.dtype)
         self.backend = backend
         self.channels_last = backend.prefers_channels_last if channels_last is None else channels_last
-        self._memory = {"data": _Memory(), "diff": _Memory()}
+        self._memory = {"data": Memory(), "diff": Memory()}
         self._views: dict[str, Any] = {}
         self._shared = False
+        self.face: Any = None       # a weak reference to this blob with NumPy arrays, once asked for: spp.mirror
 
     @property
     def count(self) -> int:
@@ -71,6 +86,11 @@ class Blob:
         """The values, shaped `shape`."""
         return self._view("data")
 
+    def set(self, values: Any) -> None:
+        """Write all values: an array of the device; what would have filled the memory at first is not run."""
+        self.memory.fill = None
+        self.data[...] = values
+
     @property
     def diff(self) -> Any:
         """The gradient of the loss by the values, shaped `shape`."""
@@ -85,14 +105,16 @@ class Blob:
         flat = self._memory[which].at_least(self.count, self.dtype, self.backend)
         view = self._views.get(which)
         if view is None or view[0] is not flat:
-            part = flat[:self.count]
-            if len(self.shape) == 4 and self.channels_last:
-                n, c, h, w = self.shape
-                part = part.reshape(n, h, w, c).transpose(0, 3, 1, 2)
-            else:
-                part = part.reshape(self.shape)
-            view = self._views[which] = (flat, part)
+            view = self._views[which] = (flat, self._shaped(flat))
         return view[1]
+
+    def _shaped(self, flat: Any) -> Any:
+        """The view of a flat array that has this blob's shape and order."""
+        part = flat[:self.count]
+        if len(self.shape) == 4 and self.channels_last:
+            n, c, h, w = self.shape
+            return part.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+        return part.reshape(self.shape)
 
     def share_data(self, other: "Blob") -> None:
         """Use `other`'s memory for the values; the shapes may differ if `other` lies in Caffe's order."""
@@ -114,6 +136,16 @@ class Blob:
         self._shared = True
 
     @property
+    def memory(self) -> Memory:
+        """Where the values lie: one object for all blobs that share them."""
+        return self._memory["data"]
+
+    @property
+    def memories(self) -> list[Memory]:
+        """Where values and gradient lie."""
+        return list(self._memory.values())
+
+    @property
     def shared(self) -> bool:
         """Whether the memory is another blob's."""
         return self._shared
@@ -121,7 +153,7 @@ class Blob:
     def own_in_caffe_order(self) -> None:
         """Stop sharing memory, and lie in C order whatever the device prefers."""
         if self._shared:
-            self._memory = {"data": _Memory(), "diff": _Memory()}
+            self._memory = {"data": Memory(), "diff": Memory()}
             self._shared = False
             self._views.clear()
         self._set_order(channels_last=False)

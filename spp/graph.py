@@ -1,6 +1,7 @@
 """Pure passes over a NetParameter: which layers a phase keeps, and where a blob with several readers is split."""
 from collections import defaultdict
-from typing import Any, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
 
 from spp.errors import NetError
 
@@ -95,14 +96,45 @@ def _split_name(param: Any, top: tuple[int, int], blob: str) -> str:
     return f"{blob}_{param.layer[layer].name}_{index}_split"
 
 
-def backward_plan(layers: Sequence[Any], force: bool) -> tuple[list[bool], list[list[bool]]]:
+@dataclass
+class Facts:
+    """What a pass needs to know of a layer.
+
+    propagate_down: as given in the prototxt, one flag a bottom, or empty. differentiable: which bottoms may get a
+    gradient. learns: whether a parameter has lr_mult other than 0. loss: whether a top has a loss weight.
+    fuses_relu: whether the layer can do a ReLU in its own pass. relu: whether it is one, of negative_slope 0.
+    """
+
+    bottom: Sequence[str]
+    top: Sequence[str]
+    propagate_down: Sequence[bool]
+    differentiable: Callable[[int], bool]
+    learns: bool
+    loss: bool
+    fuses_relu: bool = False
+    relu: bool = False
+
+
+def fused_relus(layers: Sequence[Facts]) -> set[int]:
+    """Numbers of the layers that can do in their own pass the ReLU that the next layer does in place on their top."""
+    return {i for i, (layer, following) in enumerate(zip(layers, layers[1:]))
+            if layer.fuses_relu and following.relu and len(layer.top) == 1
+            and list(layer.top) == list(following.bottom) == list(following.top)}
+
+
+def outputs(net: Any) -> list[str]:
+    """The blobs that no layer reads, sorted; what the last reader makes in place is one."""
+    unread: set[str] = set()
+    for layer in net.layer:
+        unread = unread.difference(layer.bottom).union(layer.top)
+    return sorted(unread)
+
+
+def backward_plan(layers: Sequence[Facts], force: bool) -> tuple[list[bool], list[list[bool]]]:
     """Which layers run backward, and which of their bottoms get a gradient.
 
-    `layers` are facts in net order, with: `bottom`, `top` (blob names), `propagate_down` (given in the
-    prototxt: one flag a bottom, or empty), `differentiable(i)`, `learns` (a parameter has lr_mult other
-    than 0), `loss` (a top has a loss weight). A layer runs backward if a bottom needs a gradient or a
-    parameter learns, and it leads to a loss. `force` (force_backward) makes every bottom that allows it
-    get one.
+    A layer, in net order, runs backward if a bottom needs a gradient or a parameter learns, and it leads to a
+    loss. `force` (force_backward) makes every bottom that allows it get one.
     """
     blob_needs: dict[str, bool] = {}
     needs: list[bool] = []

@@ -1,28 +1,20 @@
 """Net: build a graph of layers from a NetParameter, reshape it, run it forward and backward, load and save it."""
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
 from spp import backend, graph, layers, weights as weight_files
 from spp.blob import Blob
-from spp.errors import NetError, SppError
+from spp.errors import NetError, SppError, too_little_memory
 from spp.layers import TEST, Context, Layer
+from spp.layers.base import Doubt, on_device
+from spp.learnable import collect
+from spp.memory import Arena
 from spp.proto import text
 
 log = logging.getLogger("spp.net")
-
-
-@dataclass
-class Learnable:
-    """A parameter that a solver updates, with its multipliers of the rate and of the weight decay."""
-
-    blob: Blob
-    name: str
-    lr_mult: float = 1.0
-    decay_mult: float = 1.0
 
 
 class Net:
@@ -30,8 +22,11 @@ class Net:
 
     param: the path of a prototxt, or a NetParameter. phase: TRAIN (0) or TEST (1). level, stages: the rest
     of the NetState. weights: a caffemodel, or several, to load. device: "auto", "cpu", "cuda[:i]". seed
-    fixes the initial weights, dropout and data order, together with rank. Raises SppError, with the
-    prototxt's line and the layer's name, where the net is wrong.
+    fixes the initial weights, dropout and data order, together with rank. reuse_memory: in phase TEST, without
+    backward, blobs take the memory of those that no layer reads any more; only inputs, outputs, losses and the
+    blobs named in `keep` can be read after a forward. precision: what convolutions and inner products multiply:
+    fp32, or on a GPU tf32, bf16, fp16; all else is float32 (fp16 needs a `loss_scale`, which a Solver sets). Raises
+    SppError, with the prototxt's line and the layer's name, where the net is wrong.
 
     `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `inputs` and `outputs` (blob
     names), `learnable`, `loss_weights` (blob name to weight) are there to be read and written; so are
@@ -41,13 +36,16 @@ class Net:
 
     def __init__(self, param: Any, phase: int = TEST, level: int = 0, stages: Sequence[str] = (),
                  weights: str | Sequence[str] | None = None, device: str = "auto", dtype: Any = np.float32,
-                 seed: int = 0, rank: int = 0) -> None:
+                 seed: int = 0, rank: int = 0, reuse_memory: bool = False, keep: Sequence[str] = (),
+                 precision: str = "fp32") -> None:
         self.source = param if isinstance(param, str) else None
         if isinstance(param, str):
             param = text.read_net(param)
         self.phase = phase
-        self.context = Context(phase, np.dtype(dtype), backend.select(device), seed, rank, self.source)
+        self.context = Context(phase, np.dtype(dtype), backend.select(device), seed, rank, self.source, precision)
+        self.loss_scale = 1.0       # a factor of the gradients that `backward` computes
         with self._located(None):
+            self.context.check_precision()
             self.param = graph.insert_splits(graph.filter_net(param, phase, level, stages))
         self.name: str = self.param.name
         self.layers: list[Layer] = []
@@ -64,15 +62,15 @@ class Net:
         for layer_param in self.param.layer:
             with self._located(layer_param):
                 self._append(layer_param)
-        read = {name for layer in self.param.layer for name in layer.bottom}
-        self.outputs: list[str] = sorted(name for name in self.blobs if name not in read)
+        self.outputs: list[str] = graph.outputs(self.param)
         self.params: dict[str, list[Blob]] = {layer.name: layer.blobs for layer in self.layers if layer.blobs}
-        self.learnable: list[Learnable] = []
-        self._collect_parameters()
+        self.learnable, self._entries = collect(self.layers, self._located)
         self._plan_backward()
+        self._arena = self._make_arena(keep) if reuse_memory else None
         for path in [weights] if isinstance(weights, str) else weights or ():
             self.copy_from(path)
 
+    @on_device
     def _append(self, param: Any) -> None:
         layer = layers.create(param, self.context)
         bottom = [self.blobs[name] for name in param.bottom]
@@ -120,60 +118,17 @@ class Net:
         """Say where the net is wrong: file, line, layer."""
         try:
             yield
-        except SppError as error:
+        except (SppError, MemoryError) as error:
+            if isinstance(error, MemoryError):
+                error = too_little_memory(error)
             parts = []
             if self.source:
                 parts.append(text.where(self.source, layer.name) if layer is not None else self.source)
             if layer is not None:
                 parts.append(f"layer {layer.name!r} ({layer.type})")
             raise type(error)(": ".join([*parts, str(error)])) from error
-        except MemoryError as error:
-            place = f"layer {layer.name!r} ({layer.type}): " if layer is not None else ""
-            raise NetError(f"{place}needs more memory than there is ({error}); make its sizes, the input or the batch "
-                           "smaller") from error
 
     # --- parameters
-
-    def _collect_parameters(self) -> None:
-        """List the learnable parameters and let parameters of one name share memory (Caffe's AppendParam)."""
-        owners: dict[str, tuple[Layer, int, Learnable]] = {}
-        self._entries: dict[int, Learnable] = {}      # by id of the blob; a sharer has its owner's
-        for layer in self.layers:
-            with self._located(layer.param):
-                specs = layer.param.param
-                if len(specs) > len(layer.blobs):
-                    raise NetError(f"too many param blocks: {len(specs)} for {len(layer.blobs)} parameter(s)")
-                for i, blob in enumerate(layer.blobs):
-                    spec = specs[i] if i < len(specs) else None
-                    if spec is not None and spec.name and spec.name in owners:
-                        self._share(layer, i, spec, *owners[spec.name])
-                        self._entries[id(blob)] = owners[spec.name][2]
-                        continue
-                    entry = Learnable(blob, f"{layer.name}[{i}]", spec.lr_mult if spec else 1.0,
-                                      spec.decay_mult if spec else 1.0)
-                    self.learnable.append(entry)
-                    self._entries[id(blob)] = entry
-                    if spec is not None and spec.name:
-                        owners[spec.name] = (layer, i, entry)
-
-    @staticmethod
-    def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int, entry: Learnable) -> None:
-        mine, theirs = layer.blobs[index], owner.blobs[owner_index]
-        permissive = spec.share_mode == spec.PERMISSIVE
-        if mine.count != theirs.count if permissive else mine.shape != theirs.shape:
-            raise NetError(f"cannot share param {spec.name!r} owned by layer {owner.name!r}: "
-                           f"{'count' if permissive else 'shape'} mismatch, the owner's shape is {theirs.shape}, "
-                           f"this layer's is {mine.shape}")
-        owner_spec = owner.param.param[owner_index]
-        for field in ("lr_mult", "decay_mult"):
-            if spec.HasField(field):
-                value = getattr(spec, field)
-                if owner_spec.HasField(field) and value != getattr(entry, field):
-                    raise NetError(f"shared param {spec.name!r} has mismatched {field}: {value:g} here, "
-                                   f"{getattr(entry, field):g} in its owner, layer {owner.name!r}")
-                setattr(entry, field, value)
-        mine.share_data(theirs)
-        mine.share_diff(theirs)
 
     def _plan_backward(self) -> None:
         facts = []
@@ -185,10 +140,13 @@ class Net:
                                    f"{len(layer.param.bottom)} bottoms; found {len(given)}")
             layer.param_propagate_down = [self.param.force_backward or self._entries[id(blob)].lr_mult != 0
                                           for blob in layer.blobs]
-            facts.append(_Facts(layer.param.bottom, layer.param.top, given, layer.differentiable,
-                                any(layer.param_propagate_down), bool(losses)))
+            relu = layer.type == "ReLU" and not layer.param.relu_param.negative_slope
+            facts.append(graph.Facts(layer.param.bottom, layer.param.top, given, layer.differentiable,
+                                     any(layer.param_propagate_down), bool(losses), layer.fuses_relu, relu))
+        self._fused_relus = graph.fused_relus(facts)
         self._needs_backward, self._propagate_down = graph.backward_plan(facts, self.param.force_backward)
-        for layer, flags in zip(self.layers, self._propagate_down):
+        for layer, needed, flags in zip(self.layers, self._needs_backward, self._propagate_down):
+            layer.runs_backward = needed
             for j, flag in enumerate(flags):
                 if flag and layer.is_loss and not layer.differentiable(j):
                     with self._located(layer.param):
@@ -196,6 +154,18 @@ class Net:
                         raise NetError(f"has no gradient for its bottom {layer.param.bottom[j]!r}, which depends on "
                                        f"a parameter that learns; if that is meant, add {wanted}")
 
+    def _make_arena(self, keep: Sequence[str]) -> Arena:
+        if self.phase != TEST:
+            raise NetError("reuse_memory needs phase TEST: training goes backward, and that needs all blobs")
+        for layer in self.layers:
+            layer.runs_backward = False
+        # a user's own layer may look at its blobs again in the next forward
+        users = [blob for layer, bottom, top in zip(self.layers, self.bottoms, self.tops) if layer.type == "Python"
+                 for blob in (*bottom, *top)]
+        return Arena([*(self.blob(name) for name in [*self.outputs, *keep]),
+                      *(blob for losses in self._losses for blob, _ in losses), *users])
+
+    @on_device
     def clear_param_diffs(self) -> None:
         """Set the gradients of all parameters to 0; `backward` adds to them."""
         for entry in self.learnable:
@@ -203,12 +173,14 @@ class Net:
 
     # --- running
 
+    @on_device
     def reshape(self) -> None:
         """Shape all blobs anew after an input changed its size. `forward` does it by itself."""
         for layer, bottom, top in zip(self.layers, self.bottoms, self.tops):
             with self._located(layer.param):
                 layer.reshape(bottom, top)
 
+    @on_device
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """Run all layers; `inputs` are arrays by blob name, and may change an input's shape.
 
@@ -217,18 +189,34 @@ class Net:
         """
         for name, array in inputs.items():
             blob = self.blob(name)
-            blob.reshape(np.shape(array))
-            blob.data[...] = array
+            with self._located(next(layer.param for layer in self.layers if name in layer.param.top)):
+                blob.reshape(np.shape(array))
+                given = isinstance(array, type(blob.data))
+                blob.data[...] = array if given else blob.backend.from_host(np.asarray(array))
         self.forward_layers(0, len(self.layers) - 1)
         return {name: self.blobs[name].data for name in self.outputs}
 
+    @on_device
     def forward_layers(self, first: int, last: int) -> None:
         """Shape and run the layers with the numbers `first` to `last`, both included."""
+        if self._arena:
+            self._arena.prepare(self)
+        watched = self.before_forward or self.after_forward     # somebody may look at a blob before its ReLU
+        fused = set() if watched else self._fused_relus.intersection(range(first, last))
         for i in range(first, last + 1):
+            if i - 1 in fused:
+                continue
             _call(self.before_forward, i)
-            with self._located(self.layers[i].param):
-                self.layers[i].reshape(self.bottoms[i], self.tops[i])
-                self.layers[i].forward(self.bottoms[i], self.tops[i])
+            layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
+            run: Any = layer.forward
+            with self._located(layer.param):
+                if self._arena:
+                    self._arena.enter(i)
+                layer.reshape(bottom, top)
+                if i in fused:
+                    run(bottom, top, relu=True)
+                else:
+                    run(bottom, top)
             _call(self.after_forward, i)
 
     @property
@@ -238,8 +226,26 @@ class Net:
 
     def loss_of_layers(self, first: int, last: int) -> float:
         """The weighted sum of the losses that the layers `first` to `last`, both included, made."""
-        return float(sum(weight * blob.data.sum() for losses in self._losses[first:last + 1]
-                         for blob, weight in losses))
+        return self.fetch_loss(first, last)()
+
+    @on_device
+    def fetch_loss(self, first: int = 0, last: int | None = None) -> Callable[[], float]:
+        """Begin to bring the loss to the host, the sum that `loss_of_layers` gives: what is returned waits for it.
+
+        On a GPU that raises, too, what a layer found wrong with its input.
+        """
+        last = len(self.layers) - 1 if last is None else last
+        total = sum(weight * blob.data.sum() for losses in self._losses[first:last + 1] for blob, weight in losses)
+        arrived = self.context.backend.fetch(total)
+        doubts = [Doubt(layer) for layer in self.layers if layer.doubt is not None]
+
+        def settled() -> float:
+            for doubt in doubts:
+                with self._located(doubt.layer.param):
+                    doubt.settle()
+            return arrived()
+
+        return settled if doubts else arrived
 
     def backward(self) -> None:
         """Gradients of the loss: written to the blobs' diffs, added to the parameters' diffs.
@@ -249,17 +255,21 @@ class Net:
         self.set_loss_diffs()
         self.backward_layers(len(self.layers) - 1, 0)
 
+    @on_device
     def set_loss_diffs(self) -> None:
         """Set the diff of every loss to its weight: where `backward` starts from."""
         for losses in self._losses:
             for blob, weight in losses:
-                blob.diff[...] = weight
+                blob.diff[...] = weight * self.loss_scale
 
+    @on_device
     def backward_layers(self, first: int, last: int) -> int:
         """Run the layers with the numbers `first` down to `last`, both included, backward from their tops' diffs.
 
         Returns how many of them had a gradient to compute.
         """
+        if self._arena:
+            raise NetError("a net with reuse_memory has no backward pass: that needs all blobs; build it without")
         for i in range(first, last - 1, -1):
             _call(self.before_backward, i)
             if self._needs_backward[i]:
@@ -280,6 +290,7 @@ class Net:
 
     # --- weights
 
+    @on_device
     def copy_from(self, model: Any) -> None:
         """Load weights by layer name from a .caffemodel or .caffemodel.h5 file, or a NetParameter.
 
@@ -314,17 +325,20 @@ class Net:
             for blob, owner in zip(layer.blobs, source.blobs):
                 blob.share_data(owner)
 
+    @on_device
     def save(self, path: str, diff: bool = False) -> None:
         """Write the net's layers and weights to a .caffemodel, or to HDF5 if the path ends in .h5."""
         weight_files.write(self, path, diff)
 
     # --- what resuming needs besides the weights
 
+    @on_device
     def state(self) -> dict[str, Any]:
         """Random streams and data positions, by layer, as JSON values."""
         states = {layer.name: layer.state() for layer in self.layers}
         return {name: state for name, state in states.items() if state is not None}
 
+    @on_device
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         for layer in self.layers:
@@ -346,15 +360,3 @@ class Net:
 def _call(callbacks: list[Callable[[int], Any]], index: int) -> None:
     for callback in callbacks:
         callback(index)
-
-
-@dataclass
-class _Facts:
-    """What the backward plan needs to know of a layer."""
-
-    bottom: Sequence[str]
-    top: Sequence[str]
-    propagate_down: Sequence[bool]
-    differentiable: Any
-    learns: bool
-    loss: bool

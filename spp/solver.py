@@ -4,13 +4,16 @@ import os
 import secrets
 from collections import deque
 from contextlib import nullcontext
-from typing import Any, Iterable, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 
 from spp import backend, debug, paths, policies, snapshot, update_rules
+from spp.blob import Memory
 from spp.errors import SolverError, SppError
 from spp.layers import TEST, TRAIN
+from spp.layers.base import on_device
+from spp.loss_scale import LossScale
 from spp.net import Net
 from spp.proto import text
 from spp.reporting import Listener
@@ -23,35 +26,43 @@ class Solver:
 
     param: the path of a solver prototxt, or a SolverParameter. weights: caffemodels to start from, besides
     the solver's own `weights`. device "auto" heeds the solver's solver_mode: CPU and its device_id; else they do
-    not count. listeners hear of what happens. Raises SppError where solver or net is wrong.
+    not count. listeners hear of what happens. precision: the nets'; with fp16
+    the loss is scaled. Raises SppError where solver or net is wrong.
 
-    `net`, `test_nets`, `iter` (updates done) and `max_iter` are there to be read; `max_iter` may be set.
+    `net`, `test_nets`, `iter` (updates done) and `max_iter` are there to be read; `max_iter` may be set. So are
+    `before_step` and `after_gradients`, lists of functions without arguments: called where an iteration begins,
+    and where its gradients are complete and not yet applied.
     """
 
     def __init__(self, param: Any, device: str = "auto", listeners: Iterable[Listener] = (),
-                 weights: Sequence[str] = (), level: int | None = None, stages: Sequence[str] = ()) -> None:
+                 weights: Sequence[str] = (), level: int | None = None, stages: Sequence[str] = (),
+                 precision: str = "fp32") -> None:
         self.source = param if isinstance(param, str) else None
         self.param = text.read_solver(param) if isinstance(param, str) else param
         self._check()
         self.listeners = list(listeners)
+        self.before_step: list[Callable[[], Any]] = []
+        self.after_gradients: list[Callable[[], Any]] = []
         self.iter = 0
         self.max_iter: int = self.param.max_iter
         self.seed: int = self.param.random_seed if self.param.random_seed >= 0 else secrets.randbits(32)
-        self._device = _device(self.param, device)
+        self._device, self._precision = _device(self.param, device), precision
         state = type(self.param.train_state)()
         state.CopyFrom(self.param.train_state)
         if level is not None:
             state.level = level
         state.stage.extend(stages)
         self.net = self._make_net(self._train_net(), TRAIN, state)
+        self.loss_scale = LossScale(self.net) if precision == "fp16" else None
         self.test_nets = [self._make_net(net, TEST, state) for net, state in self._test_nets()]
         for path in (p for names in (*self.param.weights, *weights) for p in names.split(",")):
             self._load(paths.find(path.strip(), self.source))
         for net in self.test_nets:
             net.share_with(self.net)
-        zeros = self.net.context.backend.zeros
-        self.history = [zeros(entry.blob.count, entry.blob.dtype)       # all of the first kind, then of the second
-                        for _ in range(self.rule.histories) for entry in self.net.learnable]
+        self.context = self.net.context
+        self.history = [Memory().at_least(entry.blob.count, entry.blob.dtype, entry.blob.backend)
+                        for _ in range(self.rule.histories)             # all of the first kind, then of the second
+                        for entry in self.net.learnable]
         self.plateau = policies.Plateau()
         self._stop = self._snapshot_wanted = False
 
@@ -101,7 +112,8 @@ class Solver:
         merged = type(own)(phase=phase)
         merged.MergeFrom(own)
         merged.MergeFrom(state)
-        return Net(net, merged.phase, merged.level, state.stage, device=self._device, seed=self.seed)
+        return Net(net, merged.phase, merged.level, state.stage, device=self._device, seed=self.seed,
+                   precision=self._precision)
 
     def _load(self, path: str) -> None:
         self.net.copy_from(path)
@@ -149,35 +161,50 @@ class Solver:
                 self.test_all()
                 if self._stop:
                     break
-            loss, images = self._gradients()
-            losses.append(loss)
-            smoothed = sum(losses) / len(losses)
-            rate = self.lr
-            if self._displays_now():
-                self._tell("on_display", self.iter, smoothed, rate, _outputs(self.net))
+            for hook in self.before_step:
+                hook()
+            fetched, images = self._gradients()
+            for hook in self.after_gradients:
+                hook()
+            rate, displays = self.lr, self._displays_now()
+            if displays:
+                losses.append(self._arrived(fetched))
+                self._tell("on_display", self.iter, sum(losses) / len(losses), rate, _outputs(self.net))
             self.apply_update()
+            if not displays:        # waited for when a GPU has all of this iteration's work to do
+                losses.append(self._arrived(fetched))
+            smoothed = sum(losses) / len(losses)
             self.iter += 1
             self._tell("on_step", self.iter, smoothed, rate, images)
             if self._snapshot_wanted or p.snapshot and self.iter % p.snapshot == 0:
                 self._snapshot_wanted = False
                 self.snapshot()
 
-    def _gradients(self) -> tuple[float, int]:
-        """Forward and backward over iter_size batches; the mean loss and the number of images."""
+    def _gradients(self) -> tuple[list[Callable[[], float]], int]:
+        """Forward and backward over iter_size batches; their losses, to be waited for, and the number of images."""
         self.net.clear_param_diffs()
-        total, images = 0.0, 0
+        losses, images = [], 0
         debugging = self._displays_now() and self._debugs(self.net)
         for _ in range(self.param.iter_size):
             with debug.told(self.net, self._message) if debugging else nullcontext():
                 self.net.forward()
-                loss = self.net.loss
-                self._check_loss(loss)
+                losses.append(self.net.fetch_loss())
+                if not self.context.backend.asynchronous:
+                    self._check_loss(losses[-1]())
                 self.net.backward()
             if debugging:
                 debug.tell_norms(self.net, self._message)
-            total += loss
             images += self._batch_size()
-        return total / self.param.iter_size, images
+        return losses, images
+
+    def _arrived(self, losses: list[Callable[[], float]]) -> float:
+        """The mean of an iteration's losses; raises SolverError if the training has diverged."""
+        total = 0.0
+        for fetched in losses:
+            loss = fetched()
+            self._check_loss(loss)
+            total += loss
+        return total / len(losses)
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -195,23 +222,33 @@ class Solver:
         shape = self.net.tops[0][0].shape if self.net.tops and self.net.tops[0] else ()
         return shape[0] if shape else 1
 
+    @on_device
     def apply_update(self) -> None:
         """Clip, scale and regularise the gradients, and change the parameters (Caffe's ApplyUpdate)."""
         p = self.param
-        rate, scale, count = self.lr, self._clip() / p.iter_size, len(self.net.learnable)
-        for i, entry in enumerate(self.net.learnable):
-            if entry.lr_mult:
-                self.rule.update(entry.blob.data.reshape(-1), entry.blob.diff.reshape(-1), self.history[i::count], p,
-                                 self.iter, rate * entry.lr_mult, p.weight_decay * entry.decay_mult,
-                                 p.regularization_type == "L1", scale)
+        if self.loss_scale and not self.loss_scale.unscale():
+            self._message(f"Gradients overflow fp16: no update in iteration {self.iter}, next loss scale "
+                          f"{self.loss_scale.value:g}")
+            return
+        rate, scale, entries = self.lr, self._clip() / p.iter_size, self.net.learnable
+        learning = [i for i, entry in enumerate(entries) if entry.lr_mult]
+        if learning:
+            self.rule.update([entries[i].blob.data for i in learning], [entries[i].blob.diff for i in learning],
+                             [[self.history[first + i] for i in learning]
+                              for first in range(0, len(self.history), len(entries))], p, self.iter,
+                             [rate * entries[i].lr_mult for i in learning],
+                             [p.weight_decay * entries[i].decay_mult for i in learning],
+                             p.regularization_type == "L1", scale)
 
     def _clip(self) -> float:
         """What clip_gradients multiplies all gradients by: their common L2 norm is held at its value."""
         limit = self.param.clip_gradients
         if limit < 0:
             return 1.0
-        squares = sum(float(np.vdot(entry.blob.diff, entry.blob.diff)) for entry in self.net.learnable)
-        norm = math.sqrt(squares)
+        device = self.context.backend
+        squares = sum(device.number(device.xp.vdot(diff, diff))
+                      for diff in (entry.blob.diff for entry in self.net.learnable))
+        norm = math.sqrt(float(squares))
         if norm <= limit:
             return 1.0
         self._message(f"Gradient clipping: scaling down gradients (L2 norm {norm:g} > {limit:g}) by scale factor "
@@ -277,6 +314,8 @@ class Solver:
         history = [to_host(h).reshape(shape) for h, (_, shape) in zip(self.history, self._history_shapes())]
         resume = {"seed": self.seed, "plateau": self.plateau.state(), "net": self.net.state(),
                   "test_nets": [net.state() for net in self.test_nets]}
+        if self.loss_scale:
+            resume["loss_scale"] = self.loss_scale.state()
         snapshot.write(path, snapshot.State(self.iter, model, history,
                                             policies.current_step(self.param, self.iter), resume))
         self._tell("on_snapshot", path)
@@ -298,6 +337,7 @@ class Solver:
         """Name and shape of the parameter that each array of the history belongs to."""
         return [(entry.name, entry.blob.shape) for entry in self.net.learnable] * self.rule.histories
 
+    @on_device
     def restore(self, path: str) -> None:
         """Go on from a snapshot of ours or of Caffe's; raises SppError if it is damaged or of another net."""
         state = snapshot.read(path)
@@ -319,6 +359,8 @@ class Solver:
                           "anew")
             return
         self.plateau = policies.Plateau(**state.resume["plateau"])
+        if self.loss_scale and "loss_scale" in state.resume:
+            self.loss_scale.restore(state.resume["loss_scale"])
         for net, saved in zip([self.net, *self.test_nets], [state.resume["net"], *state.resume["test_nets"]]):
             net.restore(saved)
 

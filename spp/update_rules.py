@@ -32,8 +32,8 @@ def _adam_numbers(p: Any) -> None:
 class Rule:
     """An update rule. `histories`: arrays of the parameter's size that it keeps for each parameter.
 
-    `update(data, diff, histories, p, iteration, rate, decay, l1, scale)` changes data and the histories; all
-    arrays flat, `p` the SolverParameter, the rest as spp.ops.update says. `check(p)` raises SolverError.
+    `update(data, diff, histories, p, iteration, rate, decay, l1, scale)` changes data and the histories, a list
+    of each kind; `p` is the SolverParameter, the rest as spp.ops.update says. `check(p)` raises SolverError.
     """
 
     histories: int

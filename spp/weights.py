@@ -80,7 +80,7 @@ def assign(blobs: Sequence[Blob], sources: Sequence[Any], where: str) -> None:
                 values = arrays.fitted(source, blob.shape, f"param {i}")
         except NetError as error:
             raise NetError(f"{where}: {error}; rename the layer in the prototxt to learn it from scratch") from error
-        blob.data[...] = blob.backend.from_host(values)
+        blob.set(blob.backend.from_host(values))
 
 
 def write(net: Any, path: str, diff: bool = False) -> None:

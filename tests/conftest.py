@@ -1,17 +1,54 @@
-"""Fixtures that several files of tests use."""
+"""Fixtures that several files of tests use; SPP_TEST_DEVICE says on which device the tests run, see on_device.py."""
+import os
 import signal
 
 import numpy as np
 import pytest
 
 from small_solver import NET, SOLVER
+from spp import backend
 from spp.data import datum
 from spp.data.database import DatabaseWriter
+from spp.errors import SppError
 from spp.proto.text import parse_solver
 from spp.solver import Solver
 
 # A run in the background is started with SIGINT ignored, and so would be the programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+DEVICE = os.environ.get("SPP_TEST_DEVICE", "cpu")       # cpu, cuda, cuda:<index> or emulated
+# Files of tests that look at the host itself, and those that choose their devices.
+OF_THE_HOST = ("test_allocations", "test_backend", "test_blob", "test_elementwise", "test_host_memory",
+               "test_winograd")
+OF_ANY_DEVICE = ("test_cuda", "test_device_nets", "test_benchmarks", "test_precision")
+
+
+def pytest_sessionstart(session):
+    """No GPU that works: no run, and nothing that looks like one."""
+    if DEVICE not in ("cpu", "emulated"):
+        try:
+            backend.select(DEVICE)
+        except SppError as error:
+            pytest.exit(f"SPP_TEST_DEVICE: {error}", returncode=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device(request):
+    name = request.module.__name__
+    if DEVICE == "cpu" or name.startswith(OF_ANY_DEVICE):
+        yield
+        return
+    import emulated_cupy
+    import on_device
+    if name.startswith(OF_THE_HOST):
+        with on_device.by_default("cpu"):
+            yield
+    elif DEVICE == "emulated":
+        with emulated_cupy.installed(), on_device.used("cuda"):
+            yield
+    else:
+        with on_device.used(DEVICE):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,17 @@ import os
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-STOREYS = [{"tools"}, {"spp.pycaffe"}, {"spp.solver"}, {"spp.net", "spp.snapshot", "spp.update_rules"},
-           {"spp.weights", "spp.graph", "spp.debug", "spp.flops", "spp.drawing"}, {"spp.layers"},
-           {"spp.blob", "spp.filler"}, {"spp.data"}, {"spp.ops"}, {"spp.proto"}, {"spp.backend"},
+STOREYS = [{"tools"}, {"spp.pycaffe", "spp.convert"}, {"spp.solver"},
+           {"spp.net", "spp.snapshot", "spp.update_rules", "spp.loss_scale"},
+           {"spp.weights", "spp.graph", "spp.learnable", "spp.memory", "spp.debug", "spp.flops", "spp.drawing"},
+           {"spp.layers"}, {"spp.mirror"}, {"spp.blob", "spp.filler"}, {"spp.data"}, {"spp.ops"}, {"spp.proto"},
+           {"spp.backend"},
            {"spp.atomic", "spp.policies", "spp.paths", "spp.reporting"}, {"spp.errors", "spp"}]
 DOORS = {"lmdb": "spp/data/", "google": "spp/proto/", "numba": "spp/backend/", "cupy": "spp/backend/",
-         "cudnn": "spp/backend/", "mpi4py": "spp/parallel.py", "torch": "spp/convert/", "onnx": "spp/convert/",
-         "cv2": "spp/data/"}
+         "cupyx": "spp/backend/", "cudnn": "spp/backend/", "mpi4py": "spp/parallel.py", "torch": "spp/convert/",
+         "onnx": "spp/convert/",
+         "safetensors": "spp/convert/", "cv2": "spp/data/",
+         "cffi": "spp/backend/"}
 
 
 def sources():

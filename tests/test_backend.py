@@ -12,15 +12,14 @@ from spp.errors import SppError
 
 
 def test_an_array_and_a_name_tell_the_backend():
-    assert backend.of(np.zeros(3)) is host and backend.select("cpu") is host and backend.select("auto") is host
+    assert backend.of(np.zeros(3)) is host and backend.select("cpu") is host
     with pytest.raises(TypeError, match="no backend for arrays of type builtins.list"):
         backend.of([1, 2])
 
 
-@pytest.mark.parametrize("device, message", [("tpu", "unknown device 'tpu': expected auto, cpu, cuda or cuda:<index>"),
-                                             ("cuda:1", "device 'cuda:1': this version of spp computes on the CPU")])
-def test_devices_that_are_not_there(device, message):
-    with pytest.raises(SppError, match=message):
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda:", "cpu:0"])
+def test_devices_that_there_are_not(device):
+    with pytest.raises(SppError, match=f"unknown device '{device}': expected auto, cpu, cuda or cuda:<index>"):
         backend.select(device)
 
 

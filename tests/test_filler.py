@@ -2,11 +2,19 @@
 import numpy as np
 import pytest
 
+from spp import filler
 from spp.errors import NetError
 from spp.filler import fill
+from spp.net import Net
 from spp.proto import caffe_pb2
+from spp.proto.text import parse_net
 
 SHAPE = (40, 30, 5, 5)
+
+
+FC = """layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 2 dim: 4 } } }
+    layer { name: 'fc' type: 'InnerProduct' bottom: 'x' top: 'fc' inner_product_param { num_output: 3
+      weight_filler { type: 'gaussian' std: 0.5 } bias_filler { type: 'constant' value: 2 } } }"""
 
 
 def made(shape=SHAPE, **fields):
@@ -57,3 +65,33 @@ def test_bilinear_upsampling_kernel():
 def test_errors(shape, fields, message):
     with pytest.raises(NetError, match=message):
         made(shape, **fields)
+
+
+def test_fillers_run_when_the_values_are_wanted(monkeypatch, tmp_path):
+    """Not where weights come from a file or from another net before anybody looks."""
+    run = []
+
+    def counted(shape, param, rng):
+        run.append(shape)
+        return fill(shape, param, rng)
+
+    monkeypatch.setattr(filler, "fill", counted)
+    net, again = (Net(parse_net(FC), seed=5) for _ in range(2))
+    assert run == []
+    weight = net.params["fc"][0].data
+    assert run == [(3, 4)] and weight.std() > 0.1
+    assert (net.params["fc"][1].data == 2).all() and run == [(3, 4), (3,)]
+    weight[...] *= 2
+    assert net.params["fc"][0].data is weight
+    again.forward()
+    np.testing.assert_array_equal(again.params["fc"][0].data * 2, weight)
+    net.save(str(tmp_path / "fc.caffemodel"))
+    run.clear()
+    loaded, sharing = Net(parse_net(FC), weights=str(tmp_path / "fc.caffemodel")), Net(parse_net(FC))
+    sharing.share_with(net)
+    for other in (loaded, sharing):
+        other.forward()
+        np.testing.assert_array_equal(other.params["fc"][0].data, weight)
+    assert run == []
+    with pytest.raises(NetError, match="layer 'fc' .InnerProduct.: unknown filler 'gauss'"):
+        Net(parse_net(FC.replace("gaussian", "gauss")))

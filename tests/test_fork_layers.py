@@ -214,9 +214,6 @@ PRIOR_BOX, DETECT = "type: 'PriorBox' prior_box_param", "type: 'DetectionOutput'
 
 
 @pytest.mark.parametrize("param, shapes, message", [
-    ("type: 'BatchNorm' batch_norm_param { scale_bias: true }", [(2, 3)],
-     "scale_bias and use_weight_bias are NVIDIA's and Intel's scale inside BatchNorm; write a Scale layer with "
-     "bias_term: true behind it, and give that the last two of its parameters"),
     ("type: 'Normalize'", [(3,)], "needs a bottom of N x C x ..., found shape 3"),
     ("type: 'Permute' permute_param { order: 1 order: 1 }", [(2, 3)], "permute_param names an axis twice: 1, 1"),
     ("type: 'Permute' permute_param { order: 4 }", [(2, 3)],

@@ -71,7 +71,7 @@ def test_memory_that_runs_out_in_a_layer_is_an_error_of_the_net(monkeypatch):
                "sizes, the input or the batch smaller")
     with pytest.raises(NetError, match=re.escape(message)):
         Net(parse_net('input: "x" input_shape { dim: 2 dim: 3 } layer { name: "fc" type: "InnerProduct" bottom: "x" '
-                      'top: "fc" inner_product_param { num_output: 2 } }'))
+                      'top: "fc" inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }')).forward()
 
 
 @pytest.mark.parametrize("field, value, message", [

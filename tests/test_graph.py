@@ -112,3 +112,12 @@ def test_force_backward_reaches_the_input():
 def test_propagate_down_is_obeyed(flag, expected):
     _, flags = plan(MLP % f"propagate_down: {flag}")
     assert flags["ip1"] == expected
+
+
+def test_a_last_layer_in_place_makes_an_output():
+    """As in Caffe, whose bottoms leave the list of outputs before the tops enter it."""
+    input_ = "layer { name: 'x' type: 'Input' top: 'x' top: 'z' } "
+    relu = "layer { name: 'r' type: 'ReLU' bottom: 'x' top: 'x' } "
+    assert graph.outputs(parse_net(input_ + relu)) == ["x", "z"]
+    assert graph.outputs(parse_net(input_ + relu + "layer { name: 'p' type: 'Power' bottom: 'x' top: 'y' }")) == [
+        "y", "z"]

@@ -13,9 +13,9 @@ from spp.backend.host.scratch import scratch
 
 def test_channels_last_is_a_view_where_it_can_be():
     x = np.arange(24.0).reshape(2, 3, 4, 1)
-    copy = channels_last(x)
+    copy = channels_last(x, "test")
     assert copy.shape == (2, 4, 1, 3) and copy.flags.c_contiguous and not np.may_share_memory(copy, x)
-    again = channels_last(copy.transpose(0, 3, 1, 2))
+    again = channels_last(copy.transpose(0, 3, 1, 2), "other")
     assert np.shares_memory(again, copy) and again.flags.c_contiguous
     np.testing.assert_array_equal(copy[1, 2, 0], x[1, :, 2, 0])
 

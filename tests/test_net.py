@@ -313,7 +313,7 @@ def test_unknown_blob():
 
 
 @pytest.mark.parametrize("device, message", [("tpu", "unknown device 'tpu': expected auto, cpu, cuda or cuda:<index>"),
-                                             ("cuda:0", "device 'cuda:0'")])
+                                             ("cuda:99", "device 'cuda:99'")])
 def test_devices(device, message):
     with pytest.raises(SppError, match=message):
         net(INPUT, device=device)

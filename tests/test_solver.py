@@ -85,6 +85,24 @@ def test_iter_size_adds_up_a_larger_batch(make):
         np.testing.assert_allclose(mine, theirs, 1e-4, 1e-6)
 
 
+def test_functions_called_where_a_step_begins_and_where_its_gradients_are_complete(make):
+    solver = make("iter_size: 2")
+    seen = []
+
+    def look(name):
+        gradient = max(abs(entry.blob.diff).max() for entry in solver.net.learnable)
+        seen.append((name, solver.iter, gradient > 0, weights(solver)[0].copy()))
+
+    solver.before_step.append(lambda: look("begins"))
+    solver.after_gradients.append(lambda: look("complete"))
+    solver.step(2)
+    assert [entry[:3] for entry in seen] == [("begins", 0, False), ("complete", 0, True), ("begins", 1, True),
+                                             ("complete", 1, True)]
+    first, second, third, _ = (entry[3] for entry in seen)
+    np.testing.assert_array_equal(first, second)        # not yet applied
+    assert (second != third).any()
+
+
 def test_stop_finishes_the_iteration_and_snapshots(make):
     class Stopper(Recorder):
         def on_step(self, solver, iteration, loss, lr, images):

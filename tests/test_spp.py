@@ -240,3 +240,34 @@ def test_errors(spp_param, message):
 def test_needs_a_map():
     with pytest.raises(NetError, match=r"needs a bottom of N x C x H x W, found shape \(2, 3, 4\)"):
         OneLayer(text([2]), (2, 3, 4))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("levels", [(6, 3, 2, 1), (1,), (2, 6, 4, 12), (3, 5)])
+def test_windows_are_pooled_as_maps_of_their_size(levels, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.permutation(2 * 5 * 19 * 23).reshape(2, 5, 19, 23).astype(dtype)
+    corners = np.sort(rng.integers(0, (20, 24), (40, 2, 2)), 1)
+    windows = np.stack([corners[:, 0, 0], corners[:, 1, 0], corners[:, 0, 1], corners[:, 1, 1]], 1)
+    windows = windows[(windows[:, 1] > windows[:, 0]) & (windows[:, 3] > windows[:, 2])]
+    windows[:2] = [[0, 19, 0, 23], [18, 19, 22, 23]]
+    image = rng.integers(0, 2, len(windows)).astype(np.int32)
+    rows, columns = spp.window_bins(windows, levels)
+    shape = len(windows), 5, sum(n * n for n in levels)
+    for x_, y in zip(in_orders(x), in_orders(np.full((*shape, 1), np.nan, dtype))):
+        spp.windows_forward(x_, image, rows, columns, levels, y[..., 0])
+        for r, (y0, y1, x0, x1) in enumerate(windows):
+            window = x[image[r], :, y0:y1, x0:x1]
+            _, regions, _ = spp.pyramid_regions(y1 - y0, x1 - x0, levels)
+            wanted = [window[:, top:bottom, left:right].max((1, 2)) for _, _, top, bottom, left, right in regions]
+            np.testing.assert_array_equal(y[r, :, :, 0], np.transpose(wanted))
+
+
+def test_a_nan_wins_all_bins_of_a_window_that_it_is_in():
+    x = np.zeros((1, 2, 12, 12))
+    x[0, 1, 7, 2] = np.nan
+    levels = 6, 3, 2, 1
+    y = np.empty((1, 2, 50))
+    spp.windows_forward(x, np.zeros(1, np.int32), *spp.window_bins(np.array([[0, 12, 0, 12]]), levels), levels, y)
+    assert not np.isnan(y[0, 0]).any()
+    assert np.flatnonzero(np.isnan(y[0, 1])).tolist() == [3 * 6 + 1, 36 + 3, 45 + 2, 49]

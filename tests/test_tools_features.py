@@ -171,7 +171,7 @@ def test_features_as_hdf5(features):
     for name, path in (("pool", "pool.h5"), ("fc/a", "fc.h5")):
         with h5py.File(features / path) as file:
             assert file[name].dtype == np.float32
-            np.testing.assert_array_equal(file[name], expected(features, name, 3))
+            np.testing.assert_allclose(file[name], expected(features, name, 3), 1e-4)       # maybe of a GPU
 
 
 @pytest.mark.parametrize("arguments, message", [

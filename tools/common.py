@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Sequence
 
+from spp import backend
 from spp.errors import SppError
+from spp.layers.base import PRECISIONS
 from spp.pycaffe.__main__ import install
 
 INTERRUPTED = 130      # the shell's exit code for a program that Ctrl-C ended
@@ -21,14 +23,39 @@ class Parser(argparse.ArgumentParser):
         print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
         sys.exit(1)
 
+    def add_precision(self) -> None:
+        """How exactly a net computes."""
+        self.add_argument("--precision", default="fp32", choices=PRECISIONS,
+                          help="what convolution and inner product multiply (default: fp32; others on a GPU); "
+                               "parameters and sums are float32 in all")
+
     def add_net_options(self) -> None:
         """Where a net runs, and which of its layers."""
         self.add_argument("--device", default="auto", metavar="D",
                           help="auto (default: a GPU where one works, else the CPU), cpu, cuda or cuda:INDEX")
+        self.add_threads_option()
         self.add_argument("--level", type=int, metavar="L",
                           help="level of the NetState, which the layers' include and exclude rules ask for")
         self.add_argument("--stage", type=names, default=[], metavar="S,...",
                           help="stages of the NetState, likewise")
+
+    def add_threads_option(self) -> None:
+        """How many threads compute."""
+        self.add_argument("--threads", action=_SetThreads, type=positive, metavar="N",
+                          help="threads that compute on the CPU (default: OMP_NUM_THREADS, else one a core); "
+                               "those that read data are apart: SPP_DATA_WORKERS")
+
+
+class _SetThreads(argparse.Action):
+    """Sets the number of threads where it is read: before any net is built."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, values)
+        try:
+            backend.set_threads(values)
+        except SppError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
 def names(text: str) -> list[str]:
@@ -85,6 +112,9 @@ def guarded(work: Callable[[], int]) -> int:
     `import caffe` means spp.pycaffe meanwhile, for the Python layers of the user's nets.
     """
     install()
+    if sys.stderr.isatty():
+        backend.on_compilation(lambda: print("compiling kernels that this machine uses for the first time; later "
+                                             "runs start at once", file=sys.stderr))
     try:
         return work()
     except SppError as error:

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("mode", nargs="?", choices=("CPU", "GPU"), help=argparse.SUPPRESS)
     parser.add_argument("index", nargs="?", type=int, help=argparse.SUPPRESS)
     parser.add_net_options()
+    parser.add_precision()
     args = parser.parse_intermixed_args(argv)
     if len(args.blobs) != len(args.outputs):
         parser.error(f"each blob needs an output: found {len(args.blobs)} blob(s) and {len(args.outputs)} output(s)")
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def extract(args: argparse.Namespace) -> int:
     """Run the net and write the features as the arguments say; returns the exit code."""
-    with Net(existing(args.model), TEST, args.level or 0, args.stage, args.weights, args.device) as net, \
+    with Net(existing(args.model), TEST, args.level or 0, args.stage, args.weights, args.device,
+             precision=args.precision, reuse_memory=True, keep=args.blobs) as net, \
             ExitStack() as files:
         blobs = [net.blob(name) for name in args.blobs]
         puts = [_lmdb(path, name, files) if args.format == "lmdb" else _hdf5(path, name, files)

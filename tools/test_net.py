@@ -32,13 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="batches to run (default: one pass over the database; "
                              f"{UNSIZED} where the net does not read one)")
     parser.add_net_options()
+    parser.add_precision()
     args = parser.parse_args(argv)
     return guarded(lambda: test(args))
 
 
 def test(args: argparse.Namespace) -> int:
     """Test as the arguments say; returns the exit code."""
-    with Net(existing(args.model), TEST, args.level or 0, args.stage, args.weights, args.device) as net:
+    with Net(existing(args.model), TEST, args.level or 0, args.stage, args.weights, args.device,
+             precision=args.precision, reuse_memory=True) as net:
         records, batch = _data(net)
         iterations = args.iterations or (-(-records // batch) if records else UNSIZED)
         print(f"Running for {iterations} iterations.", flush=True)

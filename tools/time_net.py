@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--phase", choices=("TRAIN", "TEST"), default="TRAIN", help="default: %(default)s")
     parser.add_argument("--batch", type=positive, metavar="N", help="images at once (default: the prototxt's)")
     parser.add_net_options()
+    parser.add_precision()
     args = parser.parse_args(argv)
     return guarded(lambda: measure(args))
 
@@ -48,7 +49,8 @@ def measure(args: argparse.Namespace) -> int:
         model = text.read_net(model)
         set_batch(model, args.batch)
     phase = TRAIN if args.phase == "TRAIN" else TEST
-    with Net(model, phase, args.level or 0, args.stage, args.weights, args.device) as net, np.errstate(all="ignore"):
+    with Net(model, phase, args.level or 0, args.stage, args.weights, args.device,
+             precision=args.precision) as net, np.errstate(all="ignore"):
         trains = any(net.loss_weights.values())
         print("Performing Forward")
         net.forward()
@@ -60,17 +62,20 @@ def measure(args: argparse.Namespace) -> int:
             print("The net has no loss, so there is no backward pass to time.")
         print(f"*** Benchmark begins ***\nTesting for {args.iterations} iterations.", flush=True)
         forward, backward = np.zeros(len(net.layers)), np.zeros(len(net.layers))
-        _add_up(net.before_forward, net.after_forward, forward)
-        _add_up(net.before_backward, net.after_backward, backward)
+        finish = net.context.backend.synchronize
+        _add_up(net.before_forward, net.after_forward, forward, finish)
+        _add_up(net.before_backward, net.after_backward, backward, finish)
         began = time.perf_counter()
         passes = [0.0, 0.0]
         for iteration in range(1, args.iterations + 1):
             start = time.perf_counter()
             net.forward()
+            finish()
             middle = time.perf_counter()
             if trains:
                 net.clear_param_diffs()
                 net.backward()
+                finish()
             end = time.perf_counter()
             passes[0] += middle - start
             passes[1] += end - middle
@@ -96,15 +101,18 @@ def set_batch(net: Any, batch: int) -> None:
                 getattr(layer, name).batch_size = batch
 
 
-def _add_up(before: list[Callable[[int], Any]], after: list[Callable[[int], Any]], seconds: np.ndarray) -> None:
-    """Let a net's callbacks add the time of each layer to `seconds`."""
+def _add_up(before: list[Callable[[int], Any]], after: list[Callable[[int], Any]], seconds: np.ndarray,
+            finish: Callable[[], None]) -> None:
+    """Let a net's callbacks add the time of each layer to `seconds`; `finish` waits for the device."""
     start = 0.0
 
     def begin(index: int) -> None:
         nonlocal start
+        finish()
         start = time.perf_counter()
 
     def end(index: int) -> None:
+        finish()
         seconds[index] += time.perf_counter() - start
 
     before.append(begin)

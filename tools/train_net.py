@@ -51,6 +51,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--log-dir", metavar="DIR",
                         help="folder for train.log and history.jsonl (default: that of snapshot_prefix)")
     parser.add_net_options()
+    parser.add_precision()
     args = parser.parse_args(argv)
     if args.snapshot and args.weights:
         parser.error("give --snapshot to go on, or --weights to start from them, not both")
@@ -91,7 +92,7 @@ def train(args: argparse.Namespace) -> int:
 def _solver(args: argparse.Namespace) -> Solver:
     try:
         return Solver(existing(args.solver), args.device, weights=args.weights, level=args.level,
-                      stages=args.stage)
+                      stages=args.stage, precision=args.precision)
     except DataError as error:
         raise DataError(f"{error} (a training that needs no data of yours: make demo, or the command "
                         "spp-demo)") from error

@@ -1,7 +1,9 @@
 """Batches made ahead on threads, in order; whatever they are made from."""
+import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,9 @@ class Stream(ABC):
 
     Everything about a batch is a pure function of the seed and its number (draw with `transform.generator`).
     So the numbers do not depend on the threads, and going to another position costs nothing.
+
+    `empty` makes the memory of a batch's first array, for a count of float32 numbers; another function of that
+    kind may be set before the first batch is asked for. The threads call it.
     """
 
     def __init__(self, seed: int, depth: int, threads: int) -> None:
@@ -26,6 +31,7 @@ class Stream(ABC):
         self._lent: Any = None              # memory of the batch that the caller has
         self._spare: list[np.ndarray] = []  # memory of batches that he had
         self._closing = False
+        self.empty: Callable[[int], np.ndarray] = functools.partial(np.empty, dtype=np.float32)
 
     @abstractmethod
     def _make(self, batch: int) -> tuple[np.ndarray, ...] | None:
@@ -69,6 +75,13 @@ class Stream(ABC):
         self._lent = arrays[0].base
         return arrays
 
+    def ready(self) -> tuple[np.ndarray, ...] | None:
+        """What `next` will return, if reading ahead has made it already; does not wait for it."""
+        if self._futures is None:
+            return None
+        self._take_head()
+        return self._head.result() if self._head.done() and not self._head.exception() else None
+
     def close(self) -> None:
         """End the threads. May be called twice."""
         self._stop()
@@ -87,9 +100,12 @@ class Stream(ABC):
         """The next batch as `_make` made it; raises what that raised, every time."""
         if self._futures is None:
             self._futures = ahead(self._make, itertools.count(self._position), self._depth, self._threads)
+        self._take_head()
+        return self._head.result()
+
+    def _take_head(self) -> None:
         if self._head is None:
             self._head = next(self._futures)
-        return self._head.result()
 
     def _stop(self) -> None:
         if self._futures is not None:
@@ -107,5 +123,5 @@ class Stream(ABC):
         except IndexError:
             pass
         if flat is None or flat.size < count:
-            flat = np.empty(count, np.float32)
+            flat = self.empty(count)
         return flat[:count].reshape(shape)

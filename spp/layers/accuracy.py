@@ -33,11 +33,11 @@ class Accuracy(Layer):
             top[1].reshape(self.classes)
 
     def forward(self, bottom, top):
-        labels, counted = class_indices(bottom[1].data, self.label_shape, self.classes, self.ignored)
+        labels, counted = class_indices(self, bottom[1].data, self.label_shape, self.classes, self.ignored)
         right = accuracy.correct(bottom[0].data, labels, self.axis, self.param.accuracy_param.top_k) & counted
-        top[0].data[...] = right.sum() / max(1, int(counted.sum()))
+        xp = self.context.backend.xp
+        top[0].data[...] = right.sum() / xp.maximum(counted.sum(), 1)
         if len(top) > 1:
-            xp = self.context.backend.xp
             samples = xp.bincount(labels[counted], minlength=self.classes)
             hits = xp.bincount(labels[right], minlength=self.classes)
             top[1].data[...] = hits / xp.maximum(samples, 1)

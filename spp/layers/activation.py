@@ -1,5 +1,6 @@
 """Activation functions beside ReLU and TanH: Sigmoid, Swish, BNLL, ELU, PReLU."""
 from spp.errors import NetError
+from spp.layers.base import dims
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import neuron
@@ -77,7 +78,7 @@ class PReLU(Neuron):
         slopes, shape = self.blobs[0].shape, bottom[0].shape
         if slopes and slopes != shape[1:2]:
             raise NetError(f"the number of channels changed: there are slopes for {slopes[0]}, the bottom's shape "
-                           f"is {' x '.join(map(str, shape))}")
+                           f"is {dims(shape)}")
         super().reshape(bottom, top)
 
     def forward(self, bottom, top):

@@ -1,18 +1,21 @@
 """The interface of every layer (Caffe's Python layer), and the facts about it that are checked once, here."""
+import functools
 import zlib
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, TypeVar, cast
 
 import numpy as np
 
-from spp import filler
+from spp import filler, mirror
 from spp.backend import host
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.proto import arrays
 
 TRAIN, TEST = 0, 1
+PRECISIONS = "fp32", "tf32", "bf16", "fp16"     # of convolutions and inner products
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass
@@ -25,11 +28,31 @@ class Context:
     seed: int = 0
     rank: int = 0
     source: str | None = None     # path of the prototxt, where the net came from one
+    precision: str = "fp32"       # one of PRECISIONS
+
+    def check_precision(self) -> None:
+        """Raise NetError unless backend and dtype have the precision."""
+        if self.precision not in PRECISIONS:
+            raise NetError(f"unknown precision {self.precision!r}: expected {', '.join(PRECISIONS)}")
+        if self.precision not in self.backend.precisions:
+            raise NetError(f"precision {self.precision} needs a GPU, and this net is on the CPU, which computes in "
+                           "fp32; drop the precision, or choose device cuda")
+        if self.precision != "fp32" and self.dtype != np.float32:
+            raise NetError(f"precision {self.precision} needs a net of dtype float32, found {np.dtype(self.dtype)}")
 
     def generator(self, *names: Any) -> np.random.Generator:
         """A random stream of its own for (seed, rank, names): a new layer does not disturb the others' streams."""
         words = [zlib.crc32(str(name).encode()) for name in names]
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, self.rank, *words])))
+
+
+def on_device(method: Method) -> Method:
+    """Decorator of a method whose object has a Context as `context`: it runs on that context's device."""
+    @functools.wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.context.backend.use():
+            return method(self, *args, **kwargs)
+    return cast(Method, run)
 
 
 class Blobs(list):
@@ -45,6 +68,24 @@ class Blobs(list):
         return self[-1]
 
 
+class ShownBlobs(Blobs):
+    """A layer's parameters on a GPU, with NumPy arrays; `blobs` is the layer's own list."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        super().__init__(blobs._context)
+        self.extend(map(mirror.shown, blobs))
+        self._blobs = blobs
+
+    def add_blob(self, *shape: int) -> Blob:
+        self.append(mirror.shown(self._blobs.add_blob(*shape)))
+        return self[-1]
+
+
+def shown_blobs(blobs: Blobs) -> Blobs:
+    """A layer's parameters with NumPy arrays."""
+    return ShownBlobs(blobs) if blobs._context.backend.asynchronous else blobs
+
+
 class Layer:
     """Base of all layers. A subclass states its facts as class attributes and overrides the four methods.
 
@@ -56,6 +97,8 @@ class Layer:
     one_top_per_bottom = False
     in_place = False              # may top 0 be bottom 0?
     is_loss = False               # top 0 has loss weight 1 unless the prototxt says otherwise
+    fuses_relu = False            # does forward take relu=True, to do in its own pass the ReLU that follows?
+    runs_backward = True          # does the net call backward? If not, nothing need be kept for it
     param_str = param_str_ = ""   # a Python layer's own parameters, as its prototxt has them
     differentiable: Callable[[int], bool] = staticmethod(lambda bottom: True)   # may bottom i get a gradient?
 
@@ -68,6 +111,7 @@ class Layer:
         self.blobs = Blobs(context)
         self.param_propagate_down: list[bool] = []
         self.rng: np.random.Generator | None = None
+        self.doubt: Any = None      # what `refuse` has not looked at yet
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Read and check the parameters; create `self.blobs`."""
@@ -102,16 +146,42 @@ class Layer:
         return self.rng
 
     def add_filled(self, shape: tuple[int, ...], filler_param: Any) -> Blob:
-        """Add a parameter: from the LayerParameter's own `blobs` where it has them, else by its filler."""
+        """Add a parameter: from the LayerParameter's own `blobs` where it has them, else by its filler.
+
+        The filler runs when the values are first looked at: not if weights from a file or another net come before.
+        """
         index = len(self.blobs)
         blob = self.blobs.add_blob(*shape)
         if index < len(self.param.blobs):
             blob.data[...] = self.context.backend.from_host(
                 arrays.fitted(self.param.blobs[index], shape, f"param {index} in the layer's own blobs"))
         else:
-            values = filler.fill(shape, filler_param, self.context.generator(self.name, index))
-            blob.data[...] = self.context.backend.from_host(values.astype(self.context.dtype))
+            filler.check(shape, filler_param)
+            if filler_param.type != "constant" or filler_param.value:
+                blob.memory.fill = functools.partial(_filled, shape, filler_param, self.context, self.name, index)
         return blob
+
+    def positions(self, argmax: Blob, y: Any) -> Any:
+        """Memory of y's shape for where maxima were, int32: `argmax`'s, or what all layers share if none goes back."""
+        return argmax.data if self.runs_backward else self.context.backend.scratch_like("positions", y, np.int32)
+
+    def refuse(self, wrong: Any, values: Any, explain: Callable[[Any], str]) -> None:
+        """Raise NetError(explain(value)) for the first of `values` where `wrong`, an array of booleans, is true.
+
+        At once on the host; on a GPU, which would have to be waited for, when the net's loss is next looked at.
+        """
+        if not wrong.size:
+            return
+        if not self.context.backend.asynchronous:
+            if wrong.any():
+                raise NetError(explain(values[wrong].ravel()[0].item()))
+            return
+        xp = self.context.backend.xp
+        flags, found = wrong.any(), xp.take(values.reshape(-1), wrong.reshape(-1).argmax())
+        if self.doubt is not None:      # nobody looked since: the first one counts
+            before, value, _ = self.doubt
+            flags, found = flags | before, xp.where(before, value, found)
+        self.doubt = flags, found, explain
 
     def check_counts(self, bottoms: int, tops: int) -> None:
         """Hold the number of bottoms and tops against the class's facts; raises NetError."""
@@ -124,11 +194,38 @@ class Layer:
             raise NetError(f"makes one top for each bottom, found {bottoms} bottom(s) and {tops} top(s)")
 
 
+class Doubt:
+    """What a layer on a GPU put off in `refuse`, on its way to the host."""
+
+    def __init__(self, layer: Layer) -> None:
+        wrong, self._found, self._explain = layer.doubt
+        self._wrong = layer.context.backend.fetch(wrong)
+        self.layer = layer
+        layer.doubt = None
+
+    def settle(self) -> None:
+        """Wait for it; raises NetError if something was wrong."""
+        if self._wrong():
+            raise NetError(self._explain(self._found.item()))
+
+
+def _filled(shape: tuple[int, ...], filler_param: Any, context: Context, *names: Any) -> Any:
+    """New values as a flat array of the context's device and dtype."""
+    values = filler.fill(shape, filler_param, context.generator(*names))
+    with context.backend.use():
+        return context.backend.from_host(np.require(values, context.dtype, ["C", "W"]).reshape(-1))
+
+
 def canonical_axis(axis: int, ndim: int, name: str = "axis") -> int:
     """A possibly negative axis as 0 <= axis < ndim; raises NetError out of range."""
     if not -ndim <= axis < ndim:
         raise NetError(f"{name} {axis} is out of range for a blob of {ndim} axes")
     return axis % ndim
+
+
+def dims(shape: Sequence[int]) -> str:
+    """A shape, or other numbers by axis, for a message: "2 x 3", and "()" where there is no axis."""
+    return " x ".join(map(str, shape)) or "()"
 
 
 def _as_json(state: Any) -> Any:

@@ -1,6 +1,6 @@
 """Convolution, and the reading of convolution_param's kernel, stride, pad and dilation."""
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis
+from spp.layers.base import Layer, canonical_axis, dims
 from spp.layers.registry import register
 from spp.ops import convolution
 
@@ -16,6 +16,7 @@ class Convolution(Layer):
     bottoms = (1, None)
     tops = (1, None)
     one_top_per_bottom = True
+    fuses_relu = True
     op = convolution
 
     def setup(self, bottom, top):
@@ -44,26 +45,26 @@ class Convolution(Layer):
     def reshape(self, bottom, top):
         shape = bottom[0].shape
         if len(shape) != self.axes:
-            raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {_dims(shape)}")
+            raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {dims(shape)}")
         if shape[self.axis] != self.channels:
             raise NetError(f"the weights take {self.channels} input channels, found {shape[self.axis]} in shape "
-                           f"{_dims(shape)}")
+                           f"{dims(shape)}")
         for blob in bottom:
             if blob.shape != shape:
-                raise NetError(f"all bottoms must have one shape, found {_dims(shape)} and {_dims(blob.shape)}")
+                raise NetError(f"all bottoms must have one shape, found {dims(shape)} and {dims(blob.shape)}")
         sizes = map(self.op.output_size, shape[self.axis + 1:], self.kernel, self.stride, self.pad, self.dilation)
         top_shape = (*shape[:self.axis], self.outputs, *sizes)
         for blob in top:
             blob.reshape(top_shape)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom, top, relu=False):
         weight, *bias = (blob.data for blob in self.blobs)
         for x, y in zip(bottom, top):
             self.op.forward(x.data, weight, bias[0] if bias else None, y.data, self.stride, self.pad, self.dilation,
-                            self.group, self.axis)
+                            self.group, self.axis, relu, self.context.precision)
 
     def backward(self, top, propagate_down, bottom):
-        geometry = self.stride, self.pad, self.dilation, self.group, self.axis
+        geometry = self.stride, self.pad, self.dilation, self.group, self.axis, self.context.precision
         dbias = self.blobs[1].diff if len(self.blobs) > 1 and self.param_propagate_down[1] else None
         for x, y, wanted in zip(bottom, top, propagate_down):
             if self.param_propagate_down[0]:
@@ -100,9 +101,5 @@ def spatial_numbers(p, name, axes, default=None):
                        f"{len(given)} numbers")
     numbers = given * axes if len(given) == 1 else given
     if default != 0 and 0 in numbers:
-        raise NetError(f"{name} must be at least 1 on every axis, found {_dims(numbers)}")
+        raise NetError(f"{name} must be at least 1 on every axis, found {dims(numbers)}")
     return numbers
-
-
-def _dims(shape):
-    return " x ".join(map(str, shape))

@@ -22,6 +22,12 @@ class StreamLayer(Layer):
     tops: tuple[int, int | None] = (1, 2)
     batches: Stream
 
+    def read(self, batches: Stream) -> None:
+        """Take the batches from here."""
+        self.batches = batches
+        self.feed = self.context.backend.Feed()
+        batches.empty = self.feed.empty
+
     def stream_seed(self) -> int:
         """The seed for the stream: the layer's own, 0 or more."""
         return int(self.context.generator(self.name).integers(2 ** 63))
@@ -44,8 +50,11 @@ class StreamLayer(Layer):
             blob.reshape(shape)
 
     def forward(self, bottom, top):
-        for blob, values in zip(top, self.batches.next()):
-            blob.data[...] = self.context.backend.from_host(values)
+        self.feed.finish()      # `next` gives the memory of the batch before to the threads
+        self.feed.put(self.batches.next(), [blob.data for blob in top])
+        upcoming = self.batches.ready()
+        if upcoming is not None:
+            self.feed.start(upcoming)
 
     def state(self):
         return {"position": self.batches.position, "seed": self.batches.seed}
@@ -72,8 +81,8 @@ class Data(StreamLayer):
         p = self.param.data_param
         if not p.source:
             raise NetError("data_param needs a source, the folder of an LMDB, and has none")
-        self.batches = Batches(DatumImages(p.source), self.transform_param(p), p.batch_size, self.phase,
-                               self.stream_seed(), p.prefetch, p.rand_skip)
+        self.read(Batches(DatumImages(p.source), self.transform_param(p), p.batch_size, self.phase,
+                          self.stream_seed(), p.prefetch, p.rand_skip))
 
 
 @register("ImageData")
@@ -92,8 +101,8 @@ class ImageData(StreamLayer):
             raise NetError(f"new_height and new_width go together, found {p.new_height} and {p.new_width}; give both "
                            "or none")
         size = (p.new_height, p.new_width) if p.new_height else None
-        self.batches = Batches(ListImages(p.source, p.root_folder, size, p.is_color), self.transform_param(p),
-                               p.batch_size, self.phase, self.stream_seed(), rand_skip=p.rand_skip, shuffle=p.shuffle)
+        self.read(Batches(ListImages(p.source, p.root_folder, size, p.is_color), self.transform_param(p),
+                          p.batch_size, self.phase, self.stream_seed(), rand_skip=p.rand_skip, shuffle=p.shuffle))
 
 
 @register("WindowData")
@@ -110,5 +119,5 @@ class WindowData(StreamLayer):
         p = self.param.window_data_param
         if not p.source:
             raise NetError("window_data_param needs a source, a window file, and has none")
-        self.batches = WindowBatches(read_windows(p.source, p.root_folder), p, self.transform_param(p),
-                                     self.stream_seed())
+        self.read(WindowBatches(read_windows(p.source, p.root_folder), p, self.transform_param(p),
+                                self.stream_seed()))

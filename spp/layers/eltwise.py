@@ -1,6 +1,6 @@
 """Eltwise."""
 from spp.errors import NetError
-from spp.layers.base import Layer
+from spp.layers.base import Layer, dims
 from spp.layers.registry import register
 from spp.ops import eltwise
 
@@ -28,8 +28,8 @@ class Eltwise(Layer):
     def reshape(self, bottom, top):
         for i, blob in enumerate(bottom[1:], 1):
             if blob.shape != bottom[0].shape:
-                raise NetError(f"bottoms must have one shape: bottom 0 is {' x '.join(map(str, bottom[0].shape))}, "
-                               f"bottom {i} is {' x '.join(map(str, blob.shape))}")
+                raise NetError(f"bottoms must have one shape: bottom 0 is {dims(bottom[0].shape)}, "
+                               f"bottom {i} is {dims(blob.shape)}")
         top[0].reshape(bottom[0].shape)
 
     def forward(self, bottom, top):
@@ -56,4 +56,4 @@ class Eltwise(Layer):
                 eltwise.prod_backward(dy, [b.data for b in bottom], top[0].data, i,
                                       self.param.eltwise_param.stable_prod_grad, dx)
             else:
-                self.context.backend.xp.multiply(dy, self.winner == i, out=dx)
+                eltwise.max_backward(dy, self.winner, i, dx)

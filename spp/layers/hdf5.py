@@ -23,8 +23,8 @@ class HDF5Data(StreamLayer):
                            "into the file")
         if not p.source:
             raise NetError("hdf5_data_param needs a source, a text file that lists HDF5 files, and has none")
-        self.batches = HDF5Batches(p.source, self.param.top, p.batch_size, p.shuffle, self.context.dtype,
-                                   self.stream_seed())
+        self.read(HDF5Batches(p.source, self.param.top, p.batch_size, p.shuffle, self.context.dtype,
+                              self.stream_seed()))
 
 
 @register("HDF5Output")

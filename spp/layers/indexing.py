@@ -5,18 +5,16 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis
+from spp.layers.base import Layer, canonical_axis, dims
 from spp.layers.registry import register
 from spp.ops import indexing
 
 
-def row_indices(blob: Blob, rows: int, what: str) -> Any:
-    """A blob's values as integers; raises NetError if one is not at least 0 and below `rows`."""
+def row_indices(layer: Layer, blob: Blob, rows: int, what: str) -> Any:
+    """A blob's values as integers; `layer.refuse` one that is not at least 0 and below `rows`."""
     values = blob.data
-    outside = ~((values >= 0) & (values < rows))
-    if outside.any():
-        raise NetError(f"index {float(values[outside].ravel()[0]):g} is out of range: {what} {rows} row(s), "
-                       f"0 to {rows - 1}")
+    layer.refuse(~((values >= 0) & (values < rows)), values, lambda found: (
+        f"index {found:g} is out of range: {what} {rows} row(s), 0 to {rows - 1}"))
     return values.astype(np.int64)
 
 
@@ -40,12 +38,12 @@ class BatchReindex(Layer):
 
     def reshape(self, bottom, top):
         if len(bottom[1].shape) != 1:
-            raise NetError(f"the indices, bottom 1, must have 1 axis, found shape {_dims(bottom[1].shape)}")
+            raise NetError(f"the indices, bottom 1, must have 1 axis, found shape {dims(bottom[1].shape)}")
         canonical_axis(0, len(bottom[0].shape))
         top[0].reshape(bottom[1].shape + bottom[0].shape[1:])
 
     def forward(self, bottom, top):
-        self.indices = row_indices(bottom[1], bottom[0].shape[0], "bottom 0 has")
+        self.indices = row_indices(self, bottom[1], bottom[0].shape[0], "bottom 0 has")
         indexing.take_forward(bottom[0].data, self.indices, top[0].data)
 
     def backward(self, top, propagate_down, bottom):
@@ -78,28 +76,29 @@ class Filter(Layer):
         *data, selector = bottom
         if not selector.shape or any(size != 1 for size in selector.shape[1:]):
             raise NetError(f"the selector, the last bottom, must have one number a row, found shape "
-                           f"{_dims(selector.shape)}")
+                           f"{dims(selector.shape)}")
         for i, blob in enumerate(data):
             if blob.shape[:1] != selector.shape[:1]:
-                raise NetError(f"bottom {i} of shape {_dims(blob.shape)} must have as many rows as the selector, "
+                raise NetError(f"bottom {i} of shape {dims(blob.shape)} must have as many rows as the selector, "
                                f"which has {selector.shape[0]}")
         if self.rows is None:
             self.rows = np.arange(selector.shape[0])
         else:
             self.rows = np.flatnonzero(self.context.backend.to_host(selector.data))
+        self.picked = self.context.backend.from_host(self.rows)
         for blob, shaped in zip(data, top):
             shaped.reshape((len(self.rows),) + blob.shape[1:])
 
     def forward(self, bottom, top):
         for blob, picked in zip(bottom, top):
-            indexing.take_forward(blob.data, self.rows, picked.data)
+            indexing.take_forward(blob.data, self.picked, picked.data)
 
     def backward(self, top, propagate_down, bottom):
         refuse_gradient(propagate_down[-1], "the selectors", len(bottom) - 1, len(bottom))
         for blob, picked, wanted in zip(bottom, top, propagate_down):
             if wanted:
                 blob.diff[...] = 0
-                blob.diff[self.rows] = picked.diff
+                blob.diff[self.picked] = picked.diff
 
 
 @register("Embed")
@@ -127,7 +126,7 @@ class Embed(Layer):
 
     def forward(self, bottom, top):
         weight, *bias = (blob.data for blob in self.blobs)
-        self.indices = row_indices(bottom[0], len(weight), "the table has (input_dim)")
+        self.indices = row_indices(self, bottom[0], len(weight), "the table has (input_dim)")
         indexing.embed_forward(self.indices, weight, bias[0] if bias else None, top[0].data)
 
     def backward(self, top, propagate_down, bottom):
@@ -137,7 +136,3 @@ class Embed(Layer):
             indexing.take_backward(dy, self.indices, self.blobs[0].diff)
         if len(self.blobs) > 1 and self.param_propagate_down[1]:
             self.blobs[1].diff[...] += dy.sum(tuple(range(dy.ndim - 1)))
-
-
-def _dims(shape):
-    return " x ".join(map(str, shape)) or "()"

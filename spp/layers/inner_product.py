@@ -2,7 +2,7 @@
 import math
 
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis
+from spp.layers.base import Layer, canonical_axis, dims
 from spp.layers.registry import register
 from spp.ops import inner_product
 
@@ -13,6 +13,8 @@ class InnerProduct(Layer):
 
     Parameters: weight num_output x inputs (inputs x num_output if transpose), bias num_output if bias_term.
     """
+
+    fuses_relu = True
 
     def setup(self, bottom, top):
         p, shape = self.param.inner_product_param, bottom[0].shape
@@ -31,20 +33,20 @@ class InnerProduct(Layer):
         inputs = math.prod(shape[self.axis:])
         if inputs != self.inputs:
             raise NetError(f"the input size changed: the weights take {self.inputs} inputs, the bottom of shape "
-                           f"{' x '.join(map(str, shape))} has {inputs} from axis {self.axis} on; use the image "
+                           f"{dims(shape)} has {inputs} from axis {self.axis} on; use the image "
                            f"size the net was made for, or an SPP layer before this one")
         top[0].reshape(*shape[:self.axis], self.outputs)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom, top, relu=False):
         weight, *bias = (blob.data for blob in self.blobs)
         inner_product.forward(bottom[0].data, weight, bias[0] if bias else None, top[0].data, self.axis,
-                              self.transpose)
+                              self.transpose, relu, self.context.precision)
 
     def backward(self, top, propagate_down, bottom):
-        dy = top[0].diff
+        dy, how = top[0].diff, (self.axis, self.transpose, self.context.precision)
         if self.param_propagate_down[0]:
-            inner_product.backward_weights(bottom[0].data, dy, self.blobs[0].diff, self.axis, self.transpose)
+            inner_product.backward_weights(bottom[0].data, dy, self.blobs[0].diff, *how)
         if len(self.blobs) > 1 and self.param_propagate_down[1]:
             inner_product.backward_bias(dy, self.blobs[1].diff)
         if propagate_down[0]:
-            inner_product.backward_data(dy, self.blobs[0].data, bottom[0].diff, self.axis, self.transpose)
+            inner_product.backward_data(dy, self.blobs[0].data, bottom[0].diff, *how)

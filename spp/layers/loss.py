@@ -4,7 +4,7 @@ from typing import Any
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis
+from spp.layers.base import Layer, canonical_axis, dims
 from spp.layers.labels import check_shapes, class_indices
 from spp.layers.registry import register
 from spp.ops import losses, softmax
@@ -28,6 +28,18 @@ class Loss(Layer):
                            f"label is {bottom[1].shape}")
         top[0].reshape(())
 
+    def weight(self, top):
+        """The gradient of the loss, a number."""
+        return self.context.backend.number(top[0].diff)
+
+    def count(self, counted, ignored):
+        """How many of the booleans are true, a number: all, where no label is ignored."""
+        if ignored is None:
+            return counted.size
+        if not self.context.backend.asynchronous:
+            return int(counted.sum())
+        return self.context.backend.xp.maximum(counted.sum(dtype=self.context.dtype), 1)
+
     def buffer(self):
         """Memory that grows with the batch, for what the forward pass keeps for the backward pass."""
         return Blob((), self.context.dtype, self.context.backend)
@@ -37,18 +49,14 @@ def check_counts(bottom: list[Blob]) -> None:
     """Raise NetError unless bottoms 0 and 1 have as many elements as each other."""
     if bottom[0].count != bottom[1].count:
         raise NetError(f"bottoms 0 and 1 must have as many elements as each other: found shapes "
-                       f"{_dims(bottom[0].shape)} and {_dims(bottom[1].shape)}")
+                       f"{dims(bottom[0].shape)} and {dims(bottom[1].shape)}")
 
 
 def check_one_each(items: Blob, labels: Blob, what: str) -> None:
     """Raise NetError unless `labels` has one element for each of `items` (axis 0)."""
     if labels.count != items.shape[0]:
         raise NetError(f"needs one {what} for each of the {items.shape[0]} items, found {labels.count} in shape "
-                       f"{_dims(labels.shape)}")
-
-
-def _dims(shape):
-    return " x ".join(map(str, shape)) or "()"
+                       f"{dims(labels.shape)}")
 
 
 def ignored_label(p: Any) -> int | None:
@@ -56,12 +64,12 @@ def ignored_label(p: Any) -> int | None:
     return p.ignore_label if p.HasField("ignore_label") else None
 
 
-def normalizer(p: Any, outer: int, inner: int, counted: int, default: str = "VALID") -> float:
-    """What a LossParameter divides a summed loss by: at least 1, as in Caffe.
+def normalizer(p: Any, outer: int, inner: int, counted: Any, default: str = "VALID") -> Any:
+    """What a LossParameter divides a summed loss by, a number: at least 1, as in Caffe.
 
     outer, inner: how many places there are before and after the axis of the classes; counted: how many of
-    them have no ignored label. `default` is the mode where the parameter gives none; the older `normalize`
-    counts if it alone is given.
+    them have no ignored label; on a GPU an array, then at least 1. `default` is the mode where the parameter gives
+    none; the older `normalize` counts if it alone is given.
     """
     if p.HasField("normalization"):
         mode = p.NormalizationMode.Name(p.normalization)
@@ -69,6 +77,8 @@ def normalizer(p: Any, outer: int, inner: int, counted: int, default: str = "VAL
         mode = "VALID" if p.normalize else "BATCH_SIZE"
     else:
         mode = default
+    if mode == "VALID" and not isinstance(counted, int):
+        return counted      # a comparison would have to be waited for
     return max(1.0, {"FULL": outer * inner, "VALID": counted, "BATCH_SIZE": outer, "NONE": 1,
                      "PRE_FIXED": p.pre_fixed_normalizer}[mode])
 
@@ -100,10 +110,10 @@ class SoftmaxWithLoss(Loss):
     def forward(self, bottom, top):
         softmax.softmax_forward(bottom[0].data, self.prob.data, self.axis)
         self.labels, self.counted = class_indices(
-            bottom[1].data, self.label_shape, bottom[0].shape[self.axis], self.ignored)
+            self, bottom[1].data, self.label_shape, bottom[0].shape[self.axis], self.ignored)
         outer = math.prod(bottom[0].shape[:self.axis])
         inner = math.prod(bottom[0].shape[self.axis + 1:])
-        self.divisor = normalizer(self.param.loss_param, outer, inner, int(self.counted.sum()))
+        self.divisor = normalizer(self.param.loss_param, outer, inner, self.count(self.counted, self.ignored))
         top[0].data[...] = self.total(bottom) / self.divisor
 
     def total(self, bottom):
@@ -111,7 +121,7 @@ class SoftmaxWithLoss(Loss):
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            self.gradient(float(top[0].diff) / self.divisor, bottom[0].diff)
+            self.gradient(self.weight(top) / self.divisor, bottom[0].diff)
 
     def gradient(self, scale, dx):
         softmax.loss_backward(self.prob.data, self.labels, self.axis, self.counted, scale, dx)
@@ -152,7 +162,7 @@ class InfogainLoss(SoftmaxWithLoss):
         shape = self.from_file.shape if len(bottom) < 3 else bottom[2].shape
         if math.prod(shape) != classes ** 2:
             raise NetError(f"the infogain matrix must be {classes} x {classes}, one row and column a class; found "
-                           f"shape {_dims(shape)}")
+                           f"shape {dims(shape)}")
         self.matrix_shape = classes, classes
 
     def total(self, bottom):
@@ -178,13 +188,13 @@ class MultinomialLogisticLoss(Loss):
         check_one_each(bottom[0], bottom[1], "label")
 
     def forward(self, bottom, top):
-        self.labels, prob = _labels(bottom), losses.by_item(bottom[0].data)
+        self.labels, prob = _labels(self, bottom), losses.by_item(bottom[0].data)
         top[0].data[...] = losses.multinomial_forward(prob, self.labels) / max(1, len(prob))
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             prob = losses.by_item(bottom[0].data)
-            scale = float(top[0].diff) / max(1, len(prob))
+            scale = self.weight(top) / max(1, len(prob))
             losses.multinomial_backward(prob, self.labels, scale, bottom[0].diff)
 
 
@@ -205,20 +215,20 @@ class HingeLoss(Loss):
         check_one_each(bottom[0], bottom[1], "label")
 
     def forward(self, bottom, top):
-        self.labels, x = _labels(bottom), losses.by_item(bottom[0].data)
+        self.labels, x = _labels(self, bottom), losses.by_item(bottom[0].data)
         top[0].data[...] = losses.hinge_forward(x, self.labels, self.squared) / max(1, len(x))
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             x = losses.by_item(bottom[0].data)
-            scale = float(top[0].diff) / max(1, len(x))
+            scale = self.weight(top) / max(1, len(x))
             losses.hinge_backward(x, self.labels, self.squared, scale, bottom[0].diff)
 
 
-def _labels(bottom):
+def _labels(layer, bottom):
     """One class index an item, held against the number of classes."""
     items, *rest = bottom[0].shape
-    return class_indices(bottom[1].data, (items,), math.prod(rest), None)[0]
+    return class_indices(layer, bottom[1].data, (items,), math.prod(rest), None)[0]
 
 
 @register("EuclideanLoss")
@@ -246,7 +256,7 @@ class EuclideanLoss(Loss):
         top[0].data[...] = total / max(1, len(a))
 
     def backward(self, top, propagate_down, bottom):
-        scale = float(top[0].diff) / max(1, bottom[0].shape[0])
+        scale = self.weight(top) / max(1, bottom[0].shape[0])
         for blob, wanted, sign in zip(bottom, propagate_down, (1, -1)):
             if wanted:
                 losses.euclidean_backward(self.difference.data, sign * scale, blob.diff)
@@ -285,7 +295,7 @@ class ContrastiveLoss(Loss):
         top[0].data[...] = total / max(1, len(a))
 
     def backward(self, top, propagate_down, bottom):
-        scale = float(top[0].diff) / max(1, bottom[0].shape[0])
+        scale = self.weight(top) / max(1, bottom[0].shape[0])
         for blob, wanted, sign in zip(bottom, propagate_down, (1, -1)):
             if wanted:
                 losses.contrastive_backward(self.difference.data, self.similar, self.margin, self.legacy,
@@ -315,12 +325,13 @@ class SigmoidCrossEntropyLoss(Loss):
         else:
             self.counted = target.astype("int64") != self.ignored
         outer, inner = len(x), math.prod(x.shape[1:])
-        self.divisor = normalizer(self.param.loss_param, outer, inner, int(self.counted.sum()), "BATCH_SIZE")
+        self.divisor = normalizer(self.param.loss_param, outer, inner, self.count(self.counted, self.ignored),
+                                  "BATCH_SIZE")
         top[0].data[...] = losses.sigmoid_cross_entropy_forward(x, target, self.counted) / self.divisor
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            scale = float(top[0].diff) / self.divisor
+            scale = self.weight(top) / self.divisor
             losses.sigmoid_cross_entropy_backward(bottom[0].data, self._target(bottom), self.counted, scale,
                                                   bottom[0].diff)
 

@@ -2,8 +2,6 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import TRAIN, Layer
@@ -24,8 +22,8 @@ class Neuron(Layer):
         top[0].reshape(bottom[0].shape)
 
     def keep(self, bottom, top):
-        """Copy the input if the layer works in place, into memory that is used again."""
-        if top[0] is bottom[0]:
+        """Copy the input if the layer works in place and goes backward, into memory that is used again."""
+        if top[0] is bottom[0] and self.runs_backward:
             if self._copy is None:
                 self._copy = Blob((), self.context.dtype, self.context.backend, bottom[0].channels_last)
             self._copy.reshape(bottom[0].shape)
@@ -207,10 +205,8 @@ class Dropout(Neuron):
     def _draw_mask(self, shape):
         if self.mask is None or self.mask.shape != shape:
             self.mask = self.context.backend.xp.empty(shape, self.context.dtype)
-        keep = self.random_stream().random(shape, dtype=np.float32) >= self.ratio
-        self.mask[...] = self.context.backend.from_host(keep)
-        if self.scale_train:
-            self.mask *= 1 / (1 - self.ratio)
+        kept = 1 / (1 - self.ratio) if self.scale_train else 1.0
+        neuron.draw_mask(self.random_stream(), self.ratio, kept, self.mask)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:

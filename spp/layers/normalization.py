@@ -1,8 +1,9 @@
 """Normalisation by mean and variance: BatchNorm over the batch, MVN within an image."""
 import numpy as np
 
+from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import TEST
+from spp.layers.base import TEST, dims
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import normalization
@@ -34,19 +35,19 @@ class BatchNorm(Neuron):
                 raise NetError(f"param {i} has lr_mult {self.param.param[i].lr_mult:g}, but a solver cannot learn the "
                                "statistics of a batch normalization; remove the param blocks, or set lr_mult: 0")
         self.eps = max(p.eps, 1e-5) if p.scale_bias else p.eps
-        self.learned = []
+        self.learned: list[Blob] = []
         if p.scale_bias or p.HasField("use_weight_bias") and p.use_weight_bias:
             scale_filler = next((getattr(p, name) for name in ("scale_filler", "filler") if p.HasField(name)),
                                 caffe_pb2.FillerParameter(value=1))
-            self.learned = [scale_filler, p.bias_filler] if p.bias_term else [scale_filler]
-            self.learned = [self.add_filled((channels,), filler) for filler in self.learned]
+            fillers = [scale_filler, p.bias_filler] if p.bias_term else [scale_filler]
+            self.learned = [self.add_filled((channels,), filler) for filler in fillers]
 
     def reshape(self, bottom, top):
         shape, stored = bottom[0].shape, self.blobs[0].shape[0]
         channels = shape[1] if len(shape) > 1 else 1
         if channels != stored:
             raise NetError(f"the number of channels changed: the statistics are of {stored}, the bottom's shape is "
-                           f"{' x '.join(map(str, shape))}")
+                           f"{dims(shape)}")
         self.axes = (1, 2) if len(shape) > 1 else (len(shape), len(shape))     # no axis: all is one channel
         self.by_channel = shape[1:2]
         super().reshape(bottom, top)
@@ -73,8 +74,8 @@ class BatchNorm(Neuron):
         return values + [1, 0][len(values):]
 
     def _stored(self):
-        weight = float(self.blobs[2].data[0])
-        factor = 1 / weight if weight else 0
+        weight = self.blobs[2].data.astype(np.float64)
+        factor = 1 / self.context.backend.xp.where(weight == 0, np.inf, weight)
         return [(blob.data.astype(np.float64) * factor).reshape(self.by_channel) for blob in self.blobs[:2]]
 
     def _add(self, mean, variance, count):

@@ -1,6 +1,6 @@
 """Normalize."""
 from spp.errors import NetError
-from spp.layers.base import Layer
+from spp.layers.base import Layer, dims
 from spp.layers.registry import register
 from spp.ops import normalize
 from spp.proto import caffe_pb2
@@ -17,7 +17,7 @@ class Normalize(Layer):
     def setup(self, bottom, top):
         p, shape = self.param.norm_param, bottom[0].shape
         if len(shape) < 2:
-            raise NetError(f"needs a bottom of N x C x ..., found shape {' x '.join(map(str, shape)) or '()'}")
+            raise NetError(f"needs a bottom of N x C x ..., found shape {dims(shape)}")
         self.across, self.eps, self.channels = p.across_spatial, p.eps, shape[1]
         one = caffe_pb2.FillerParameter(value=1)
         self.add_filled((1 if p.channel_shared else self.channels,),

@@ -3,7 +3,7 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import TRAIN, Layer
+from spp.layers.base import TRAIN, Layer, dims
 from spp.layers.registry import register
 from spp.ops import pooling
 
@@ -27,7 +27,7 @@ class Pooling(Layer):
                            f"{self.method}; remove the top")
         self.axes = len(bottom[0].shape) - 2
         if not 1 <= self.axes <= 3:
-            raise NetError(f"needs a bottom of N x C x 1 to 3 spatial axes, found {_dims(bottom[0].shape)}")
+            raise NetError(f"needs a bottom of N x C x 1 to 3 spatial axes, found {dims(bottom[0].shape)}")
         self._read_geometry(p)
         self.spatial = None
         self.drawn = self.method == "STOCHASTIC" and self.phase == TRAIN
@@ -43,8 +43,8 @@ class Pooling(Layer):
         elif p.HasField("kernel_size") or p.HasField("kernel_h") or p.HasField("kernel_w"):
             raise NetError("global_pooling: true takes the whole map; remove kernel_size, kernel_h, kernel_w")
         elif any(self.pad) or any(s != 1 for s in self.stride):
-            raise NetError(f"global_pooling: true needs pad 0 and stride 1, found pad {_dims(self.pad)} and "
-                           f"stride {_dims(self.stride)}")
+            raise NetError(f"global_pooling: true needs pad 0 and stride 1, found pad {dims(self.pad)} and "
+                           f"stride {dims(self.stride)}")
         if any(self.pad) and self.method == "STOCHASTIC":
             raise NetError("pad goes with pool: MAX and AVE only, found STOCHASTIC; set pad: 0")
         self.ceil = p.RoundMode.Name(p.round_mode) == "CEIL"
@@ -52,7 +52,7 @@ class Pooling(Layer):
     def reshape(self, bottom, top):
         shape = bottom[0].shape
         if len(shape) - 2 != self.axes:
-            raise NetError(f"was set up for {self.axes} spatial axes, found a bottom of {_dims(shape)}")
+            raise NetError(f"was set up for {self.axes} spatial axes, found a bottom of {dims(shape)}")
         if shape[2:] != self.spatial:
             kernel = shape[2:] if self.kernel is None else self.kernel
             self.counts, regions, areas = pooling.sliding_regions(
@@ -66,9 +66,10 @@ class Pooling(Layer):
     def forward(self, bottom, top):
         x, y = bottom[0].data, top[0].data
         if self.method == "MAX":
-            pooling.max_forward(x, self.regions, y, self.argmax.data)
+            argmax = self.positions(self.argmax, y)
+            pooling.max_forward(x, self.regions, y, argmax)
             if len(top) > 1:
-                top[1].data[...] = self.argmax.data
+                top[1].data[...] = argmax
         elif self.method == "AVE":
             pooling.average_forward(x, self.regions, self.areas, y)
         elif self.drawn:
@@ -88,10 +89,6 @@ class Pooling(Layer):
             pooling.average_backward(dy, self.regions, self.areas, dx)
         else:
             pooling.expected_backward(dy, bottom[0].data, top[0].data, self.regions, self.areas, dx)
-
-
-def _dims(shape):
-    return " x ".join(map(str, shape))
 
 
 def _sizes(p, name, axes):

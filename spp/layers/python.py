@@ -1,12 +1,16 @@
 """Layers that users write in Python."""
+import dataclasses
 import importlib
 import os
 import sys
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
+from spp import mirror
+from spp.backend import host
+from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Context, Layer
+from spp.layers.base import Context, Layer, shown_blobs
 from spp.layers.registry import register
 
 FACTS = ("bottoms", "tops", "one_top_per_bottom", "in_place", "is_loss", "differentiable")
@@ -20,6 +24,9 @@ class Python(Layer):
     (also as `param_str_`), `phase` and `blobs`. It takes any number of bottoms and tops, and may work in place,
     unless it states other facts. `module` is looked for on sys.path, then in the prototxt's folder and the
     current one. What the class raises comes through as it is, with a note of the layer's name.
+
+    The arrays of its bottoms, tops and parameters are NumPy's on any device: on a GPU they are brought to the host
+    as far as it looks at them, and what it wrote goes back.
 
     This object stands for the user's, `user`, so that no attribute of his can hide one of the net's; attributes
     that it does not have are his, to read and to write.
@@ -37,10 +44,10 @@ class Python(Layer):
         self._where = f"layer {self.name!r} (Python: {p.module}.{p.layer})"
         with self._noted("__init__"):
             cls = user_class(p.module, p.layer, context.source)
-            user: Any = cls(param, context)
+            user: Any = cls(param, dataclasses.replace(context, backend=host))
         user.param_str = user.param_str_ = p.param_str
         user.phase = self.phase
-        user.blobs = self.blobs
+        user.blobs = shown_blobs(self.blobs)
         user.random_stream = self.random_stream      # so that it is saved with the solver's state
         stated = {name for base in cls.__mro__ if base not in Layer.__mro__ for name in vars(base)}
         for fact in stated.intersection(FACTS):
@@ -59,23 +66,23 @@ class Python(Layer):
             super().__setattr__(name, value)
 
     def setup(self, bottom, top):
-        with self._noted("setup"):
-            self.user.setup(bottom, top)
+        with self._lent("setup", bottom, top) as shown:
+            self.user.setup(*shown)
 
     def reshape(self, bottom, top):
-        with self._noted("reshape"):
-            self.user.reshape(bottom, top)
+        with self._lent("reshape", bottom, top) as shown:
+            self.user.reshape(*shown)
 
     def forward(self, bottom, top):
-        with self._noted("forward"):
-            self.user.forward(bottom, top)
+        with self._lent("forward", bottom, top) as shown:
+            self.user.forward(*shown)
 
     def backward(self, top, propagate_down, bottom):
         if type(self.user).backward is Layer.backward and any(propagate_down):
             raise NetError(f"class {type(self.user).__name__} has no backward(self, top, propagate_down, bottom), and "
                            "a bottom needs a gradient; write it, or say propagate_down: false in the prototxt")
-        with self._noted("backward"):
-            self.user.backward(top, propagate_down, bottom)
+        with self._lent("backward", bottom, top) as shown:
+            self.user.backward(shown[1], propagate_down, shown[0])
 
     def state(self):
         return super().state() if type(self.user).state is Layer.state else self.user.state()
@@ -89,6 +96,12 @@ class Python(Layer):
     def close(self):
         if type(self.user).close is not Layer.close:
             self.user.close()
+
+    @contextmanager
+    def _lent(self, method: str, bottom: Sequence[Blob], top: Sequence[Blob]) -> Iterator[list[list[Blob]]]:
+        """Bottoms and tops as the user's code gets them, while it runs."""
+        with mirror.lent(bottom, top, self.blobs), self._noted(method):
+            yield [[mirror.shown(blob) for blob in blobs] for blobs in (bottom, top)]
 
     @contextmanager
     def _noted(self, method: str) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Layers of forks that resize maps: Interp, Upsample."""
 from spp.errors import NetError
-from spp.layers.base import Layer
+from spp.layers.base import Layer, dims
 from spp.layers.registry import register
 from spp.ops import resize
 
@@ -32,10 +32,10 @@ class Interp(Layer):
     def reshape(self, bottom, top):
         p, shape = self.param.interp_param, bottom[0].shape
         if len(shape) != 4:
-            raise NetError(f"needs a bottom of N x C x H x W, found shape {_dims(shape)}")
+            raise NetError(f"needs a bottom of N x C x H x W, found shape {dims(shape)}")
         inner = [size + p.pad_beg + p.pad_end for size in shape[2:]]
         if min(inner) < 1:
-            raise NetError(f"pad_beg {p.pad_beg} and pad_end {p.pad_end} leave nothing of a map of {_dims(shape[2:])}")
+            raise NetError(f"pad_beg {p.pad_beg} and pad_end {p.pad_end} leave nothing of a map of {dims(shape[2:])}")
         if shape[2:] != self.made:
             counts = [self._count(size, given) for size, given in zip(inner, (p.height, p.width))]
             self.counts, move = counts, self.context.backend.from_host
@@ -94,10 +94,10 @@ class Upsample(Layer):
     def reshape(self, bottom, top):
         p, shape = self.param.upsample_param, bottom[0].shape
         if len(shape) != 4:
-            raise NetError(f"needs a bottom of N x C x H x W, found shape {_dims(shape)}")
+            raise NetError(f"needs a bottom of N x C x H x W, found shape {dims(shape)}")
         if len(bottom) > 1 and bottom[1].shape != shape:
-            raise NetError(f"the values and their places must have one shape, found {_dims(shape)} and "
-                           f"{_dims(bottom[1].shape)}")
+            raise NetError(f"the values and their places must have one shape, found {dims(shape)} and "
+                           f"{dims(bottom[1].shape)}")
         size = (shape[2] * self.scale[0] - p.pad_out_h, shape[3] * self.scale[1] - p.pad_out_w)
         top[0].reshape(*shape[:2], *((p.upsample_h, p.upsample_w) if p.HasField("upsample_h") else size))
 
@@ -108,9 +108,9 @@ class Upsample(Layer):
             return
         self.place = bottom[1].data.astype("int64")
         outside = (self.place < 0) | (self.place >= y.shape[2] * y.shape[3])
-        if outside.any():
-            raise NetError(f"place {int(self.place[outside][0])} lies outside the top of {_dims(y.shape[2:])}; give "
-                           f"upsample_h and upsample_w the size of the map that was pooled")
+        self.refuse(outside, self.place, lambda found: (
+            f"place {found} lies outside the top of {dims(y.shape[2:])}; give upsample_h and upsample_w the size of "
+            "the map that was pooled"))
         resize.unpool_forward(x, self.place, y)
 
     def backward(self, top, propagate_down, bottom):
@@ -120,7 +120,3 @@ class Upsample(Layer):
             resize.repeat_backward(top[0].diff, bottom[0].diff)
         else:
             resize.unpool_backward(top[0].diff, self.place, bottom[0].diff)
-
-
-def _dims(shape):
-    return " x ".join(map(str, shape)) or "()"

@@ -3,7 +3,7 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer
+from spp.layers.base import Layer, dims
 from spp.layers.registry import register
 from spp.ops import roi
 
@@ -21,9 +21,9 @@ class Regions(Layer):
         """Raise NetError unless the bottoms have the shapes of a map and its regions."""
         shape, regions = bottom[0].shape, bottom[1].shape
         if len(shape) != 4:
-            raise NetError(f"bottom 0 must be a map of N x C x H x W, found shape {_dims(shape)}")
+            raise NetError(f"bottom 0 must be a map of N x C x H x W, found shape {dims(shape)}")
         if len(regions) < 2 or bottom[1].count != 5 * regions[0]:
-            raise NetError(f"bottom 1 must be regions of R x 5 (image, x1, y1, x2, y2), found shape {_dims(regions)}")
+            raise NetError(f"bottom 1 must be regions of R x 5 (image, x1, y1, x2, y2), found shape {dims(regions)}")
 
     def read(self, bottom):
         """The regions as a host array (R, 5), and the images they belong to, as int32 on the device."""
@@ -57,7 +57,8 @@ class ROIPooling(Regions):
         rois, self.image = self.read(bottom)
         bins = roi.max_bins(rois, self.pooled, self.scale, bottom[0].shape[2:])
         rows, columns = map(self.context.backend.from_host, bins)
-        roi.max_forward(bottom[0].data, self.image, rows, columns, top[0].data, self.argmax.data)
+        argmax = self.positions(self.argmax, top[0].data)
+        roi.max_forward(bottom[0].data, self.image, rows, columns, top[0].data, argmax)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
@@ -92,7 +93,3 @@ class PSROIPooling(Regions):
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             roi.group_backward(top[0].diff, self.image, self.rows, self.columns, bottom[0].diff)
-
-
-def _dims(shape):
-    return " x ".join(map(str, shape)) or "()"

@@ -2,7 +2,7 @@
 import math
 
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis
+from spp.layers.base import Layer, canonical_axis, dims
 from spp.layers.registry import register
 
 
@@ -74,10 +74,10 @@ class Reshape(_SameValues):
     """
 
     def setup(self, bottom, top):
-        dims = list(self.param.reshape_param.shape.dim)
-        if dims.count(-1) > 1 or min(dims, default=0) < -1:
+        sizes = list(self.param.reshape_param.shape.dim)
+        if sizes.count(-1) > 1 or min(sizes, default=0) < -1:
             raise NetError(f"reshape_param's shape takes sizes, 0 to copy a size, and at most one -1; found "
-                           f"{' '.join(map(str, dims))}")
+                           f"{' '.join(map(str, sizes))}")
 
     def reshape(self, bottom, top):
         p, shape = self.param.reshape_param, bottom[0].shape
@@ -89,22 +89,22 @@ class Reshape(_SameValues):
         if not first <= last <= len(shape):
             raise NetError(f"num_axes must be -1, for all axes from axis {first} on, or 0 to {len(shape) - first}; "
                            f"found {p.num_axes}")
-        dims = list(p.shape.dim)
-        for i, size in enumerate(dims):
+        sizes = list(p.shape.dim)
+        for i, size in enumerate(sizes):
             if size == 0:
                 if first + i >= len(shape):
                     raise NetError(f"reshape_param's shape has a 0, for a copied size, as number {i}, but the bottom "
-                                   f"{' x '.join(map(str, shape))} has no axis {first + i}")
-                dims[i] = shape[first + i]
-        reshaped = shape[:first] + tuple(dims) + shape[last:]
-        if -1 in dims:
+                                   f"{dims(shape)} has no axis {first + i}")
+                sizes[i] = shape[first + i]
+        reshaped = shape[:first] + tuple(sizes) + shape[last:]
+        if -1 in sizes:
             # sizes of 0 (a Filter let nothing through) count as 1, so that the rest can be told
             known = math.prod(size or 1 for size in reshaped if size != -1)
             missing = math.prod(size or 1 for size in shape) // known
             reshaped = tuple(missing if size == -1 else size for size in reshaped)
         if math.prod(reshaped) != bottom[0].count:
-            raise NetError(f"cannot reshape {' x '.join(map(str, shape))} ({bottom[0].count} elements) to "
-                           f"{' x '.join(map(str, reshaped))} ({math.prod(reshaped)} elements)")
+            raise NetError(f"cannot reshape {dims(shape)} ({bottom[0].count} elements) to "
+                           f"{dims(reshaped)} ({math.prod(reshaped)} elements)")
         self.take_shape(bottom[0], top[0], reshaped)
 
 
@@ -127,7 +127,7 @@ class Concat(Layer):
             rest = blob.shape[:self.axis] + blob.shape[self.axis + 1:]
             if len(blob.shape) != len(first) or rest != first[:self.axis] + first[self.axis + 1:]:
                 raise NetError(f"bottoms must agree in all axes but axis {self.axis}: bottom 0 is "
-                               f"{' x '.join(map(str, first))}, bottom {i} is {' x '.join(map(str, blob.shape))}")
+                               f"{dims(first)}, bottom {i} is {dims(blob.shape)}")
         total = sum(blob.shape[self.axis] for blob in bottom)
         top[0].reshape(first[:self.axis] + (total,) + first[self.axis + 1:])
         if len(bottom) == 1:

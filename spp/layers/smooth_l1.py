@@ -1,6 +1,6 @@
 """SmoothL1Loss."""
 from spp.errors import NetError
-from spp.layers.base import Layer
+from spp.layers.base import Layer, dims
 from spp.layers.registry import register
 from spp.ops import smooth_l1
 
@@ -31,8 +31,8 @@ class SmoothL1Loss(Layer):
         first = bottom[0]
         for i, blob in enumerate(bottom[1:], 1):
             if blob.count != first.count or blob.shape[:1] != first.shape[:1] or not first.shape:
-                raise NetError(f"bottoms must have one shape: bottom 0 is {_dims(first.shape)}, bottom {i} is "
-                               f"{_dims(blob.shape)}")
+                raise NetError(f"bottoms must have one shape: bottom 0 is {dims(first.shape)}, bottom {i} is "
+                               f"{dims(blob.shape)}")
         top[0].reshape(())
 
     def forward(self, bottom, top):
@@ -52,11 +52,7 @@ class SmoothL1Loss(Layer):
         for weight in (self.inside, self.outside):
             if weight is not None:
                 gradient *= weight
-        gradient *= float(top[0].diff) / max(bottom[0].shape[0], 1)
+        gradient *= self.context.backend.number(top[0].diff) / max(bottom[0].shape[0], 1)
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
                 bottom[i].diff[...] = sign * gradient.reshape(bottom[i].shape)
-
-
-def _dims(shape):
-    return " x ".join(map(str, shape)) or "()"

@@ -65,7 +65,8 @@ class SPP(Layer):
     def forward(self, bottom, top):
         pooled = self.pooled.data[..., 0]
         if self.method == "MAX":
-            pooling.max_forward(bottom[0].data, self.regions, pooled, self.argmax.data[..., 0])
+            argmax = self.positions(self.argmax, self.pooled.data)[..., 0]
+            pooling.max_forward(bottom[0].data, self.regions, pooled, argmax)
         else:
             pooling.average_forward(bottom[0].data, self.regions, self.areas, pooled)
         spp.flatten_forward(pooled, self.counts, self._flat(top[0].data))

@@ -10,8 +10,10 @@ def correct(scores: Any, labels: Any, axis: int, top_k: int) -> Any:
 
     A label whose score is NaN is wrong (Caffe would count it right).
     """
-    xp = backend.of(scores).xp
+    device = backend.of(scores)
     by_class = class_last(scores, axis)
-    of_label = xp.take_along_axis(by_class, labels[..., None], -1)
-    at_least = (by_class >= of_label).sum(-1)
+    of_label = device.xp.take_along_axis(by_class, labels[..., None], -1)
+    better = device.scratch_like("accuracy.better", by_class, bool)
+    device.xp.greater_equal(by_class, of_label, out=better)
+    at_least = better.sum(-1)
     return (at_least >= 1) & (at_least <= top_k)

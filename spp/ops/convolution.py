@@ -28,28 +28,30 @@ def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) ->
 
 
 def forward(x: Any, weight: Any, bias: Any, y: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-            group: int = 1, axis: int = 1) -> None:
-    """Write to `y`; bias: O, or None."""
+            group: int = 1, axis: int = 1, relu: bool = False, precision: str = "fp32") -> None:
+    """Write to `y`; bias: O, or None. `relu`: y = max(y, 0) in the same pass. `precision`: the backend's names."""
     device = backend.of(x)
     out = _one_batch_axis(y, axis)
-    device.convolution_forward(_one_batch_axis(x, axis), weight, bias, out, stride, pad, dilation, group)
+    device.convolution_forward(_one_batch_axis(x, axis), weight, bias, out, stride, pad, dilation, group, relu,
+                               precision)
     device.store(out.reshape(y.shape), y)
 
 
 def backward_data(dy: Any, weight: Any, dx: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-                  group: int = 1, axis: int = 1) -> None:
+                  group: int = 1, axis: int = 1, precision: str = "fp32") -> None:
     """Write the gradient of x to `dx`."""
     device = backend.of(dy)
     out = _one_batch_axis(dx, axis)
-    device.convolution_backward_data(_one_batch_axis(dy, axis), weight, out, stride, pad, dilation, group)
+    device.convolution_backward_data(_one_batch_axis(dy, axis), weight, out, stride, pad, dilation, group,
+                                     precision)
     device.store(out.reshape(dx.shape), dx)
 
 
 def backward_weights(x: Any, dy: Any, dweight: Any, dbias: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-                     group: int = 1, axis: int = 1) -> None:
+                     group: int = 1, axis: int = 1, precision: str = "fp32") -> None:
     """Add to `dweight`, and to `dbias` unless it is None."""
     backend.of(x).convolution_backward_weights(_one_batch_axis(x, axis), _one_batch_axis(dy, axis), dweight, dbias,
-                                               stride, pad, dilation, group)
+                                               stride, pad, dilation, group, precision)
 
 
 def backward_bias(dy: Any, dbias: Any, axis: int = 1) -> None:

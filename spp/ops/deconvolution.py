@@ -5,6 +5,7 @@ are those of the convolution that takes O channels to C.
 """
 from typing import Any
 
+from spp import backend
 from spp.errors import NetError
 from spp.ops import convolution
 from spp.ops.convolution import Numbers, backward_bias
@@ -22,22 +23,24 @@ def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) ->
 
 
 def forward(x: Any, weight: Any, bias: Any, y: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-            group: int = 1, axis: int = 1) -> None:
-    """Write to `y`; bias: O, or None."""
-    convolution.backward_data(x, weight, y, stride, pad, dilation, group, axis)
+            group: int = 1, axis: int = 1, relu: bool = False, precision: str = "fp32") -> None:
+    """Write to `y`; bias: O, or None. `relu`: y = max(y, 0)."""
+    convolution.backward_data(x, weight, y, stride, pad, dilation, group, axis, precision)
     if bias is not None:
         y += bias.reshape(-1, *[1] * (y.ndim - axis - 1))
+    if relu:
+        backend.of(y).relu(y, y, 0)
 
 
 def backward_data(dy: Any, weight: Any, dx: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-                  group: int = 1, axis: int = 1) -> None:
+                  group: int = 1, axis: int = 1, precision: str = "fp32") -> None:
     """Write the gradient of x to `dx`."""
-    convolution.forward(dy, weight, None, dx, stride, pad, dilation, group, axis)
+    convolution.forward(dy, weight, None, dx, stride, pad, dilation, group, axis, precision=precision)
 
 
 def backward_weights(x: Any, dy: Any, dweight: Any, dbias: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-                     group: int = 1, axis: int = 1) -> None:
+                     group: int = 1, axis: int = 1, precision: str = "fp32") -> None:
     """Add to `dweight`, and to `dbias` unless it is None."""
-    convolution.backward_weights(dy, x, dweight, None, stride, pad, dilation, group, axis)
+    convolution.backward_weights(dy, x, dweight, None, stride, pad, dilation, group, axis, precision)
     if dbias is not None:
         backward_bias(dy, dbias, axis)

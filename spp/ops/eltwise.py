@@ -6,9 +6,12 @@ from spp import backend
 
 def sum_forward(xs: Sequence[Any], coeffs: Sequence[float], y: Any) -> None:
     """y = sum of coeff * x."""
-    backend.of(y).xp.multiply(xs[0], coeffs[0], out=y)
+    device = backend.of(y)
+    device.xp.multiply(xs[0], coeffs[0], out=y)
     for x, coeff in zip(xs[1:], coeffs[1:]):
-        y += x if coeff == 1 else coeff * x
+        if coeff != 1:
+            x = device.xp.multiply(x, coeff, out=device.scratch_like("eltwise.share", x))
+        y += x
 
 
 def prod_forward(xs: Sequence[Any], y: Any) -> None:
@@ -32,12 +35,22 @@ def prod_backward(dy: Any, xs: Sequence[Any], y: Any, index: int, stable: bool, 
         dx *= dy
 
 
+def max_backward(dy: Any, winner: Any, index: int, dx: Any) -> None:
+    """dx = dy where `winner` is `index`, else 0; dx is not dy."""
+    device = backend.of(dy)
+    wins = device.scratch_like("eltwise.larger", winner, bool)
+    device.xp.equal(winner, index, out=wins)
+    dx[...] = 0
+    device.xp.copyto(dx, dy, where=wins)
+
+
 def max_forward(xs: Sequence[Any], y: Any, winner: Any) -> None:
     """y = the largest x, winner = its index. Of the first two a tie goes to the second; later ones must be larger."""
-    xp = backend.of(y).xp
-    winner[...] = ~(xs[0] > xs[1])
-    y[...] = xp.where(xs[0] > xs[1], xs[0], xs[1])
-    for i, x in enumerate(xs[2:], 2):
-        larger = x > y
-        winner[larger] = i
-        xp.copyto(y, x, where=larger)
+    device = backend.of(y)
+    larger = device.scratch_like("eltwise.larger", y, bool)
+    winner[...] = 1
+    y[...] = xs[1]
+    for i, x in ((0, xs[0]), *enumerate(xs[2:], 2)):
+        device.xp.greater(x, y, out=larger)
+        device.xp.copyto(winner, i, where=larger)
+        device.xp.copyto(y, x, where=larger)

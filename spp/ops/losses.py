@@ -107,7 +107,7 @@ def sigmoid_cross_entropy_backward(x: Any, target: Any, counted: Any, scale: flo
     neuron.sigmoid_forward(x, dx)
     dx -= target
     dx *= scale
-    dx[~counted] = 0
+    backend.of(dx).xp.copyto(dx, 0, where=~counted)
 
 
 def infogain_forward(prob: Any, labels: Any, matrix: Any, counted: Any) -> Any:

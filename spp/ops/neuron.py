@@ -6,30 +6,12 @@ from spp import backend
 
 def relu_forward(x: Any, y: Any, negative_slope: float) -> None:
     """y = max(x, 0) + negative_slope * min(x, 0)."""
-    device = backend.of(x)
-    if negative_slope:
-        below = device.scratch_like("neuron.below", x)
-        device.xp.minimum(x, 0, out=below)
-        below *= negative_slope
-        device.xp.maximum(x, 0, out=y)
-        y += below
-    else:
-        device.xp.maximum(x, 0, out=y)
+    backend.of(x).relu(x, y, negative_slope)
 
 
 def relu_backward(dy: Any, x: Any, dx: Any, negative_slope: float) -> None:
     """dx = dy where x > 0, else negative_slope * dy. `x` may be the output, in place, if the slope is not negative."""
-    device = backend.of(x)
-    if negative_slope:
-        slopes = device.scratch_like("neuron.slope", x)
-        device.xp.greater(x, 0, out=slopes)
-        slopes *= 1 - negative_slope
-        slopes += negative_slope
-        device.xp.multiply(dy, slopes, out=dx)
-    else:
-        above = device.scratch_like("neuron.above", x, bool)
-        device.xp.greater(x, 0, out=above)
-        device.xp.multiply(dy, above, out=dx)
+    backend.of(x).relu_backward(dy, x, dx, negative_slope)
 
 
 def prelu_forward(x: Any, slope: Any, y: Any) -> None:
@@ -181,13 +163,15 @@ def clip_forward(x: Any, y: Any, least: float, most: float) -> None:
 
 
 def clip_backward(dy: Any, x: Any, dx: Any, least: float, most: float) -> None:
-    """dx = dy where least <= x <= most, else 0."""
+    """dx = 0 where x < least or x > most, else dy."""
     device = backend.of(x)
-    inside, other = (device.scratch_like(f"neuron.{name}", x, bool) for name in ("inside", "other"))
-    device.xp.greater_equal(x, least, out=inside)
-    device.xp.less_equal(x, most, out=other)
-    inside &= other
-    device.xp.multiply(dy, inside, out=dx)
+    below, above = (device.scratch_like(f"neuron.{name}", x, bool) for name in ("below", "above"))
+    device.xp.less(x, least, out=below)
+    device.xp.greater(x, most, out=above)
+    below |= above      # NaN is neither
+    if dx is not dy:
+        dx[...] = dy
+    device.xp.copyto(dx, 0, where=below)
 
 
 def exp_forward(x: Any, y: Any, log_base: float, scale: float, shift: float) -> None:
@@ -253,6 +237,11 @@ def power_backward(dy: Any, x: Any, dx: Any, power: float, scale: float, shift: 
 def threshold_forward(x: Any, y: Any, threshold: float) -> None:
     """y = 1 where x > threshold, else 0."""
     backend.of(x).xp.greater(x, threshold, out=y)
+
+
+def draw_mask(stream: Any, ratio: float, kept: float, mask: Any) -> None:
+    """Each element of mask = 0 with probability `ratio`, else `kept`. stream: the layer's np.random.Generator."""
+    backend.of(mask).draw_mask(stream, ratio, kept, mask)
 
 
 def scale_by_mask(x: Any, mask: Any, y: Any) -> None:

@@ -116,5 +116,5 @@ def _means(x: Any, regions: Any, areas: Any, y: Any) -> Any:
     xp = backend.of(x).xp
     means = xp.empty_like(y)
     average_forward(x, regions, areas, means)
-    means[means == 0] = 1
+    xp.copyto(means, 1, where=means == 0)
     return means

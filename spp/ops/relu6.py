@@ -13,7 +13,8 @@ def forward(x: Any, y: Any, negative_slope: float) -> None:
 
 def backward(dy: Any, y: Any, dx: Any, negative_slope: float) -> None:
     """dx = dy where 0 < y < 6, negative_slope * dy below, 0 above; the slope must not be negative."""
-    xp = backend.of(y).xp
-    flat = y >= 6
+    device = backend.of(y)
+    flat = device.scratch_like("relu6.flat", y, bool)
+    device.xp.greater_equal(y, 6, out=flat)
     neuron.relu_backward(dy, y, dx, negative_slope)
-    xp.copyto(dx, 0, where=flat)
+    device.xp.copyto(dx, 0, where=flat)

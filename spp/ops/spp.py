@@ -3,6 +3,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from spp import backend
 from spp.errors import NetError
 from spp.ops import pooling
 
@@ -61,6 +62,28 @@ def caffe_regions(height: int, width: int, pyramid_height: int) -> tuple[list[in
         levels.append(pooling.sliding_regions((height, width), kernel, pad, kernel))
     return ([len(areas) for _, _, areas in levels], np.concatenate([regions for _, regions, _ in levels]),
             np.concatenate([areas for _, _, areas in levels]))
+
+
+def window_bins(windows: np.ndarray, levels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, int32 (R, sum of levels, 2), of the bins of all levels of windows on a map.
+
+    windows: integers (R, 4), y0, y1, x0, x1, half-open, inside the map and not empty. By Appendix A's rule, which
+    `bins` follows wherever it can.
+    """
+    first, end = windows[:, 0::2, None], windows[:, 1::2, None]
+    n = np.repeat(levels, levels)
+    i = np.concatenate([np.arange(level) for level in levels])
+    edges = np.stack([first + i * (end - first) // n, first - -(i + 1) * (end - first) // n], -1).astype(np.int32)
+    return np.ascontiguousarray(edges[:, 0]), np.ascontiguousarray(edges[:, 1])
+
+
+def windows_forward(x: Any, image: Any, rows: Any, columns: Any, levels: Sequence[int], y: Any) -> None:
+    """y (R x C x B) = the largest x of each bin of windows' pyramids; levels in the order given, as `pyramid_regions`.
+
+    x: N x C x H x W; image: int32 (R), each window's; rows, columns: from `window_bins`, in the backend's memory.
+    A NaN wins its bin.
+    """
+    backend.of(x).roi_max_pyramid(x, image, rows, columns, levels, y)
 
 
 def flatten_forward(pooled: Any, counts: Sequence[int], y: Any) -> None:

@@ -1,17 +1,19 @@
 """caffe.Net: a net by its prototxt, with blobs and parameters as NumPy arrays, run whole or in part."""
+import functools
 import os
 import warnings
 import weakref
 from collections import OrderedDict
 from itertools import zip_longest
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, ContextManager, Iterator, Sequence
 
 import numpy as np
 
 import spp.net
-from spp import weights as weight_files
+from spp import mirror, weights as weight_files
 from spp.atomic import replacing
 from spp.blob import Blob
+from spp.layers.base import shown_blobs
 from spp.pycaffe import common
 from spp.pycaffe.common import CaffeError, caffe_errors, readable
 
@@ -24,7 +26,8 @@ class Net:
     `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `layer_dict`, `inputs`, `outputs`,
     `top_names`, `bottom_names` and `blob_loss_weights` are there to be read. A Blob's `data` and `diff` are
     float32 arrays, the net's own memory: what is written into them the net uses, and they outlive it. Those of
-    4 axes have the shape N x C x H x W and lie channels-last in memory, so that `reshape(-1)` makes a copy.
+    4 axes have the shape N x C x H x W and lie channels-last in memory, so that `reshape(-1)` makes a copy. On a
+    GPU they are copies on the host, in C order, that are kept the same as the net's memory.
 
     Raises CaffeError, a RuntimeError, for a missing file and for everything that is wrong with the net.
     """
@@ -54,9 +57,10 @@ class Net:
     def _adopt(self, net: spp.net.Net) -> None:
         self._net = net
         self.name = net.name
-        self.layers = list(net.layers)
-        self.blobs: OrderedDict[str, Blob] = OrderedDict(net.blobs)
-        self.params = OrderedDict(net.params)
+        self._seen = [*net.blobs.values(), *(blob for layer in net.layers for blob in layer.blobs)]
+        self.layers = [_shown_layer(layer) for layer in net.layers]
+        self.blobs: OrderedDict[str, Blob] = OrderedDict((name, mirror.shown(b)) for name, b in net.blobs.items())
+        self.params = OrderedDict((layer.name, layer.blobs) for layer in self.layers if layer.name in net.params)
         self.inputs, self.outputs = list(net.inputs), list(net.outputs)
         self.layer_dict = OrderedDict((layer.name, layer) for layer in self.layers)
         self.top_names = OrderedDict((layer.name, list(layer.param.top)) for layer in net.layers)
@@ -108,9 +112,13 @@ class Net:
 
     def _forward(self, first: int, last: int) -> float:
         """Run the layers of these numbers; returns the loss they make."""
-        with caffe_errors():
+        with caffe_errors(), self._engine():
             self._net.forward_layers(first, last)
-        return self._net.loss_of_layers(first, last)
+            return self._net.loss_of_layers(first, last)
+
+    def _engine(self) -> ContextManager:
+        """Around the engine's work on a GPU: arrays that were handed out go to the device, and come back."""
+        return mirror.exchanged(self._seen)
 
     @caffe_errors()
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> Arrays:
@@ -167,19 +175,21 @@ class Net:
         """Run the layers of these numbers backward; returns how many had a gradient to compute."""
         if any(self.blobs[name].shape != shape for name, shape in self._loss_shapes.items()):
             self._set_loss_diffs()
-        with caffe_errors():
+        with caffe_errors(), self._engine():
             return self._net.backward_layers(first, last)
 
     def _set_loss_diffs(self) -> None:
         """Let the losses' diffs be their weights: at first, and after a change of shape; then they are the user's."""
-        self._net.set_loss_diffs()
+        with self._engine():
+            self._net.set_loss_diffs()
         self._loss_shapes = {name: self.blobs[name].shape for name, weight in self.blob_loss_weights.items() if weight}
 
     def _begins(self, first: int, last: int) -> bool:
         """Whether the layers have a loss, or a top with a diff, to begin backward with."""
         names = {name for i in range(last, first + 1) for name in self._net.layers[i].param.top}
-        return (any(layer.is_loss for layer in self._net.layers[last:first + 1])
-                or any(self.blobs[name].has_diff and self.blobs[name].diff.any() for name in names))
+        with self._net.context.backend.use():
+            return (any(layer.is_loss for layer in self._net.layers[last:first + 1])
+                    or any(blob.has_diff and bool(blob.diff.any()) for blob in map(self._net.blob, names)))
 
     @caffe_errors()
     def forward_backward_all(self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None,
@@ -238,26 +248,31 @@ class Net:
     @caffe_errors()
     def reshape(self) -> None:
         """Shape all blobs anew after an input was reshaped; forward does it by itself."""
-        self._net.reshape()
+        with self._engine():
+            self._net.reshape()
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all parameters to 0."""
-        self._net.clear_param_diffs()
+        with self._engine():
+            self._net.clear_param_diffs()
 
     @caffe_errors()
     def copy_from(self, weights: str | os.PathLike[str]) -> None:
         """Load weights by layer name from a .caffemodel, binary or HDF5."""
-        self._net.copy_from(readable(weights))
+        with self._engine():
+            self._net.copy_from(readable(weights))
 
     @caffe_errors()
     def share_with(self, other: "Net") -> None:
         """Use the weights of another net, in its memory, for layers of the same name."""
-        self._net.share_with(other._net)
+        with self._engine(), other._engine():
+            self._net.share_with(other._net)
 
     @caffe_errors()
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write layers and weights to a .caffemodel (HDF5 if the name ends in .h5)."""
-        self._net.save(os.fspath(path))
+        with self._engine():
+            self._net.save(os.fspath(path))
 
     @caffe_errors()
     def save_hdf5(self, path: str | os.PathLike[str]) -> None:
@@ -265,7 +280,8 @@ class Net:
         with replacing(path) as temporary:
             whole = temporary + ".h5"           # the name by which HDF5 is meant
             try:
-                self._net.save(whole)
+                with self._engine():
+                    self._net.save(whole)
                 os.replace(whole, temporary)
             finally:
                 if os.path.exists(whole):
@@ -276,7 +292,8 @@ class Net:
         """Load weights by layer name from an HDF5 file; raises CaffeError if it is none."""
         if not weight_files.is_hdf5(readable(path)):
             raise CaffeError(f"{os.fspath(path)}: is no HDF5 file; copy_from loads a binary .caffemodel")
-        self._net.copy_from(os.fspath(path))
+        with self._engine():
+            self._net.copy_from(os.fspath(path))
 
     @caffe_errors()
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
@@ -292,19 +309,42 @@ class Net:
 
     def before_forward(self, function: Callable[[int], Any]) -> None:
         """Call `function(layer number)` before each layer's forward; so do the next three."""
-        self._net.before_forward.append(function)
+        self._net.before_forward.append(self._lending(function))
 
     def after_forward(self, function: Callable[[int], Any]) -> None:
         """After each layer's forward."""
-        self._net.after_forward.append(function)
+        self._net.after_forward.append(self._lending(function))
 
     def before_backward(self, function: Callable[[int], Any]) -> None:
         """Before each layer's backward, whether it has a gradient to compute or not."""
-        self._net.before_backward.append(function)
+        self._net.before_backward.append(self._lending(function))
 
     def after_backward(self, function: Callable[[int], Any]) -> None:
         """After each layer's backward."""
-        self._net.after_backward.append(function)
+        self._net.after_backward.append(self._lending(function))
+
+    def _lending(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, called in the middle of the engine's work, with the arrays up to date on both sides."""
+        @functools.wraps(function)
+        def called(*args: Any) -> Any:
+            with mirror.lent(self._seen):
+                return function(*args)
+        return called
+
+
+class _ShownLayer:
+    """A layer of a net on a GPU: its parameters have NumPy arrays."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self.blobs = shown_blobs(layer.blobs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+def _shown_layer(layer: Any) -> Any:
+    return _ShownLayer(layer) if layer.context.backend.asynchronous else layer
 
 
 def _listed(names: Any) -> str:

@@ -2,11 +2,11 @@
 import logging
 import os
 import weakref
-from typing import Any, Callable
+from typing import Any, Callable, ContextManager
 
 import spp.net
 import spp.solver
-from spp import paths
+from spp import mirror, paths
 from spp.proto import text
 from spp.pycaffe import common
 from spp.pycaffe.common import caffe_errors, readable
@@ -21,22 +21,6 @@ class _Log(LogLines):
 
     def write(self, text: str) -> None:
         log.info(text)
-
-
-class _Stepper(spp.solver.Solver):
-    """A solver that calls functions where an iteration begins, and where its gradients are complete."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.callbacks: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
-
-    def _gradients(self) -> tuple[float, int]:
-        for on_start, _ in self.callbacks:
-            on_start()
-        found = super()._gradients()
-        for _, on_gradients_ready in self.callbacks:
-            on_gradients_ready()
-        return found
 
 
 class Solver:
@@ -61,7 +45,7 @@ class Solver:
         self.param.test_net[:] = [paths.find(name, path) for name in self.param.test_net]
         if self.param.random_seed < 0:
             self.param.random_seed = common.next_seed()
-        self._solver = _Stepper(self.param, common.device(), [_Log()])
+        self._solver = spp.solver.Solver(self.param, common.device(), [_Log()])
         self.net = Net.of(self._solver.net, self._solver)
         self.test_nets = [Net.of(net, self._solver) for net in self._solver.test_nets]
         # when this object and its nets are all gone: the threads of data layers would go on
@@ -80,30 +64,35 @@ class Solver:
     @caffe_errors()
     def step(self, count: int) -> None:
         """Do `count` updates, with the tests, the log and the snapshots that the solver asks for."""
-        self._solver.step(count)
+        with self._engine():
+            self._solver.step(count)
 
     @caffe_errors()
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
         """Train up to max_iter, from a .solverstate if one is given."""
-        if resume_file is not None:
-            self._solver.restore(readable(resume_file))
-        self._solver.max_iter = self.param.max_iter
-        self._solver.solve()
+        with self._engine():
+            if resume_file is not None:
+                self._solver.restore(readable(resume_file))
+            self._solver.max_iter = self.param.max_iter
+            self._solver.solve()
 
     @caffe_errors()
     def restore(self, state_file: str | os.PathLike[str]) -> None:
         """Go on from a .solverstate."""
-        self._solver.restore(readable(state_file))
+        with self._engine():
+            self._solver.restore(readable(state_file))
 
     @caffe_errors()
     def snapshot(self) -> None:
         """Write <snapshot_prefix>_iter_<iter>.caffemodel and .solverstate."""
-        self._solver.snapshot()
+        with self._engine():
+            self._solver.snapshot()
 
     @caffe_errors()
     def apply_update(self) -> None:
         """Change the parameters by the gradients in their diffs, and count an iteration."""
-        self._solver.apply_update()
+        with self._engine():
+            self._solver.apply_update()
         self._solver.iter += 1
 
     def share_weights(self, net: Net) -> None:
@@ -112,7 +101,17 @@ class Solver:
 
     def add_callback(self, on_start: Callable[[], Any], on_gradients_ready: Callable[[], Any]) -> None:
         """Call a function where each iteration begins, and one where its gradients are complete."""
-        self._solver.callbacks.append((on_start, on_gradients_ready))
+        self._solver.before_step.append(self._lending(on_start))
+        self._solver.after_gradients.append(self._lending(on_gradients_ready))
+
+    def _engine(self) -> ContextManager:
+        """Around the engine's work: arrays that were handed out go to a GPU, and come back."""
+        return mirror.exchanged([blob for net in (self.net, *self.test_nets) for blob in net._seen])
+
+    def _lending(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        for net in (self.net, *self.test_nets):
+            function = net._lending(function)
+        return function
 
 
 class SGDSolver(Solver):

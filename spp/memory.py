@@ -1,0 +1,140 @@
+"""Inference in little memory: blobs that are never alive at the same time lie in the same place."""
+import math
+from dataclasses import dataclass, field
+from typing import Any, Iterable, Iterator, Sequence
+
+from spp.blob import Blob, Memory
+
+ALIGNMENT = 32      # elements: a multiple of what vector instructions load at once
+
+
+@dataclass(eq=False)
+class Tenant:
+    """A piece of memory and the layers, by number, from the one that writes it to the last that reads it."""
+
+    memory: Memory
+    name: str                   # of the first blob that lies there
+    count: int                  # elements of the largest one
+    first: int
+    last: int
+    start: int = 0              # where it lies in the arena
+    displaces: list[tuple[Memory, str]] = field(default_factory=list)     # memory and name of those it overwrites
+
+    def meets(self, other: "Tenant") -> bool:
+        """Whether both are alive at some time."""
+        return self.first <= other.last and other.first <= self.last
+
+    def overlaps(self, other: "Tenant") -> bool:
+        """Whether both lie at some element."""
+        return (self.count > 0 and other.count > 0
+                and self.start < other.start + other.count and other.start < self.start + self.count)
+
+
+def tenants(names: Sequence[Sequence[str]], bottoms: Sequence[Sequence[Blob]], tops: Sequence[Sequence[Blob]],
+            kept: Iterable[Blob]) -> list[Tenant]:
+    """What lies in the memory of a net's tops, and when; by layer in net order: `names` of the tops, bottoms, tops.
+
+    Blobs that share memory are one tenant. `kept` are alive to the end. The tops of layers without bottoms are left
+    out: the caller fills them, or the layer does it once.
+    """
+    found: dict[Memory, Tenant] = {}
+    fixed: set[Memory] = set()
+    for i, (bottom, top) in enumerate(zip(bottoms, tops)):
+        for blob in bottom:
+            if blob.memory in found:
+                found[blob.memory].last = i
+        if not bottom:
+            fixed.update(blob.memory for blob in top)
+        for name, blob in zip([*names[i], *[""] * len(top)], top):
+            if blob.memory not in fixed:
+                tenant = found.setdefault(blob.memory, Tenant(blob.memory, name, 0, i, i))
+                tenant.count = max(tenant.count, blob.count)
+    for blob in kept:
+        if blob.memory in found:
+            found[blob.memory].last = len(tops)
+    return list(found.values())
+
+
+def lay_out(found: Sequence[Tenant]) -> int:
+    """Give every tenant its place, none to two at the same time; returns the number of elements of the arena.
+
+    The largest first, each into the narrowest gap between those that it meets.
+    """
+    placed: list[Tenant] = []
+    for tenant in sorted(found, key=lambda tenant: -tenant.count):
+        meeting = sorted((other for other in placed if tenant.meets(other)), key=lambda other: other.start)
+        tenant.start = min(_gaps(meeting, tenant.count))[1]
+        placed.append(tenant)
+    for tenant in placed:
+        tenant.displaces = [(other.memory, other.name) for other in placed
+                            if other is not tenant and tenant.overlaps(other)]
+    return max((tenant.start + tenant.count for tenant in placed), default=0)
+
+
+def _gaps(taken: Sequence[Tenant], count: int) -> Iterator[tuple[float, int]]:
+    """Width and start of every place for `count` elements beside those taken, which are sorted by start."""
+    end = 0
+    for tenant in taken:
+        if tenant.start - end >= count:
+            yield tenant.start - end, end
+        end = max(end, -(-(tenant.start + tenant.count) // ALIGNMENT) * ALIGNMENT)
+    yield float("inf"), end
+
+
+class Arena:
+    """One array for the blobs of a net that runs forward only, laid out anew where blobs outgrow their places.
+
+    kept: the blobs to keep to the end. Of every other blob the values are lost when another blob has taken its
+    place: reading them raises NetError.
+    """
+
+    def __init__(self, kept: Sequence[Blob]) -> None:
+        self._kept = kept
+        self._tenants: list[Tenant] = []
+        self._by_layer: list[list[Tenant]] = []
+        self._rooms: list[tuple[Blob, Memory, float]] = []      # of every top, and the elements that it may have
+        self._flat: Any = None
+
+    def prepare(self, net: Any) -> None:
+        """Shape the whole net, and lay it out anew if it does not fit its layout; before a forward pass."""
+        lost = [tenant.memory.lost for tenant in self._tenants]
+        try:
+            for tenant in self._tenants:
+                tenant.memory.lost = ""         # a layer whose sizes depend on values (Filter) looks at old ones here
+            net.reshape()
+        finally:
+            for tenant, reason in zip(self._tenants, lost):
+                tenant.memory.lost = reason
+        if not self._rooms or any(blob.memory is not memory or blob.count > room
+                                  for blob, memory, room in self._rooms):
+            self._move_in(net)
+
+    def _move_in(self, net: Any) -> None:
+        wanted = tenants([layer.param.top for layer in net.layers], net.bottoms, net.tops, self._kept)
+        for tenant in self._tenants:
+            tenant.memory.flat, tenant.memory.lost = None, ""
+        size = lay_out(wanted)
+        if self._flat is None or self._flat.size < size:
+            self._flat = None               # given back before the larger one is taken
+            self._flat = net.context.backend.zeros(size, net.context.dtype)
+        for tenant in wanted:
+            tenant.memory.flat = self._flat[tenant.start:tenant.start + tenant.count]
+            tenant.memory.lost = _lost(tenant.name)
+        self._tenants = wanted
+        rooms = {tenant.memory: tenant.count for tenant in wanted}
+        self._rooms = [(blob, blob.memory, rooms.get(blob.memory, math.inf)) for top in net.tops for blob in top]
+        self._by_layer = [[] for _ in net.layers]
+        for tenant in wanted:
+            self._by_layer[tenant.first].append(tenant)
+
+    def enter(self, index: int) -> None:
+        """The layer of this number is about to write its tops."""
+        for tenant in self._by_layer[index]:
+            for memory, name in tenant.displaces:
+                memory.lost = _lost(name)
+            tenant.memory.lost = ""
+
+
+def _lost(name: str) -> str:
+    return (f"blob {name!r} is overwritten: with reuse_memory others have taken its memory; add {name!r} to the Net's "
+            "keep, or build the Net without reuse_memory")
