@@ -8,8 +8,8 @@ import numpy as np
 
 from spp.errors import NetError
 
-
 PART = 1 << 20      # numbers that a thread draws at once; about 5 ms
+
 
 def _between(low: float, high: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     values = rng.random(shape, np.float32)      # half the time of float64, and an fc6 has 50 million
