@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, prange
 
 from spp.backend.host.scratch import scratch_like
+from spp.backend.host.threads import by_one_if_short
 
 BLOCKS = 16     # parts of the rows that are summed each by itself
 
@@ -104,6 +105,10 @@ def _rows(first, last, *arrays):
     return [array.reshape(groups, shape[0] * shape[2] * shape[3] // groups, shape[1]) for array in laid]
 
 
+def _one_pass(x, *_):
+    return x.size / 5_000
+
+
 def _others(ndim, first, last):
     return tuple(axis for axis in range(ndim) if not first <= axis < last)
 
@@ -121,6 +126,7 @@ def _by_group(values, x, first, last, rows):
     return np.ascontiguousarray(values.reshape(len(rows), -1))
 
 
+@by_one_if_short(_one_pass)
 def channel_moments(x: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and biased variance of each channel, float64 of shape x.shape[first:last]. x must not be empty."""
     laid = _rows(first, last, x)
@@ -134,6 +140,7 @@ def channel_moments(x: np.ndarray, first: int, last: int) -> tuple[np.ndarray, n
     return mean.reshape(x.shape[first:last]), variance.reshape(x.shape[first:last])
 
 
+@by_one_if_short(_one_pass)
 def channel_sums(x: np.ndarray, first: int, last: int) -> np.ndarray:
     """The sum of each channel, float64 of shape x.shape[first:last]."""
     laid = _rows(first, last, x)
@@ -144,6 +151,7 @@ def channel_sums(x: np.ndarray, first: int, last: int) -> np.ndarray:
     return out.reshape(x.shape[first:last])
 
 
+@by_one_if_short(_one_pass)
 def channel_dots(x: np.ndarray, z: np.ndarray, first: int, last: int) -> np.ndarray:
     """The sum of x * z over each channel, float64 of shape x.shape[first:last]."""
     laid = _rows(first, last, x, z)
@@ -156,6 +164,7 @@ def channel_dots(x: np.ndarray, z: np.ndarray, first: int, last: int) -> np.ndar
     return out.reshape(x.shape[first:last])
 
 
+@by_one_if_short(_one_pass)
 def channel_affine(x: np.ndarray, shift: np.ndarray | float, scale: np.ndarray | float, bias: np.ndarray | float,
                    y: np.ndarray, first: int, last: int) -> None:
     """y = (x - shift) * scale + bias, each a number or one value a channel; y may be x."""
@@ -169,6 +178,7 @@ def channel_affine(x: np.ndarray, shift: np.ndarray | float, scale: np.ndarray |
     y += _along(bias, x, first, last)
 
 
+@by_one_if_short(_one_pass)
 def channel_combine(x: np.ndarray, a: np.ndarray, z: np.ndarray, shift: np.ndarray, b: np.ndarray, c: np.ndarray,
                     y: np.ndarray, first: int, last: int) -> None:
     """y = a * x + b * (z - shift) + c, with one a, shift, b, c a channel; y may be x."""

@@ -15,6 +15,7 @@ from spp.backend.host.blas import one_thread, product
 from spp.backend.host.channels import channel_sums
 from spp.backend.host.layout import channels_last, store
 from spp.backend.host.scratch import scratch
+from spp.backend.host.threads import by_one_if_short
 
 BLOCK_PIXELS = 256         # output pixels a block, forward and for weight gradients
 BAND_BYTES = 16 << 20      # the rows of one image, or one band of it, in the gradient of the input
@@ -263,6 +264,7 @@ def _is_depthwise(weight: np.ndarray, group: int) -> bool:
     return weight.shape[:2] == (group, 1) and group > 1
 
 
+@by_one_if_short(lambda x, weight, bias, y, *_: y.size * weight[0].size / 90_000)
 def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
                         stride: Numbers, pad: Numbers, dilation: Numbers, group: int, relu: bool = False,
                         precision: str = "fp32") -> None:
@@ -301,6 +303,7 @@ def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | No
     store(out.transpose(0, 3, 1, 2), y)
 
 
+@by_one_if_short(lambda dy, weight, *_: dy.size * weight[0].size / 90_000)
 def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: Numbers, pad: Numbers,
                               dilation: Numbers, group: int, precision: str = "fp32") -> None:
     """Write to `dx` the gradient of the input of `convolution_forward`, from the output's, `dy`."""

@@ -4,6 +4,7 @@ import numpy as np
 
 from spp.backend.host.layout import flat_alike
 from spp.backend.host.scratch import scratch
+from spp.backend.host.threads import by_one_if_short
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
@@ -22,6 +23,7 @@ def _relu_backward(dy, x, dx, slope):
         dx[i] = gradient if x[i] > 0 else slope * gradient
 
 
+@by_one_if_short(lambda x, *_: x.size / 10_000)
 def relu(x: np.ndarray, y: np.ndarray, negative_slope: float) -> None:
     """y = max(x, 0) + negative_slope * min(x, 0); y may be x."""
     flat = flat_alike(x, y)
@@ -35,6 +37,7 @@ def relu(x: np.ndarray, y: np.ndarray, negative_slope: float) -> None:
         _relu(source, out, x.dtype.type(negative_slope))
 
 
+@by_one_if_short(lambda dy, *_: dy.size / 7_000)
 def relu_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray, negative_slope: float) -> None:
     """dx = dy where x > 0, else negative_slope * dy; dx may be dy."""
     flat = flat_alike(dy, x, dx)

@@ -21,7 +21,7 @@ cores. Times as fast as our own kernels with a BLAS that uses AVX-512, for one i
   Winograd, fewer                        0.7-1.6, 0.9-1.2         1.1-1.4             0.7-1.3
   inner product, 4 to 128 rows (one row) 0.5-2.9 (0.9-1.4)        1.2-4.1 (1.0)       1.1-2.7 (1.2-1.8)
 
-and so: whatever Winograd's algorithm does not do on many channels, but of the gradients of weights those of
+and so: whatever Winograd's algorithm does not do on many channels and pixels, but of the gradients of weights those of
 groups alone; of inner products the gradients. Where code of oneDNN is not compiled for the shape, it is slow.
 """
 import functools
@@ -39,6 +39,7 @@ from spp.backend.host.scratch import scratch
 
 PLANS = 256            # as many shapes, of each direction, as ResNet-152 and several others have
 CHANNELS = 3                # times as many as winograd.CHANNELS, of input and output, before Winograd is faster
+SMALL = 2500                # pixels of all outputs; for fewer, Winograd's transform of the weights does not pay
 HASH_PARTS = 8
 HASHED_BY_ONE = 1 << 20     # bytes of weights: waking another thread takes longer than to hash so many
 
@@ -127,7 +128,8 @@ def plan(kind: str, x: np.ndarray, y: np.ndarray, weight: np.ndarray, geometry: 
     if kind == "backward_weights" and group == 1:
         return None
     narrow = min(weight.shape[1], len(weight) // group) < CHANNELS * winograd.CHANNELS
-    if not narrow and winograd.pays(x, y, weight, geometry, group):
+    small = kind == "forward" and y.size < SMALL * y.shape[3]
+    if not narrow and not small and winograd.pays(x, y, weight, geometry, group):
         return None
     plans: dict[Any, Plan | None] = _local.__dict__.setdefault("plans", {})
     key = kind, x.shape, y.shape, weight.shape, geometry, group, relu, onednn.follow_numba()

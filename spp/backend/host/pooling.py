@@ -12,6 +12,7 @@ from numba import njit, prange
 
 from spp.backend.host.layout import store
 from spp.backend.host.scratch import scratch
+from spp.backend.host.threads import by_one_if_short
 
 
 def lay(array: np.ndarray, name: str) -> np.ndarray:
@@ -32,6 +33,7 @@ def unload(laid: np.ndarray, array: np.ndarray) -> None:
     store(laid, np.moveaxis(array, 1, -1))
 
 
+@by_one_if_short(lambda x, *_: x.size / 800)
 def max_pool(x: np.ndarray, regions: np.ndarray, y: np.ndarray, argmax: np.ndarray) -> None:
     """y = the largest x of each region; argmax (int32) = its position in the map, (z * H + y) * W + x.
 
@@ -43,6 +45,7 @@ def max_pool(x: np.ndarray, regions: np.ndarray, y: np.ndarray, argmax: np.ndarr
     unload(where, argmax)
 
 
+@by_one_if_short(lambda *arrays: arrays[-1].size / 400)
 def max_pool_backward(dy: np.ndarray, argmax: np.ndarray, regions: np.ndarray, dx: np.ndarray) -> None:
     """dx = the sum of the dy whose maximum came from there."""
     out = lay(dx, "pool.in")
@@ -51,6 +54,7 @@ def max_pool_backward(dy: np.ndarray, argmax: np.ndarray, regions: np.ndarray, d
     unload(out, dx)
 
 
+@by_one_if_short(lambda x, *_: x.size / 800)
 def average_pool(x: np.ndarray, regions: np.ndarray, divisors: np.ndarray, y: np.ndarray) -> None:
     """y = the sum of x over each region, divided by the region's divisor (int32, B)."""
     out = lay(y, "pool.out")
@@ -58,6 +62,7 @@ def average_pool(x: np.ndarray, regions: np.ndarray, divisors: np.ndarray, y: np
     unload(out, y)
 
 
+@by_one_if_short(lambda *arrays: arrays[-1].size / 400)
 def average_pool_backward(dy: np.ndarray, regions: np.ndarray, divisors: np.ndarray, dx: np.ndarray) -> None:
     """dx = the sum of dy / divisor over the regions that a position is in."""
     out = lay(dx, "pool.in")

@@ -1,8 +1,14 @@
 """How many threads the host computes with."""
+import functools
+from typing import Any, Callable, TypeVar
+
 import numba
 
 from spp.backend.host import blas
 from spp.errors import SppError
+
+SHORT = 120.0       # microseconds; to wake a sleeping thread takes about half of it, more than it would save
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def set_threads(count: int) -> None:
@@ -13,3 +19,23 @@ def set_threads(count: int) -> None:
                        "said when it started, else one a core")
     numba.set_num_threads(count)
     blas.set_numpy_threads(count)
+
+
+def by_one_if_short(microseconds: Callable[..., float]) -> Callable[[Function], Function]:
+    """Decorate a function that starts parallel kernels: the calling thread alone does what is soon done.
+
+    `microseconds` estimates, from the function's positional arguments, how long one thread takes.
+    """
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            threads = numba.get_num_threads()
+            if threads == 1 or microseconds(*args) > SHORT:
+                return function(*args, **kwargs)
+            numba.set_num_threads(1)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                numba.set_num_threads(threads)
+        return run      # type: ignore[return-value]
+    return decorate
