@@ -73,6 +73,18 @@ def remove_lrn(param: Any) -> None:
     param.layer.extend(kept)
 
 
+def net_with_statistics(param: Any) -> Any:
+    """A Net whose batch normalisations know a variance, 1: with none, values would grow beyond all bounds."""
+    from spp.net import Net
+
+    net = Net(param, seed=0)
+    for layer in net.layers:
+        if layer.type == "BatchNorm":
+            for blob in layer.blobs[1:]:
+                blob.data[...] = 1
+    return net
+
+
 def windows() -> np.ndarray:
     """y0, y1, x0, x1 of windows of all sizes on the map, half-open."""
     rng = np.random.default_rng(0)
@@ -81,7 +93,6 @@ def windows() -> np.ndarray:
 
 
 def spp_task(task: str) -> Callable[[], Any]:
-    from spp.net import Net
     from spp.proto import caffe_pb2
     from spp.solver import Solver
 
@@ -89,7 +100,7 @@ def spp_task(task: str) -> Callable[[], Any]:
         return spp_windows()
     param, images, labels = net_of(task)
     if "training" not in task:
-        net = Net(param, seed=0)
+        net = net_with_statistics(param)
         net.blobs["data"].data[...] = images
         return net.forward
     solver = Solver(caffe_pb2.SolverParameter(net_param=param, base_lr=RATE, lr_policy="fixed", momentum=0.9,
@@ -158,7 +169,6 @@ def torch_task(task: str, contender: str) -> Callable[[], Any] | None:
 
 def file_task(task: str, contender: str) -> Callable[[], Any] | None:
     """Programs that read the net from files: inference alone."""
-    from spp.net import Net
     from spp.proto import write_text
 
     if "training" in task or task == "2000 windows":
@@ -166,7 +176,7 @@ def file_task(task: str, contender: str) -> Callable[[], Any] | None:
     param, images, _ = net_of(task)
     folder = tempfile.mkdtemp(prefix="spp-bench-")
     model = os.path.join(folder, "net")
-    net = Net(param, seed=0)
+    net = net_with_statistics(param)
     if contender == "OpenCV":
         import cv2
 
