@@ -27,6 +27,21 @@ class State:
     resume: dict[str, Any] = field(default_factory=dict)
 
 
+def make_folder(prefix: str) -> None:
+    """Make the folder of a snapshot_prefix, and see that it can be written; better known before training than after.
+
+    Raises SolverError.
+    """
+    folder = os.path.dirname(prefix) or "."
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise SolverError(f"cannot make the folder {folder} of snapshot_prefix: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise SolverError(f"cannot write to the folder {folder} of snapshot_prefix; set its permissions, or "
+                          "choose another one")
+
+
 def write(path: str, state: State) -> None:
     """Write a state, whole or not at all; as HDF5 if the path ends in .h5."""
     resume = json.dumps(state.resume).encode()

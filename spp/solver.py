@@ -1,6 +1,5 @@
 """Solver: train a net by a SolverParameter, test it, snapshot it, resume it (Caffe's Solver and its children)."""
 import math
-import os
 import secrets
 from collections import deque
 from contextlib import nullcontext
@@ -134,7 +133,7 @@ class Solver:
         """Train up to `max_iter`, testing and taking snapshots as the solver says; returns "done" or "stopped"."""
         p = self.param
         if p.snapshot_prefix and (p.snapshot or p.snapshot_after_train):
-            self._check_snapshot_folder()
+            snapshot.make_folder(self.param.snapshot_prefix)
         self._tell("on_start")
         self.step(self.max_iter - self.iter)
         if p.snapshot_after_train and p.snapshot_prefix and self._last_snapshot != self.iter:
@@ -304,7 +303,7 @@ class Solver:
 
     def snapshot(self) -> str:
         """Write weights, then solver state, each whole or not at all; returns the state's path."""
-        self._check_snapshot_folder()
+        snapshot.make_folder(self.param.snapshot_prefix)
         h5 = ".h5" if self.param.snapshot_format == self.param.HDF5 else ""
         base = f"{self.param.snapshot_prefix}_iter_{self.iter}"
         model, path = f"{base}.caffemodel{h5}", f"{base}.solverstate{h5}"
@@ -321,17 +320,6 @@ class Solver:
         self._tell("on_snapshot", path)
         self._last_snapshot = self.iter
         return path
-
-    def _check_snapshot_folder(self) -> None:
-        """Make the folder of snapshot_prefix; better to know before the training than after it."""
-        folder = os.path.dirname(self.param.snapshot_prefix) or "."
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise SolverError(f"cannot make the folder {folder} of snapshot_prefix: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise SolverError(f"cannot write to the folder {folder} of snapshot_prefix; set its permissions, or "
-                              "choose another one")
 
     def _history_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """Name and shape of the parameter that each array of the history belongs to."""
