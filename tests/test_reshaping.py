@@ -380,3 +380,10 @@ def test_frozen_parameter_gets_no_gradient():
     net.forward()
     net.backward()
     assert not net.params["p"][0].diff.any()
+
+
+@pytest.mark.parametrize("param", ["", "argmax_param { top_k: 2 out_max_val: true }", "argmax_param { axis: 1 }"])
+def test_argmax_of_no_images(param):
+    net = layer_net(f"type: 'ArgMax' {param}", (0, 4, 3))
+    net.forward()
+    assert net.blobs["y0"].data.shape == {"": (0, 1, 1), "argmax_param { axis: 1 }": (0, 1, 3)}.get(param, (0, 2, 2))
