@@ -22,19 +22,21 @@ def _normal(mean: float, std: float, shape: tuple[int, ...], rng: np.random.Gene
     values = np.empty(shape, np.float32)
     flat = values.reshape(-1)
 
-    def draw(part: int) -> None:
-        own: Any = rng.bit_generator
-        piece = flat[part * PART:(part + 1) * PART]
-        np.random.Generator(own.jumped(part) if part else own).standard_normal(out=piece, dtype=np.float32)
+    def draw(piece: np.ndarray, stream: np.random.Generator) -> None:
+        stream.standard_normal(out=piece, dtype=np.float32)
         piece *= std
         piece += mean
 
-    parts = range(-(-flat.size // PART))
-    if len(parts) > 1:      # each part has a stream of its own, so that any number of threads draws the same numbers
+    pieces = [flat[start:start + PART] for start in range(0, flat.size, PART)]
+    # each piece has a stream of its own, so that any number of threads draws the same numbers; all streams are made
+    # first: a jump starts from where the first one is
+    own: Any = rng.bit_generator
+    streams = [rng, *(np.random.Generator(own.jumped(i)) for i in range(1, len(pieces)))]
+    if len(pieces) > 1:
         with ThreadPoolExecutor(os.cpu_count()) as team:
-            list(team.map(draw, parts))
+            list(team.map(draw, pieces, streams))
     else:
-        draw(0)
+        list(map(draw, pieces, streams))
     return values
 
 

@@ -32,6 +32,16 @@ def test_uniform_and_gaussian():
     assert abs(values.mean() - 2) < 0.01 and abs(values.std() - 0.5) < 0.01
 
 
+def test_a_large_gaussian_is_drawn_in_pieces_and_always_the_same(monkeypatch):
+    monkeypatch.setattr(filler, "PART", 1 << 16)
+    values = made((1000, 1000), type="gaussian", std=1)
+    pieces = [values.reshape(-1)[start:start + (1 << 16)] for start in range(0, 1_000_000, 1 << 16)]
+    assert len({piece[:100].tobytes() for piece in pieces}) == len(pieces) == 16
+    assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01
+    for _ in range(5):      # threads that raced for the stream's state drew others each time
+        np.testing.assert_array_equal(made((1000, 1000), type="gaussian", std=1), values)
+
+
 def test_sparse_gaussian_keeps_sparse_over_num_output():
     values = made((50, 400), type="gaussian", std=1, sparse=10)
     assert abs((values != 0).mean() - 10 / 50) < 0.02
