@@ -1,22 +1,44 @@
-"""Batches on their way to a GPU: right though the copies begin as late as a GPU may begin them."""
+"""Batches on their way to a GPU: right in whatever order its two streams work."""
+import gc
+import importlib
 import os
+from collections import deque
+from typing import Any
 
 import emulated_cupy
 import numpy as np
 import pytest
 
+import cuda_cpu
 from spp.backend import host
+from spp.data.pixels import Pixels
 from spp.data.stream import Stream
-from spp.layers import TRAIN
-from spp.net import Net
-from spp.proto import text
+
+pytestmark = pytest.mark.skipif(cuda_cpu.COMPILER is None, reason=cuda_cpu.MISSING)
 
 
-class LateStream:
-    """A stream whose copies are done when somebody waits for them, and not before."""
+# --- two streams, whose work is done when it must be, or as soon as it may be
 
-    def __init__(self, null=False, non_blocking=False, ptds=False):
-        self.waiting = []
+class Mark:
+    """A place in a stream's work."""
+
+    def __init__(self, queue=None):
+        self.queue = queue
+        self.reached = queue is None
+
+    def reach(self):
+        while not self.reached:
+            self.queue.go_on()
+
+
+class Queue:
+    """A stream. Eager, it works at once, up to a mark of another that it has to wait for; else only if waited for."""
+
+    ptr = 0
+
+    def __init__(self, eager):
+        self.eager = eager
+        self.work: deque[Any] = deque()
 
     def __enter__(self):
         return self
@@ -24,53 +46,67 @@ class LateStream:
     def __exit__(self, *error):
         pass
 
+    def add(self, work):
+        self.work.append(work)
+        self.hurry()
+
     def wait_event(self, event):
-        pass            # of the stream that computes, which here does everything at once
+        self.add(event.mark)
 
-    def run(self, count):
-        for work in self.waiting[:count]:
+    def go_on(self):
+        work = self.work[0]
+        if isinstance(work, Mark):
+            work.reach()
+        self.work.popleft()
+        if not isinstance(work, Mark):
             work()
-        del self.waiting[:count]
+
+    def hurry(self):
+        while self.eager and self.work and not (isinstance(self.work[0], Mark) and not self.work[0].reached):
+            self.go_on()
 
 
-class LateEvent:
+class Event:
     def __init__(self, block=False, disable_timing=False, interprocess=False):
-        self.stream = None
+        self.mark = Mark()
 
-    def record(self, stream):
-        self.stream = stream if isinstance(stream, LateStream) else None
-        if self.stream:
-            reached = []
-            self.stream.waiting.append(lambda: reached.append(True))
-            self.reached = reached
+    def record(self, queue):
+        mark = self.mark = Mark(queue)
+        queue.add(lambda: setattr(mark, "reached", True))
 
     def synchronize(self):
-        while self.stream and not self.reached:
-            self.stream.run(1)
+        self.mark.reach()
 
 
-class Now:
-    """The stream that computes: it waits for an event by having the work before it done."""
+class Target:
+    """An array of the net, written when the stream that computes gets there."""
 
-    ptr = 0
+    def __init__(self, array, net):
+        self.array, self.net = array, net
 
-    def wait_event(self, event):
-        event.synchronize()
+    def __setitem__(self, key, values):
+        self.net.add(lambda: self.array.__setitem__(key, values))
 
 
-@pytest.fixture
-def late(monkeypatch):
+@pytest.fixture(params=["none eager", "copies eager", "net eager"])
+def streams(request, monkeypatch):
+    """The stream that computes and that of copies, and CuPy, whose copies and `transform` they do."""
     with emulated_cupy.installed() as cupy:
-        monkeypatch.setattr(cupy.cuda, "Stream", LateStream)
-        monkeypatch.setattr(cupy.cuda, "Event", LateEvent)
-        monkeypatch.setattr(cupy.cuda, "get_current_stream", Now)
+        net, copies = Queue(request.param == "net eager"), Queue(request.param == "copies eager")
+        monkeypatch.setattr(cupy.cuda, "Stream", lambda **kind: copies)
+        monkeypatch.setattr(cupy.cuda, "Event", Event)
+        monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: net)
         write = cupy.ndarray.set
 
-        def put_off(self, arr, stream=None):
+        def later(self, arr, stream=None):
             values = arr if _is_pinned(arr) else arr.copy()     # what is not pinned, the driver sets aside at once
-            stream.waiting.append(lambda: write(self, values))
-        monkeypatch.setattr(cupy.ndarray, "set", put_off)
-        yield cupy
+            stream.add(lambda: write(self, values))
+        monkeypatch.setattr(cupy.ndarray, "set", later)
+        pinned = importlib.import_module("spp.backend.cuda.pinned")
+        transform = pinned.transform
+        monkeypatch.setattr(pinned, "transform", lambda *args: net.add(
+            lambda: transform(*args[:-1], args[-1].array)))
+        yield net, copies, cupy
 
 
 def _is_pinned(array):
@@ -78,44 +114,117 @@ def _is_pinned(array):
 
 
 class Batches(Stream):
-    """Batch k has k in all places; its size changes."""
+    """Bytes, or floats where they are wanted and in every fourth batch; in sizes and with means that change."""
+
+    means: Any = (np.array([1.5, 20, 300], np.float32),
+                  np.random.default_rng(0).normal(100, 30, (20, 9, 3)).astype(np.float32))
 
     def __init__(self):
         super().__init__(0, 2, 2)
 
+    @staticmethod
+    def _shape(batch):
+        return 2, 4 + batch % 3 + 6 * (batch > 5), 5, 3
+
     @property
     def shapes(self):
-        shape = (2, 3, 4 + self._position % 3, 5)
-        return [shape, (2,)]
+        count, height, width, channels = self._shape(self._position)
+        return [(count, channels, height, width), (2,)]
 
     def _make(self, batch):
-        data = self._memory((2, 4 + batch % 3, 5, 3))
-        data[...] = batch
-        data[0, 0, 0] += (0.1, 0.2, 0.3)
-        return data.transpose(0, 3, 1, 2), np.full(2, batch, np.float32)
+        rng = np.random.default_rng(batch)
+        shape, as_bytes = self._shape(batch), self.as_bytes and batch % 4 != 3
+        pixels = Pixels(self._memory(shape, np.uint8) if as_bytes else np.empty(shape, np.uint8), 0.1)
+        pixels.images[...] = rng.integers(0, 256, shape)
+        pixels.mirrored[...] = rng.integers(0, 2, 2)
+        pixels.shift[...] = rng.normal(0, 9, (2, 3))
+        pixels.place[...] = rng.integers(0, 5, (2, 2))
+        pixels.mean = self.means[batch // 2 % 2]
+        labels = np.full(2, batch, np.float32)
+        if as_bytes:
+            return pixels, labels
+        data = self._memory(shape).transpose(0, 3, 1, 2)
+        host.transform(*pixels.arrays, pixels.mean, pixels.scale, data)
+        return data, labels
 
 
-def _steps(feed, batches, zeros, read, count):
-    """What a net's arrays hold after each step, done as StreamLayer.forward does it."""
-    batches.empty = feed.empty
+def _steps(feed, batches, target, count):
+    """A net's arrays, new ones for each step, filled as StreamLayer.forward does it."""
+    batches.empty, batches.as_bytes = feed.empty, feed.transforms
+    found = []
     for _ in range(count):
-        data, labels = (zeros(shape) for shape in batches.shapes)
+        targets = [target(shape) for shape in batches.shapes]
         feed.finish()
-        feed.put(batches.next(), [data, labels])
-        upcoming = batches.ready()
-        if upcoming is not None:
-            feed.start(upcoming)
-        yield read(data), read(labels)
+        feed.put(batches.next(), targets)
+        batches._take_head()
+        batches._head.exception()       # so that there is always one
+        feed.start(batches.ready())
+        found.append(targets)
+        yield targets
     batches.close()
 
 
-def test_late_copies(late):
+def _on_host(count, batches=None):
+    return list(_steps(host.Feed(), batches or Batches(), lambda shape: np.zeros(shape, np.float32), count))
+
+
+def _on_streams(streams, feed, count, batches=None):
+    net, copies, cupy = streams
+    found: list[Any] = []
+    blocks: dict[int, Any] = {}
+    for targets in _steps(feed, batches or Batches(), lambda s: Target(cupy.zeros(s, np.float32), net), count):
+        found.append(targets)
+        mine = {id(flat._a): flat for slot in feed._slots for flat in slot.flat.values()}
+        for freed in set(blocks) - set(mine):       # the pool gives it to the stream for which it was made
+            copies.add(lambda block=blocks.pop(freed): block.fill(77))
+        blocks.update(mine)
+    for queue in (net, copies):
+        while queue.work:
+            queue.go_on()
+    return [[target.array.get() for target in targets] for targets in found]
+
+
+def _equal(found, expected):
+    return all(np.array_equal(a, b) for one, other in zip(found, expected, strict=True)
+               for a, b in zip(one, other, strict=True))
+
+
+def test_whatever_the_streams_do_first(streams):
     from spp.backend.cuda import Feed
-    found = _steps(Feed(), Batches(), lambda shape: late.zeros(shape, np.float32), lambda a: a.get(), 12)
-    expected = _steps(host.Feed(), Batches(), lambda shape: np.zeros(shape, np.float32), np.copy, 12)
-    for (data, labels), (wanted, numbers) in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(data, wanted)
-        np.testing.assert_array_equal(labels, numbers)
+    found, expected = _on_streams(streams, Feed(), 16), _on_host(16)
+    assert _equal(found, expected) and len({data.tobytes() for data, _ in expected}) == 16
+
+
+@pytest.mark.parametrize("streams, fault", [("net eager", "net"), ("copies eager", "copies"), ("none eager", "host")],
+                         indirect=["streams"])
+def test_these_tests_see_what_nobody_waits_for(streams, fault, monkeypatch):
+    from spp.backend.cuda import Feed
+    feed = Feed()
+    if fault == "host":
+        monkeypatch.setattr(feed, "finish", lambda: None)
+    else:
+        streams[fault == "copies"].wait_event = lambda event: None
+    assert not _equal(_on_streams(streams, feed, 16), _on_host(16))
+
+
+def test_another_position_in_the_data(streams):
+    from spp.backend.cuda import Feed
+    feed, batches, other = Feed(), Batches(), Batches()
+    for position in (0, 7, 3):          # though the next batch is on its way
+        batches.position = other.position = position
+        assert _equal(_on_streams(streams, feed, 3, batches), _on_host(3, other))
+
+
+def test_a_forgotten_feed_waits_for_its_copies(streams):
+    from spp.backend.cuda import Feed
+    net, copies, cupy = streams
+    feed, batches = Feed(), Batches()
+    for _ in _steps(feed, batches, lambda shape: Target(cupy.zeros(shape, np.float32), net), 2):
+        pass
+    assert copies.work or copies.eager or net.eager
+    del feed, batches
+    gc.collect()
+    assert not copies.work and not any(isinstance(work, Mark) for work in net.work)
 
 
 def test_on_a_gpu():
@@ -123,33 +232,8 @@ def test_on_a_gpu():
         pytest.skip("copies to a GPU: SPP_TEST_DEVICE=cuda")
     import cupy
     from spp.backend.cuda import Feed
-    found = _steps(Feed(), Batches(), lambda shape: cupy.zeros(shape, np.float32), lambda a: a.get(), 40)
-    for number, (data, labels) in enumerate(found):
-        assert (labels == number).all() and (data[1] == number).all()
-
-
-def test_the_test_sees_a_copy_that_nobody_waited_for(late, monkeypatch):
-    from spp.backend.cuda import Feed
-    monkeypatch.setattr(Now, "wait_event", lambda self, event: None)
-    data, labels = next(_steps(Feed(), Batches(), lambda shape: late.zeros(shape, np.float32), lambda a: a.get(), 1))
-    assert not (labels == 0).all()
-
-
-def test_another_position_in_the_data(late):
-    from spp.backend.cuda import Feed
-    feed, batches = Feed(), Batches()
-    batches.empty = feed.empty
-    for position in (0, 7, 3):
-        batches.position = position
-        for number in range(position, position + 3):
-            labels = late.zeros(2, np.float32)
-            data = late.zeros(batches.shapes[0], np.float32)
-            feed.finish()
-            feed.put(batches.next(), [data, labels])
-            batches._take_head()
-            feed.start(batches._head.result())      # the next batch, on its way when the position changes
-            assert (labels.get() == number).all() and (data.get()[1] == number).all()
-    batches.close()
+    found = list(_steps(Feed(), Batches(), lambda shape: cupy.zeros(shape, np.float32), 40))
+    assert _equal([[array.get() for array in targets] for targets in found], _on_host(40))
 
 
 def test_ready_does_not_wait():
@@ -165,26 +249,3 @@ def test_ready_does_not_wait():
     batches._head.exception = lambda: ValueError("a bad record")
     assert batches.ready() is None          # `next` will tell
     batches.close()
-
-
-def test_host_and_gpu_read_the_same(tmp_path):
-    from spp.data.database import DatabaseWriter
-    from spp.proto import caffe_pb2
-    rng = np.random.default_rng(0)
-    with DatabaseWriter(str(tmp_path / "lmdb")) as writer:
-        for i in range(7):
-            image = rng.integers(0, 256, (3, 9, 8), np.uint8)
-            datum = caffe_pb2.Datum(channels=3, height=9, width=8, data=image.tobytes(), label=i)
-            writer.put(f"{i:04d}".encode(), datum.SerializeToString())
-    param = text.parse_net(f"""layer {{ name: "data" type: "Data" top: "data" top: "label"
-        data_param {{ source: "{tmp_path / 'lmdb'}" backend: LMDB batch_size: 3 }}
-        transform_param {{ crop_size: 6 mirror: true mean_value: 100 }} }}""")
-    with Net(param, TRAIN, device="cpu", seed=5) as net:
-        wanted = [{name: values.copy() for name, values in net.forward().items()} for _ in range(5)]
-        state = net.state()
-    with emulated_cupy.installed(), Net(param, TRAIN, device="cuda", seed=5) as net:
-        for batch in wanted:
-            found = net.forward()
-            for name, values in batch.items():
-                np.testing.assert_array_equal(found[name].get(), values)
-        assert net.state() == state         # though the sixth batch may be on its way

@@ -9,8 +9,10 @@ import time
 import numpy as np
 import pytest
 
+from spp.backend import host
 from spp.data.ahead import ahead, workers
 from spp.data.batches import Batches
+from spp.data.pixels import Pixels
 from spp.errors import DataError
 from spp.layers import TEST, TRAIN
 from spp.proto.text import parse_net
@@ -21,8 +23,8 @@ AUGMENT = "crop_size: 6 mirror: true color_param {} size_param { size: 6 size: 4
 class Source:
     """Labelled noise; image i has label i."""
 
-    def __init__(self, count=10, shape=lambda i: (8, 9, 3), bad=()):
-        self.count, self.shape, self.bad = count, shape, bad
+    def __init__(self, count=10, shape=lambda i: (8, 9, 3), bad=(), floats=()):
+        self.count, self.shape, self.bad, self.floats = count, shape, bad, floats
         self.reads, self.closed = [], 0
 
     def __len__(self):
@@ -35,7 +37,8 @@ class Source:
         self.reads.append(index)
         if index in self.bad:
             raise DataError("is bad")
-        return np.random.default_rng(index).integers(0, 256, self.shape(index), np.uint8), index
+        image = np.random.default_rng(index).integers(0, 256, self.shape(index), np.uint8)
+        return image / np.float32(7) if index in self.floats else image, index
 
     def close(self):
         self.closed += 1
@@ -161,6 +164,26 @@ def test_a_batch_is_the_callers_until_the_next(make):
         time.sleep(0.002)
         np.testing.assert_array_equal(data, before)
     assert len(set(kept)) < 10      # memory is used again
+
+
+def test_images_stay_bytes_where_they_may(make):
+    """Image 5 is floats, and so is its batch; memory is used again for the other kind."""
+    expected = take(make(AUGMENT, seed=3, source=Source(floats=[5])), 12)
+    batches = make(AUGMENT, seed=3, source=Source(floats=[5]))
+    batches.as_bytes = True
+    kinds = []
+    for data, labels in expected:
+        assert batches.peek_shape() == data.shape
+        found, numbers = batches.next()
+        kinds.append(isinstance(found, Pixels))
+        if isinstance(found, Pixels):
+            assert found.shape == data.shape and found.images.dtype == np.uint8
+            made = np.empty(found.shape, np.float32)
+            host.transform(*found.arrays, found.mean, found.scale, made)
+            found = made
+        np.testing.assert_array_equal(found, data)
+        np.testing.assert_array_equal(numbers, labels)
+    assert kinds == [5 not in labels for _, labels in expected] and 3 <= sum(kinds) < 12
 
 
 def test_records_to_skip_at_the_start(make):

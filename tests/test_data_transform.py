@@ -5,6 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
+from spp.backend import host
+from spp.data.pixels import Pixels
 from spp.data.transform import EIGENVALUES, EIGENVECTORS, RECORDS, Transformer, generator
 from spp.errors import DataError, ProtoError
 from spp.layers import TEST, TRAIN
@@ -227,6 +229,38 @@ def test_a_whole_mean_image_for_a_mirrored_image(mean_file):
     for found in many(f"mirror: true mean_file: '{mean_file(mean)}'", count=20):
         straight = IMAGE - mean
         assert (found == straight).all() or (found == straight[:, ::-1]).all()
+
+
+# --- what is left to a backend
+
+@pytest.mark.parametrize("text", [
+    "", "scale: 0.017", "mirror: true", "crop_size: 4 mirror: true mean_value: 0.1", "mean_value: 9 crop_size: 7",
+    "crop_size: 4 mean_value: 1.1 mean_value: 2.5 mean_value: -3 scale: 3", "mirror: true MEAN scale: 0.017",
+    "crop_size: 4 mirror: true MEAN scale: 0.3 color_param { std: 0.5 }",
+    "crop_size: 5 mirror: true MEAN mean_mode: WARP",
+    "resize_short: 11 crop_size: 8 mirror: true color_param {} MEAN mean_mode: WARP size_param { size: 6 }",
+    "resize_short: 11 crop_size: 8 crop_mode: CORNERS mirror: true mean_value: 100 size_param { size: 9 }"])
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+def test_staged_images_become_the_same_bit_for_bit(mean_file, text, phase):
+    mean = np.random.default_rng(0).normal(100, 30, IMAGE.shape)
+    made = transformer(text.replace("MEAN", f"mean_file: '{mean_file(mean)}'"), phase)
+    size = made.size(0, 0)
+    assert made.stages(size)
+    expected = np.array([apply(made, IMAGE, number) for number in range(30)])
+    pixels: Pixels = made.pixels(np.empty(expected.shape, np.uint8))
+    for number in range(30):
+        made.stage(IMAGE, pixels, number, generator(0, RECORDS, number), size)
+    assert pixels.images.dtype == np.uint8 and pixels.shape == expected.transpose(0, 3, 1, 2).shape
+    found = np.empty(pixels.shape, np.float32)
+    host.transform(*pixels.arrays, pixels.mean, pixels.scale, found)
+    np.testing.assert_array_equal(found, expected.transpose(0, 3, 1, 2))
+
+
+def test_images_that_need_means_of_their_own_are_not_staged(mean_file):
+    mean = f"mean_file: '{mean_file(IMAGE)}'"
+    made = transformer(f"crop_size: 4 {mean} size_param {{ size: 4 size: 3 }}", TRAIN)
+    assert [made.stages(made.size(epoch, 0)) for epoch in range(2)] == [True, False]
+    assert not transformer(f"{mean} mean_mode: WARP").stages(0) and transformer(mean).stages(0)
 
 
 # --- draws

@@ -30,7 +30,8 @@ class Images(Protocol):
 class Batches(Stream):
     """Batches of transformed images from a source, round and round, read ahead.
 
-    `next` gives data, float32, N x C x H x W (channels last in memory), and labels, float32, N. Batch k has
+    `next` gives data, float32, N x C x H x W (channels last in memory), and labels, float32, N. Where `as_bytes`
+    is set, data are Pixels, unless an image of the batch is float32 or its transformation needs floats. Batch k has
     the running records k * batch_size .. (k + 1) * batch_size - 1; running record r is image (r + skip)
     modulo len() of the source, where skip < rand_skip is drawn from the seed, and `shuffle` draws another
     order of the images for every round. An epoch is len() running records. `prefetch` batches are made ahead,
@@ -107,25 +108,38 @@ class Batches(Stream):
         except DataError as error:
             raise DataError(f"{self._source.name(self._index(record))}: {error}") from error
 
-    def _make(self, batch: int) -> tuple[np.ndarray, ...] | None:
+    def _make(self, batch: int) -> tuple[Any, ...] | None:
+        return self._fill(batch, self.as_bytes and self._transformer.stages(self._size(batch)))
+
+    def _fill(self, batch: int, as_bytes: bool) -> tuple[Any, ...] | None:
         size = self._size(batch)
         labels = np.empty(self._batch_size, np.float32)
         data: Any = None
+        pixels: Any = None
         for i in range(self._batch_size):
             if self._unwanted:
                 return None
             record = batch * self._batch_size + i
             with self._named(record):
                 image, labels[i] = self._source.read(self._index(record), self._transformer.color)
+            if as_bytes and image.dtype != np.uint8:
+                return self._fill(batch, as_bytes=False)
+            with self._named(record):
                 shape = self._transformer.shape(image.shape, size)
                 if data is None:
-                    data = self._memory((self._batch_size, *shape))
+                    data = self._memory((self._batch_size, *shape), np.uint8 if as_bytes else np.float32)
+                    if as_bytes:
+                        pixels = self._transformer.pixels(data)
                 if shape != data.shape[1:]:
                     raise DataError(f"makes an input of {_text(shape)} (height x width x channels), the "
                                     f"first of its batch one of {_text(data.shape[1:])}; images of different "
                                     "sizes need batch_size 1, or crop_size")
-                self._transformer.write(image, data[i], generator(self._seed, RECORDS, record), size)
-        return data.transpose(0, 3, 1, 2), labels
+                rng = generator(self._seed, RECORDS, record)
+                if as_bytes:
+                    self._transformer.stage(image, pixels, i, rng, size)
+                else:
+                    self._transformer.write(image, data[i], rng, size)
+        return pixels if as_bytes else data.transpose(0, 3, 1, 2), labels
 
 
 def _text(shape: tuple[int, ...]) -> str:

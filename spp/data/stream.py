@@ -17,8 +17,9 @@ class Stream(ABC):
     Everything about a batch is a pure function of the seed and its number (draw with `transform.generator`).
     So the numbers do not depend on the threads, and going to another position costs nothing.
 
-    `empty` makes the memory of a batch's first array, for a count of float32 numbers; another function of that
-    kind may be set before the first batch is asked for. The threads call it.
+    `empty` makes the memory of a batch's first array, so many bytes (uint8); another function of that kind may be
+    set before the first batch is asked for. The threads call it. `as_bytes`, likewise, lets a batch of images be
+    `pixels.Pixels`, which their reader transforms.
     """
 
     def __init__(self, seed: int, depth: int, threads: int) -> None:
@@ -31,10 +32,11 @@ class Stream(ABC):
         self._lent: Any = None              # memory of the batch that the caller has
         self._spare: list[np.ndarray] = []  # memory of batches that he had
         self._closing = False
-        self.empty: Callable[[int], np.ndarray] = functools.partial(np.empty, dtype=np.float32)
+        self.empty: Callable[[int], np.ndarray] = functools.partial(np.empty, dtype=np.uint8)
+        self.as_bytes = False
 
     @abstractmethod
-    def _make(self, batch: int) -> tuple[np.ndarray, ...] | None:
+    def _make(self, batch: int) -> tuple[Any, ...] | None:
         """The arrays of a batch; runs on a thread. It may return None where `_unwanted`."""
 
     @property
@@ -62,7 +64,7 @@ class Stream(ABC):
         self._stop()
         self._seed = seed
 
-    def next(self) -> tuple[np.ndarray, ...]:
+    def next(self) -> tuple[Any, ...]:
         """The arrays of the next batch, the caller's until he calls `next` again.
 
         Raises what making the batch raised, every time until the position is set.
@@ -75,7 +77,7 @@ class Stream(ABC):
         self._lent = arrays[0].base
         return arrays
 
-    def ready(self) -> tuple[np.ndarray, ...] | None:
+    def ready(self) -> tuple[Any, ...] | None:
         """What `next` will return, if reading ahead has made it already; does not wait for it."""
         if self._futures is None:
             return None
@@ -114,14 +116,14 @@ class Stream(ABC):
             self._closing = False
             self._futures = self._head = None
 
-    def _memory(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A float32 array for a batch's first array, in memory of an earlier batch where that is large enough."""
-        count = math.prod(shape)
+    def _memory(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """An array for a batch's first array, in memory of an earlier batch where that is large enough."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         flat = None
         try:
             flat = self._spare.pop()
         except IndexError:
             pass
-        if flat is None or flat.size < count:
-            flat = self.empty(count)
-        return flat[:count].reshape(shape)
+        if flat is None or flat.size < size:
+            flat = self.empty(size)
+        return flat[:size].view(dtype).reshape(shape)

@@ -1,11 +1,12 @@
 """From an image to a net's input: size, crop, mirror, colour, mean, scale, as a transform_param says."""
 import functools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spp.data import images
+from spp.data.pixels import Pixels
 from spp.errors import DataError
 from spp.proto import arrays, caffe_pb2
 from spp.proto.binary import read_blob_proto
@@ -26,6 +27,17 @@ def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
     A pure function of its arguments: draws do not depend on what was drawn before, on which thread or when.
     """
     return np.random.Generator(np.random.Philox(key=seed, counter=(0, number, purpose, 0)))
+
+
+class Cut(NamedTuple):
+    """What a net is to see of an image, and what was drawn for it."""
+
+    image: np.ndarray               # H x W x C of the input, not mirrored
+    mirrored: bool
+    shift: np.ndarray | None        # float32, C: the colour altering, if there is one
+    full: tuple[int, ...]           # the shape of the image that it was cut from,
+    top: int                        # and where
+    left: int
 
 
 class Transformer:
@@ -53,6 +65,9 @@ class Transformer:
             mean = read_mean(param.mean_file)
             self._means = (mean, images.flip(mean))
         self._warped = functools.lru_cache(32)(self._warp)
+        # one array for many batches: a GPU copies it once
+        self._staged_warped = functools.lru_cache(32)(self._stage_warped)
+        self._staged_values = functools.lru_cache(32)(self._stage_values)
         self._color_std = param.color_param.std if self._train and param.HasField("color_param") else 0.0
         values, vectors = param.color_param.eigenvalue, param.color_param.eigenvector
         components = np.reshape(vectors or EIGENVECTORS, (3, 3)) * (values or EIGENVALUES)
@@ -85,6 +100,40 @@ class Transformer:
         `rng` gives the image's draws: mirror, then crop (row, column), then colour. Raises DataError if the
         crop, the mean or the colour altering does not fit the image.
         """
+        cut = self._cut(image, rng, size)
+        out[...] = images.flip(cut.image) if cut.mirrored else cut.image
+        if cut.shift is not None:
+            _add(out, cut.shift)
+        if self._means:
+            out -= self._mean_at(cut)
+        elif self._mean_values.size:
+            _add(out, -self._mean_per_channel(cut.full[2]))
+        if self._param.scale != 1:
+            out *= np.float32(self._param.scale)
+
+    def stages(self, size: int) -> bool:
+        """Whether uint8 images may be staged: not where each may need a mean of its own, resized for it."""
+        if not self._means:
+            return True
+        return size > 0 if self._param.mean_mode == self._param.WARP else size == self._param.crop_size
+
+    def pixels(self, memory: np.ndarray) -> Pixels:
+        """Room for images to be transformed later; `memory`: uint8, N x the shape H x W x C of each."""
+        return Pixels(memory, self._param.scale)
+
+    def stage(self, image: np.ndarray, pixels: Pixels, index: int, rng: np.random.Generator, size: int) -> None:
+        """As `write`, for a uint8 image: cut it into `pixels` as number `index`, and leave the rest for later.
+
+        What a backend's `transform` then makes of it is what `write` does, bit for bit. Raises DataError as `write`.
+        """
+        cut = self._cut(image, rng, size)
+        pixels.images[index] = cut.image
+        pixels.mirrored[index] = cut.mirrored
+        if cut.shift is not None:
+            pixels.shift[index] = cut.shift
+        pixels.mean, pixels.place[index] = self._mean_under(cut)
+
+    def _cut(self, image: np.ndarray, rng: np.random.Generator, size: int) -> Cut:
         param = self._param
         if param.resize_short:
             image = images.resize_short(image, param.resize_short)
@@ -94,15 +143,8 @@ class Transformer:
             top, left = self._offset(full[0], full[1], rng)
             image = image[top:top + param.crop_size, left:left + param.crop_size]
             image = images.resize(image, size, size)
-        out[...] = images.flip(image) if mirrored else image
-        if self._color_std:
-            _add(out, self._color_shift(full[2], rng))
-        if self._means:
-            out -= self._mean_at(full, top, left, size, out.shape, mirrored)
-        elif self._mean_values.size:
-            _add(out, -self._mean_per_channel(full[2]))
-        if param.scale != 1:
-            out *= np.float32(param.scale)
+        shift = self._color_shift(full[2], rng) if self._color_std else None
+        return Cut(image, mirrored, shift, full, top, left)
 
     def _offset(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
         crop = self._param.crop_size
@@ -129,26 +171,49 @@ class Transformer:
                             f"mean_value or as many as the image has channels: {channels}")
         return np.broadcast_to(self._mean_values, channels)
 
-    def _mean_at(self, full: tuple[int, ...], top: int, left: int, size: int, out: tuple[int, ...],
-                 mirrored: bool) -> np.ndarray:
-        """The mean image's part under the crop (INDEX), or all of it at the input's size (WARP)."""
-        mean, name = self._means[mirrored], self._param.mean_file
+    def _mean_at(self, cut: Cut) -> np.ndarray:
+        """The mean image's part under the cut (INDEX), or all of it at the input's size (WARP), mirrored as it is."""
+        self._check_mean(cut.full)
+        height, width = cut.image.shape[:2]
+        if self._param.mean_mode == self._param.WARP:
+            return self._warped(height, width, cut.mirrored)
+        mean, crop, left = self._means[cut.mirrored], self._param.crop_size, cut.left
+        if not crop:
+            return mean
+        if cut.mirrored:
+            left = cut.full[1] - crop - left
+        return images.resize(mean[cut.top:cut.top + crop, left:left + crop], height, width)
+
+    def _mean_under(self, cut: Cut) -> tuple[np.ndarray, tuple[int, int]]:
+        """A mean for many cuts, and where in it the first pixel of this one, not mirrored, lies."""
+        if not self._means:
+            return self._staged_values(cut.full[2]), (0, 0)
+        self._check_mean(cut.full)
+        if self._param.mean_mode == self._param.WARP:
+            side = len(cut.image)
+            return self._staged_warped(side), (side * cut.mirrored, 0)
+        return self._means[0], (cut.top, cut.left)
+
+    def _stage_values(self, channels: int) -> np.ndarray:
+        return self._mean_per_channel(channels).copy() if self._mean_values.size else np.zeros(channels, np.float32)
+
+    def _stage_warped(self, side: int) -> np.ndarray:
+        """The mean for plain cuts, and below it the one for mirrored cuts, as it lies on them before the mirror.
+
+        Two, since resizing a mirrored mean rounds otherwise than mirroring a resized one.
+        """
+        return np.concatenate((self._warped(side, side, False), images.flip(self._warped(side, side, True))))
+
+    def _check_mean(self, full: tuple[int, ...]) -> None:
+        mean, name = self._means[0], self._param.mean_file
         if mean.shape[2] != full[2]:
             raise DataError(f"mean_file '{name}' has {mean.shape[2]} channel(s) and the image {full[2]}; "
                             "compute it from this database with tools/compute_image_mean")
-        if self._param.mean_mode == self._param.WARP:
-            return self._warped(out[0], out[1], mirrored)
-        if mean.shape != full:
+        if self._param.mean_mode != self._param.WARP and mean.shape != full:
             raise DataError(f"mean_file '{name}' is {mean.shape[0]} x {mean.shape[1]} and the image "
                             f"{full[0]} x {full[1]} pixels (height x width); set transform_param's "
                             "mean_mode: WARP, or compute the mean from this database with "
                             "tools/compute_image_mean")
-        crop = self._param.crop_size
-        if not crop:
-            return mean
-        if mirrored:
-            left = full[1] - crop - left
-        return images.resize(mean[top:top + crop, left:left + crop], size, size)
 
     def _warp(self, height: int, width: int, mirrored: bool) -> np.ndarray:
         return images.resize(self._means[mirrored], height, width)

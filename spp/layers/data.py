@@ -26,7 +26,7 @@ class StreamLayer(Layer):
         """Take the batches from here."""
         self.batches = batches
         self.feed = self.context.backend.Feed()
-        batches.empty = self.feed.empty
+        batches.empty, batches.as_bytes = self.feed.empty, self.feed.transforms
 
     def stream_seed(self) -> int:
         """The seed for the stream: the layer's own, 0 or more."""

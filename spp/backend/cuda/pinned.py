@@ -1,18 +1,22 @@
 """Batches on their way to the GPU: pinned memory, and a stream of copies beside the stream that computes."""
+import itertools
+import weakref
 from typing import Any, Sequence
 
 import cupy
 import cupyx
 import numpy as np
 
+from spp.backend.cuda.transform import transform
+
 
 class _Slot:
     """Device memory of one batch, and the events by which the two streams wait for each other."""
 
     def __init__(self) -> None:
-        self.flat: list[Any] = []                               # one array a top, which only grows
-        self.batch: Sequence[np.ndarray] | None = None          # what is in it, or on its way
-        self.views: list[Any] = []                              # the batch's arrays on the device
+        self.flat: dict[tuple[int, str], Any] = {}              # by place in the batch and dtype; only grows
+        self.batch: Sequence[Any] | None = None                 # what is in it, or on its way
+        self.views: list[Any] = []                              # the arrays on the device, a list a top
         self.copied = cupy.cuda.Event(disable_timing=True)      # the batch has left the host's memory
         self.used = cupy.cuda.Event(disable_timing=True)        # the net has taken the batch out
 
@@ -22,7 +26,12 @@ class Feed:
 
     The streams wait for each other by events. The host waits only where it is more than a batch ahead of the GPU:
     in `finish`, for a copy that began a whole step earlier. Works on the device that is current when it is made.
+
+    Images come as bytes (spp.data.pixels.Pixels). The stream that computes transforms them, into the net's array
+    itself, which only that stream knows to be free: it has to read what was copied and to write there anyway.
     """
+
+    transforms = True
 
     def __init__(self) -> None:
         self._device = cupy.cuda.runtime.getDevice()
@@ -30,18 +39,19 @@ class Feed:
         self._slots: list[_Slot] = []
         self._started: _Slot | None = None
         self._put: _Slot | None = None
+        self._mean: tuple[Any, Any] = None, None    # the last batch's mean, on the host and on the device
 
-    def empty(self, count: int) -> np.ndarray:
-        """Pinned memory for `count` float32 numbers: the GPU copies from it by itself."""
+    def empty(self, size: int) -> np.ndarray:
+        """Pinned memory of `size` bytes: the GPU copies from it by itself."""
         with cupy.cuda.Device(self._device):        # or a reading thread would make a context on GPU 0
-            return cupyx.empty_pinned((count,), np.float32)
+            return cupyx.empty_pinned((size,), np.uint8)
 
     def finish(self) -> None:
         """Return when the memory of the batch that was last put has been read."""
         if self._put is not None:
             self._put.copied.synchronize()
 
-    def put(self, arrays: Sequence[np.ndarray], targets: Sequence[Any]) -> None:
+    def put(self, arrays: Sequence[Any], targets: Sequence[Any]) -> None:
         """Write each of a batch's arrays to the equally shaped target, an array of the net, on the current stream."""
         with cupy.cuda.Device(self._device):
             if self._started is None or self._started.batch is not arrays:
@@ -50,20 +60,29 @@ class Feed:
             assert slot is not None
             stream = cupy.cuda.get_current_stream()
             stream.wait_event(slot.copied)
-            for values, target in zip(slot.views, targets):
-                target[...] = values
+            for values, views, target in zip(arrays, slot.views, targets):
+                if isinstance(values, np.ndarray):
+                    target[...] = views[0]
+                else:
+                    images, mirrored, shift, place = views
+                    mean = self._on_device(values.mean)
+                    transform(images, mirrored, shift, place, mean, values.scale, target)
             slot.used.record(stream)
             self._put = slot
 
-    def start(self, arrays: Sequence[np.ndarray]) -> None:
+    def start(self, arrays: Sequence[Any]) -> None:
         """Begin to copy the arrays that `put` will be given next, on the stream of copies."""
         with cupy.cuda.Device(self._device):
             if self._stream is None:
                 self._stream = cupy.cuda.Stream(non_blocking=True)
                 self._slots = [_Slot(), _Slot()]
+                weakref.finalize(self, _settle, self._slots).atexit = False
             slot = self._slots[self._slots[0] is self._put]
+            # Done long ago, but for a batch that was started and never put, whose pinned memory is given back here.
+            slot.copied.synchronize()
             self._stream.wait_event(slot.used)
-            slot.views = [self._copy(slot, i, values) for i, values in enumerate(arrays)]
+            place = itertools.count()
+            slot.views = [[self._copy(slot, next(place), part) for part in _parts(values)] for values in arrays]
             slot.batch = arrays
             slot.copied.record(self._stream)
             self._started = slot
@@ -72,15 +91,29 @@ class Feed:
         """Begin to copy an array to the slot's memory: the array there, its axes lying as they do here."""
         axes = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
         laid = np.ascontiguousarray(values.transpose(axes))
-        if index == len(slot.flat):
-            slot.flat.append(None)
-        flat = slot.flat[index]
-        if flat is None or flat.size < laid.size or flat.dtype != laid.dtype:
-            if flat is not None:        # the pool would hand it out again while the net still reads it
-                slot.used.synchronize()
-            # made for this stream: what the pool hands out here was last used on it
+        key = index, laid.dtype.char
+        flat = slot.flat.get(key)
+        if flat is None or flat.size < laid.size:
+            # made for this stream: the pool gives what is freed here to this stream only, which has waited for `used`
             with self._stream:
-                flat = slot.flat[index] = cupy.empty(laid.size, laid.dtype)
+                flat = slot.flat[key] = cupy.empty(laid.size, laid.dtype)
         part = flat[:laid.size].reshape(laid.shape)
         part.set(laid, self._stream)
         return part.transpose([axes.index(axis) for axis in range(values.ndim)])
+
+    def _on_device(self, mean: np.ndarray) -> Any:
+        """A mean in the device's memory; it is the same for many batches, and of the stream that computes."""
+        if self._mean[0] is not mean:
+            self._mean = mean, cupy.asarray(mean)
+        return self._mean[1]
+
+
+def _settle(slots: list[_Slot]) -> None:
+    """Wait for a forgotten feed's streams: the pool gives its memory to the next stream that has this one's handle."""
+    for slot in slots:
+        slot.copied.synchronize()
+        slot.used.synchronize()
+
+
+def _parts(values: Any) -> tuple[np.ndarray, ...]:
+    return (values,) if isinstance(values, np.ndarray) else values.arrays

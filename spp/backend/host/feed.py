@@ -10,9 +10,11 @@ class Feed:
     For each batch in turn: `finish`; ask for the batch; `put`; and `start` with the next one, if it is there.
     """
 
-    def empty(self, count: int) -> np.ndarray:
-        """Memory for `count` float32 numbers, from which batches are copied fastest. May be called on any thread."""
-        return np.empty(count, np.float32)
+    transforms = False      # may the batch's first array be spp.data.pixels.Pixels, for the feed to transform?
+
+    def empty(self, size: int) -> np.ndarray:
+        """Memory of `size` bytes (uint8), from which batches are copied fastest. May be called on any thread."""
+        return np.empty(size, np.uint8)
 
     def finish(self) -> None:
         """Return when nobody reads the memory of the batch that was last put, so that it can be written anew."""

@@ -2,15 +2,15 @@
 import numpy as np
 
 
-def transform(images: np.ndarray, top: np.ndarray, left: np.ndarray, mirrored: np.ndarray, mean: np.ndarray,
+def transform(images: np.ndarray, mirrored: np.ndarray, shift: np.ndarray, place: np.ndarray, mean: np.ndarray,
               scale: float, y: np.ndarray) -> None:
-    """y = (the image's part from row `top` and column `left` on, mirrored where wanted, - mean) * scale.
+    """y = (images + shift - mean) * scale, mirrored where wanted.
 
-    images: uint8, N x H x W x C; top, left: int32, N; mirrored: bool, N; mean: float32, (C,) or H x W x C for the
-    image's pixels; y: N x C x (size of the parts, inside the image). Computed in float32.
+    images: uint8, N x H x W x C; mirrored: bool, N; shift: float32, N x C; mean: float32, (C,), or rows x columns x
+    C, of which an image's are those from row and column `place` (int32, N x 2) on; y: N x C x H x W. In float32.
     """
     height, width = y.shape[2:]
-    for image, row, column, mirror, out in zip(images, top, left, mirrored, y.transpose(0, 2, 3, 1)):
-        part = np.s_[row:row + height, column:column + width]
-        values = (image[part] - (mean[part] if mean.ndim == 3 else mean)) * np.float32(scale)
+    for image, mirror, color, (row, column), out in zip(images, mirrored, shift, place, y.transpose(0, 2, 3, 1)):
+        under = mean[row:row + height, column:column + width] if mean.ndim == 3 else mean
+        values = (image + color - under) * np.float32(scale)
         out[...] = values[:, ::-1] if mirror else values
