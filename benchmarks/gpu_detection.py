@@ -99,24 +99,24 @@ def _spp(maps: Any, classifier: Any, task: str, precision: str, device: str, ima
     second = Net(classifier, TEST, device=device, precision=precision)
     used = first.context.backend
     features = second.blobs[second.inputs[0]]
+    laid = []
     with used.use():
         inputs = [used.from_host(image) for image in images]
+        for x, share in zip(inputs, _shares(count, len(inputs))):       # windows are there already, for torch too
+            first.forward(**{first.inputs[0]: x})
+            height, width = first.tops[-1][0].shape[2:]
+            laid.append((share, windows_on(height, width, share.stop - share.start)))
 
     def run() -> None:
         with used.use():
-            for x, share in zip(inputs, _shares(count, len(inputs))):
+            for x, (share, windows) in zip(inputs, laid):
                 if task != "windows":
                     first.forward(**{first.inputs[0]: x})
-                found = first.tops[-1][0].data
-                windows = windows_on(found.shape[2], found.shape[3], share.stop - share.start)
-                pyramids(found, windows, features.data[share])
+                pyramids(first.tops[-1][0].data, windows, features.data[share])
             if task != "windows":
                 second.forward()
             if used.asynchronous:
                 used.xp.cuda.get_current_stream().synchronize()
-
-    with used.use():
-        first.forward(**{first.inputs[0]: inputs[0]})
     return run
 
 

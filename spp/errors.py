@@ -22,6 +22,10 @@ def too_little_memory(error: MemoryError) -> NetError:
     return NetError(f"needs more memory than there is ({error}); make its sizes, the input or the batch smaller")
 
 
+class DeviceError(SppError):
+    """A GPU has failed: this process can do nothing more on it."""
+
+
 class SolverError(SppError):
     """A solver cannot be built, resumed, or go on."""
 

@@ -1,6 +1,7 @@
 """Fixtures that several files of tests use; SPP_TEST_DEVICE says on which device the tests run, see on_device.py."""
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from spp.solver import Solver
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEVICE = os.environ.get("SPP_TEST_DEVICE", "cpu")       # cpu, cuda, cuda:<index> or emulated
+if DEVICE == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""     # or a machine's GPU would be the device "auto", in programs too
 # Files of tests that look at the host itself, and those that choose their devices.
 OF_THE_HOST = ("test_allocations", "test_backend", "test_blob", "test_elementwise", "test_host_memory",
                "test_winograd")
@@ -29,7 +32,22 @@ def pytest_sessionstart(session):
         try:
             backend.select(DEVICE)
         except SppError as error:
-            pytest.exit(f"SPP_TEST_DEVICE: {error}", returncode=1)
+            pytest.exit(f"SPP_TEST_DEVICE: {error} (to install from these sources: {sys.executable} -m pip install "
+                        "--editable '.[cuda13]')", returncode=1)
+
+
+def pytest_report_header():
+    """What a run on a GPU runs on: without cuDNN, too, all tests pass."""
+    if DEVICE in ("cpu", "emulated"):
+        return None
+    import cupy
+    used = backend.select(DEVICE)
+    from spp.backend.cuda import convolution_plans
+    with used.use():
+        cudnn, device = convolution_plans.library(), cupy.cuda.Device()
+        name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+    version = f"cuDNN {cudnn.backend_version_string()}" if cudnn else "no cuDNN"
+    return f"{DEVICE}: {name} (sm_{device.compute_capability}), CuPy {cupy.__version__}, {version}"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -115,6 +115,12 @@ template <class... A> static void call(void (*kernel)(A...), void **args) {
 
 }  // namespace cpu
 
+static inline long long atomicMax(long long *address, long long value) {
+    const long long before = *address;
+    *address = max(before, value);
+    return before;
+}
+
 static inline void __syncthreads() {
     if (!cpu::cooperative)
         std::abort();       // the builder did not see that the kernel waits

@@ -13,7 +13,7 @@ _enum: Any = Enum
 data_type = _enum("data_type", list(KINDS))
 heur_mode = _enum("heur_mode", ["A", "FALLBACK"])
 numerical_note = _enum("numerical_note", ["TENSOR_CORE", "DOWN_CONVERT_INPUTS", "REDUCED_PRECISION_REDUCTION",
-                                          "NONDETERMINISTIC", "WINOGRAD"])
+                                          "NONDETERMINISTIC", "WINOGRAD", "FFT"])
 
 
 class cudnnGraphNotSupportedError(RuntimeError):        # the frontend's name

@@ -123,7 +123,8 @@ def cupy_without(**changed):
      "device 'cuda': GPU 0 does not work (Out of memory allocating 512 bytes (allocated so far: 0 bytes, limit set "
      "to: 0 bytes).); is it in use by another program?; or use --device cpu"),
 ])
-def test_a_device_that_is_not_to_be_had(monkeypatch, fresh, cupy, device, message):
+def test_a_device_that_is_not_to_be_had(monkeypatch, fresh, caplog, cupy, device, message):
+    caplog.set_level("INFO")
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     if isinstance(cupy, ModuleType):
         for name, module in emulated_cupy.module().items():
@@ -133,7 +134,28 @@ def test_a_device_that_is_not_to_be_had(monkeypatch, fresh, cupy, device, messag
         backend.select(device)
     assert str(error.value) == message
     if device in ("cuda", "cuda:0"):
-        assert backend.select("auto").xp is np      # in silence
+        assert backend.select("auto").xp is backend.select("auto").xp is np
+        # in silence where nobody asked for a GPU, else with one line
+        told = message.removeprefix(f"device '{device}': ").removesuffix("; or use --device cpu")
+        assert caplog.messages == ([] if "not installed" in message else [f"Computing on the CPU: {told}"])
+
+
+def absent():
+    raise ImportError("Failure finding\nlibcublas.so.13" + " or another" * 100)
+
+
+def test_cuda_libraries_that_do_not_work(monkeypatch, fresh):
+    for name, module in emulated_cupy.module().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys.modules["cupy"].cuda, "get_cublas_handle", absent)
+    with pytest.raises(SppError) as error:
+        backend.select("cuda")
+    found, remedy = str(error.value).split("...)")
+    assert found.startswith("device 'cuda': CuPy cannot compile, or lacks a library (Failure finding libcublas.so.13 ")
+    assert len(found) < 400 and remedy == (
+        '; pip install "spp[cuda13]" (or "spp[cuda12]", as the driver is) into an environment without packages of '
+        "another CUDA; or use --device cpu")
+    assert backend.select("auto").xp is np
 
 
 def test_real_cupy_without_a_driver(fresh):
@@ -269,6 +291,19 @@ def test_the_emulation_is_as_strict_as_cupy(emulation):
         bool(x)
     for missing in ("linalg", "random", "RawKernel"):       # CuPy has them; whoever needs one adds it
         assert not hasattr(cupy, missing)
+
+
+def test_new_arrays_lie_as_cupys_do(emulation):
+    """CuPy does as NumPy where it copies, and not where it computes."""
+    cupy = emulation
+    turned = cupy.zeros((2, 3, 4, 5), np.float32).transpose(0, 3, 1, 2)
+    for made in (turned + 1, -turned, turned > 0, np.sqrt(turned), turned.sum(1, keepdims=True), turned.copy(),
+                 cupy.where(turned > 0, turned, 0), turned.any(3), cupy.take(turned, cupy.arange(2), 1)):
+        assert made.flags.c_contiguous
+    for made in (cupy.empty_like(turned), cupy.zeros_like(turned), turned.astype(np.float16)):
+        assert np.argsort(made.strides).tolist() == np.argsort(turned.strides).tolist()
+    host = np.zeros((2, 3, 4))
+    assert cupy.array(host.transpose(0, 2, 1)).flags.c_contiguous and cupy.array(host.T).flags.f_contiguous
 
 
 def test_the_emulation_computes(emulation):

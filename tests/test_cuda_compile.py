@@ -15,6 +15,7 @@ import emulated_cupy
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ARCHITECTURES = [70, 75, 80, 86, 89, 90, 100, 120]      # Volta to Blackwell
+CUPYS = ["-ftz=true", "--device-as-default-execution-space"]    # options that CuPy adds
 
 
 # --- NVIDIA's compiler, which needs no GPU
@@ -85,8 +86,7 @@ def test_every_kernel_compiles(nvrtc, quickly, kind, architecture):
     if architecture not in supported(nvrtc):
         pytest.skip(f"this NVRTC does not know sm_{architecture}")
     source, options = sources()["float" if kind == "as it is used" else kind]
-    if kind != "as it is used":
-        options = options + quickly
+    options = options + (CUPYS if kind == "as it is used" else quickly)
     names = cuda_cpu.kernel_names(source)
     assert len(names) > (1 if kind.endswith("16") else 40)
     code = compiled(nvrtc, source, [*options, f"--gpu-architecture=sm_{architecture}"])
@@ -112,7 +112,7 @@ def sanitized():
         pytest.skip("g++ has no address sanitizer (libasan)")
 
     def run(code):
-        environment = {**os.environ, "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0",
+        environment = {**os.environ, "SPP_TEST_DEVICE": "cpu", "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0",
                        "PYTHONPATH": os.pathsep.join([HERE, os.path.dirname(HERE)])}
         begin = "import cuda_cpu; cuda_cpu.FLAGS = ('-fsanitize=address',)\n"
         return subprocess.run([sys.executable, "-c", begin + code], env=environment, capture_output=True, text=True)
@@ -124,7 +124,8 @@ def test_no_kernel_leaves_its_arrays(sanitized):
     """All tests of the kernels in single precision, with the sanitizer watching."""
     result = sanitized(f"""
 import pytest, sys
-sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'not float64', '{HERE}/test_cuda_kernels.py']))
+files = {sorted(glob.glob(f"{HERE}/test_cuda_kernels_*.py"))}
+sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'not float64', *files]))
 """)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-3000:] + result.stderr[-3000:]
 

@@ -1,4 +1,5 @@
 """The precision of a net: who takes which, how it reaches the layers, and the scaling of the loss that fp16 needs."""
+import inspect
 import sys
 
 import emulated_cupy
@@ -56,7 +57,7 @@ def test_layers_hand_it_to_the_gpu(monkeypatch):
             real = getattr(cuda, name)
 
             def tell(*args, name=name, real=real):
-                heard.add((name, args[-1]))
+                heard.add((name, inspect.signature(real).bind(*args).arguments["precision"]))
                 real(*args)
             monkeypatch.setattr(cuda, name, tell)
         with Net(text.parse_net(NET), TRAIN, device="cuda", precision="bf16") as net:

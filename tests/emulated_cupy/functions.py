@@ -74,6 +74,9 @@ OPERATORS = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "tru
 COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
                "ne": "not_equal"}
 WAITING = ("bincount", "flatnonzero")       # the size of their result depends on the values
+# Like universal functions they give new arrays in C order, whatever the order of their arguments.
+IN_C_ORDER = ("all any argmax argsort clip concatenate max mean min prod repeat stack sum take take_along_axis tile "
+              "where").split()
 
 
 class ufunc:
@@ -84,6 +87,7 @@ class ufunc:
         self._function = getattr(np, name)
 
     def __call__(self, *args: Any, out: Any = None, dtype: Any = None, casting: str = "same_kind") -> ndarray:
+        memory.check()
         count = self._function.nin
         if len(args) > count:
             out, = args[count:]
@@ -92,7 +96,7 @@ class ufunc:
         if out is not None and not isinstance(out, ndarray):
             raise TypeError("Output arguments type must be cupy.ndarray")
         found = self._function(*map(unwrap, args[:count]), out=unwrap(out), dtype=dtype, casting=casting)
-        return wrap(found) if out is None else out
+        return wrap(np.asarray(found, order="C")) if out is None else out
 
     def at(self, a: ndarray, indices: Any, b: Any) -> None:
         if self.name != "add":
@@ -116,7 +120,7 @@ PLAIN_ARGUMENTS = ("axis", "axes", "dtype", "casting", "kind", "order", "shape",
                    "destination", "keepdims", "subok", "copy", "minlength", "repeats", "max_work")
 
 
-def _call(call: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+def _call(name: str, call: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     out = arguments.get("out")
     if out is not None and not isinstance(out, ndarray):
         raise TypeError("Output arguments type must be cupy.ndarray")
@@ -126,7 +130,9 @@ def _call(call: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     found = call(given)
     if isinstance(found, (bool, type(None), tuple)):
         return found
-    return wrap(found) if out is None else out
+    if out is not None:
+        return out
+    return wrap(np.asarray(found, order="C") if name in IN_C_ORDER else found)
 
 
 def _function(name: str, signature: inspect.Signature) -> Callable[..., Any]:
@@ -155,7 +161,7 @@ def _function(name: str, signature: inspect.Signature) -> Callable[..., Any]:
         if name in WAITING:
             memory.waits()
         arguments.apply_defaults()
-        return _call(call, arguments.arguments)
+        return _call(name, call, arguments.arguments)
 
     function.__name__ = name
     return function
@@ -166,7 +172,7 @@ def _method(name: str, signature: inspect.Signature) -> Callable[..., Any]:
         def call(given: dict[str, Any]) -> Any:
             positional = [given.pop(key) for key, p in signature.parameters.items() if p.default is p.empty]
             return getattr(unwrap(self), name)(*positional, **given)
-        return _call(call, signature.bind(*args, **kwargs).arguments)
+        return _call(name, call, signature.bind(*args, **kwargs).arguments)
 
     method.__name__ = name
     return method
@@ -217,10 +223,12 @@ setattr(ndarray, "reshape", _reshape)
 # --- making arrays
 
 def array(obj: Any, dtype: Any = None, copy: bool = True, order: Any = "K") -> ndarray:
+    if isinstance(obj, np.ndarray) and order in ("K", "A"):
+        order = "F" if obj.flags.f_contiguous else "C"      # no other order crosses over
     given: Any = {"dtype": dtype, "copy": copy or None, "order": order}
     made = np.array(obj._a if isinstance(obj, ndarray) else obj, **given)
     memory.take(made.shape, made.dtype)
-    return wrap(made if isinstance(obj, ndarray) else made.copy())
+    return wrap(made if isinstance(obj, ndarray) else made.copy("K"))
 
 
 def asarray(a: Any, dtype: Any = None, order: Any = None) -> ndarray:

@@ -8,10 +8,14 @@ DEVICES = 2
 
 
 class State:
-    """limit: bytes that one array may take (None: any number); waits: how often the host has waited for a device."""
+    """limit: bytes that one array may take (None: any number); waits: how often the host has waited for a device;
+    freed: how often the pool gave back what it did not use; failed: what every call says, once the devices are lost.
+    """
 
     limit: int | None = None
     waits = 0
+    freed = 0
+    failed = ""
 
 
 class OutOfMemoryError(MemoryError):
@@ -35,8 +39,15 @@ def current() -> int:
     return _local.devices[-1]
 
 
+def check() -> None:
+    """Raise what is said of a device that is lost."""
+    if State.failed:
+        raise CUDARuntimeError(State.failed)
+
+
 def take(shape: Any, dtype: Any) -> None:
     """Refuse an array that is larger than the limit."""
+    check()
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if State.limit is not None and size > State.limit:
         raise OutOfMemoryError(size, State.limit)
@@ -44,6 +55,7 @@ def take(shape: Any, dtype: Any) -> None:
 
 def waits() -> None:
     """Count that the host waits for the device."""
+    check()
     State.waits += 1
 
 

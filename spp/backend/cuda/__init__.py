@@ -11,10 +11,11 @@ from typing import Any, Callable, ContextManager
 import cupy
 import cupyx
 
+from spp.backend.cuda import failures
 from spp.backend.cuda.channels import channel_affine, channel_combine, channel_dots, channel_moments, channel_sums
 from spp.backend.cuda.convolution import convolution_backward_data, convolution_backward_weights, convolution_forward
 from spp.backend.cuda.dropout import draw_mask
-from spp.backend.cuda.elementwise import relu, relu_backward
+from spp.backend.cuda.elementwise import relu, relu_backward, weighted_sum
 from spp.backend.cuda.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
 from spp.backend.cuda.layout import from_host, load_matrix, matrix, store, to_host
@@ -25,23 +26,26 @@ from spp.backend.cuda.pooling import (average_pool, average_pool_backward, max_p
 from spp.backend.cuda.resize import bilinear, bilinear_backward
 from spp.backend.cuda.roi import (roi_group_average, roi_group_average_backward, roi_max_pool, roi_max_pool_backward,
                                   roi_max_pyramid)
-from spp.backend.cuda.scratch import scratch_like
+from spp.backend.cuda.rows import add_rows, put_last
+from spp.backend.cuda.scratch import scratch, scratch_like
+from spp.backend.cuda.selection import largest, take_columns, take_rows
 from spp.backend.cuda.softmax import softmax, softmax_backward, softmax_loss, softmax_loss_backward
 from spp.backend.cuda.transform import transform
 from spp.backend.cuda.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
                                      sgd_update)
 
 __all__ = [
-    "Feed", "adadelta_update", "adagrad_update", "adam_update", "asynchronous", "average_pool",
+    "Feed", "adadelta_update", "adagrad_update", "adam_update", "add_rows", "asynchronous", "average_pool",
     "average_pool_backward", "bilinear", "bilinear_backward", "channel_affine", "channel_combine", "channel_dots",
     "channel_moments", "channel_sums", "convolution_backward_data", "convolution_backward_weights",
     "convolution_forward", "draw_mask", "fetch", "from_host", "inner_product_backward_data",
-    "inner_product_backward_weights", "inner_product_forward", "load_matrix", "lrn_across", "lrn_across_backward",
-    "lrn_within", "lrn_within_backward", "matrix", "max_pool", "max_pool_backward", "nesterov_update", "nms", "number",
-    "precisions", "prefers_channels_last", "relu", "relu_backward", "rmsprop_update", "roi_group_average",
-    "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward", "roi_max_pyramid", "sample_pool",
-    "scratch_like", "sgd_update", "softmax", "softmax_backward", "softmax_loss", "softmax_loss_backward", "store",
-    "synchronize", "to_host", "transform", "use", "xp", "zeros"]
+    "inner_product_backward_weights", "inner_product_forward", "largest", "load_matrix", "lrn_across",
+    "lrn_across_backward", "lrn_within", "lrn_within_backward", "matrix", "max_pool", "max_pool_backward",
+    "nesterov_update", "nms", "number", "precisions", "prefers_channels_last", "put_last", "relu", "relu_backward",
+    "rmsprop_update", "roi_group_average", "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward",
+    "roi_max_pyramid", "sample_pool", "scratch", "scratch_like", "sgd_update", "softmax", "softmax_backward",
+    "softmax_loss", "softmax_loss_backward", "store", "synchronize", "take_columns", "take_rows", "to_host",
+    "transform", "use", "weighted_sum", "xp", "zeros"]
 
 xp = cupy
 prefers_channels_last = False
@@ -51,12 +55,16 @@ asynchronous = True
 
 def synchronize() -> None:
     """Wait until all that was begun on this backend's device is done."""
-    cupy.cuda.Device().synchronize()
+    with use():
+        cupy.cuda.Device().synchronize()
 
 
 def use() -> ContextManager:
-    """While the block runs, new arrays lie on this backend's device: the current one, for `on` another."""
-    return cupy.cuda.Device()
+    """While the block runs, new arrays lie on this backend's device: the current one, for `on` another.
+
+    Raises SppError where the device fails or has too little memory.
+    """
+    return failures.used(cupy.cuda.Device())
 
 
 def zeros(count: int, dtype: type) -> cupy.ndarray:
@@ -75,11 +83,12 @@ def fetch(value: Any) -> Callable[[], float]:
         return functools.partial(float, value)
     pinned = cupyx.empty_pinned((), value.dtype)
     value.get(stream=cupy.cuda.get_current_stream(), out=pinned, blocking=False)
-    copied = cupy.cuda.Event(disable_timing=True)
+    copied, device = cupy.cuda.Event(disable_timing=True), cupy.cuda.Device()
     copied.record()
 
     def arrived() -> float:
-        copied.synchronize()
+        with failures.used(device):
+            copied.synchronize()
         return float(pinned)
 
     return arrived
@@ -90,7 +99,7 @@ def on(index: int) -> ModuleType:
     """This backend with all that it makes from nothing on one device."""
     bound: Any = ModuleType(f"{__name__}:{index}")
     bound.__dict__.update({name: globals()[name] for name in __all__})
-    bound.use = functools.partial(cupy.cuda.Device, index)
+    bound.use = lambda: failures.used(cupy.cuda.Device(index))
     for function in (zeros, from_host, synchronize):
         setattr(bound, function.__name__, _bound(function, index))
     return bound

@@ -46,12 +46,15 @@ def _sums(x, z, dots, first, last):
     return out
 
 
-def channel_affine(x: cupy.ndarray, shift: Any, scale: Any, bias: Any, y: cupy.ndarray, first: int,
-                   last: int) -> None:
-    """y = (x - shift) * scale + bias, each a number or one value a channel; y may be x."""
+def channel_affine(x: cupy.ndarray, shift: Any, scale: Any, bias: Any, y: cupy.ndarray, first: int, last: int,
+                   relu: bool = False) -> None:
+    """y = (x - shift) * scale + bias, each a number or one value a channel; y may be x.
+
+    relu: then max(y, 0), where NaN stays NaN.
+    """
     out = room_for(y)
     values, steps = _by_channel((shift, scale, bias), x, first, last)
-    launch("channel_affine", x.size, x.dtype, in_c_order(x), *values, out, *_sizes(x, first, last)[1:], *steps)
+    launch("channel_affine", x.size, x.dtype, in_c_order(x), *values, out, *_sizes(x, first, last)[1:], *steps, relu)
     store(out, y)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from spp.backend.cuda import convolution_fallback as fallback
 from spp.backend.cuda import convolution_plans as plans
 from spp.backend.cuda import half
+from spp.backend.cuda.kernels import launch
 
 ALIGNMENT = 16      # bytes, that cuDNN takes for granted
 
@@ -22,30 +23,41 @@ _HALVES = {"fp16": "HALF", "bf16": "BFLOAT16"}
 
 
 def convolution_forward(x: Any, weight: Any, bias: Any, y: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-                        group: int, relu: bool = False, precision: str = "fp32") -> None:
+                        group: int, relu: bool = False, precision: str = "fp32", scale: Any = None,
+                        shift: Any = None) -> None:
     """Write to `y` (N x O x ...) the cross-correlation of `x` (N x C x ...) with `weight` (O x C/group x ...).
 
     Any number of spatial axes, any strides; `stride`, `pad`, `dilation` have one number a spatial axis. float32
     or float64, whose products are always its own. The size of `y` says how many windows there are; what lies
-    outside of `x` is zero. `relu`: y = max(y, 0), NaN stays NaN.
+    outside of `x` is zero. Then, by channel, + `bias`, which may be None, and * `scale` + `shift`, O values each or
+    both None. `relu`: y = max(y, 0), NaN stays NaN.
     """
     kind = _kind(x, precision)
-    add_bias = bias is not None and kind not in _HALVES.values()
-    plan = _plan("forward", x, weight, y, stride, pad, dilation, kind, add_bias, precision == "fp32")
+    narrowed = kind in _HALVES.values()
+    bias, scale, shift = (value if value is None else cupy.ascontiguousarray(value) for value in (bias, scale, shift))
+    # cuDNN adds the bias where no other pass over y has to be made: its own ReLU makes 0 of NaN
+    inside = bias is not None and scale is None and not relu and not narrowed
+    plan = _plan("forward", x, weight, y, stride, pad, dilation, kind, inside, precision == "fp32")
+    result = _ready(y, filled=False)
     if plan is None:
-        fallback.forward(x, weight, bias, y, stride, pad, dilation, group, precision)
-    elif kind in _HALVES.values():
-        out, result = half.empty(y.shape), _ready(y, filled=False)
+        fallback.forward(x, weight, result, stride, pad, dilation, group, precision)
+    elif narrowed:
+        out = half.empty(y.shape)
         plans.run(plan, half.narrow(x, precision), half.narrow(weight, precision), out)
-        half.widen(out, result, precision, None if bias is None else cupy.ascontiguousarray(bias), relu=relu)
-        _put(result, y)
-        return
+        half.widen(out, result, precision, bias, scale=scale, shift=shift, relu=relu)
     else:
-        result = _ready(y, filled=False)
-        plans.run(plan, _ready(x), _ready(weight), result, None if bias is None else _ready(bias))
-        _put(result, y)
-    if relu:        # not in cuDNN's graph, whose ReLU makes 0 of NaN
-        cupy.maximum(y, 0, out=y)
+        plans.run(plan, _ready(x), _ready(weight), result, _ready(bias) if inside else None)
+    if plan is None or not (inside or narrowed):
+        _finish(result, bias, scale, shift, relu)
+    _put(result, y)
+
+
+def _finish(y: Any, bias: Any, scale: Any, shift: Any, relu: bool) -> None:
+    """y = (y + bias) * scale + shift, each with a value a channel or absent, then the maximum with 0 if `relu`."""
+    if bias is not None or scale is not None or relu:
+        given = [y if values is None else values for values in (bias, scale, shift)]
+        launch("convolution_finish", y.size, y.dtype, y, *given, y.shape[1], math.prod(y.shape[2:]),
+               bias is not None, scale is not None, relu)
 
 
 def convolution_backward_data(dy: Any, weight: Any, dx: Any, stride: Numbers, pad: Numbers, dilation: Numbers,

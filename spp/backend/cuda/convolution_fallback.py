@@ -17,17 +17,15 @@ COLUMN_BYTES = 256 << 20        # of columns, at a time
 Numbers = tuple[int, ...]
 
 
-def forward(x: Any, weight: Any, bias: Any, y: Any, stride: Numbers, pad: Numbers, dilation: Numbers, group: int,
+def forward(x: Any, weight: Any, y: Any, stride: Numbers, pad: Numbers, dilation: Numbers, group: int,
             precision: str) -> None:
-    """Write to `y`; see convolution.convolution_forward."""
+    """Write to `y`, without a bias; see convolution.convolution_forward."""
     matrices = _matrices(weight, group)
     for images in _shares(x, weight, y):
         columns = _im2col(x[images], weight, y.shape[2:], stride, pad, dilation).reshape(group, matrices.shape[2], -1)
         out = cupy.empty((len(weight), *_batch_shape(y[images])), y.dtype)
         for matrix, column, rows in zip(matrices, columns, _matrices(out, group)):
             product(matrix, column, rows, precision)
-        if bias is not None:
-            out += bias.reshape(-1, *[1] * (y.ndim - 1))
         y[images] = cupy.swapaxes(out, 0, 1)
 
 

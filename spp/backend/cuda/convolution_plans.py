@@ -6,7 +6,6 @@ import atexit
 import functools
 import logging
 import math
-import os
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,13 @@ from typing import Any
 import cupy
 import numpy as np
 
+from spp.backend import EXACT
+from spp.backend.cuda.failures import lacks_memory, line, lost, with_room
+
 log = logging.getLogger("spp.backend")
 
 WORKSPACE_BYTES = 256 << 20     # that a plan may take, or as much as the problem's arrays if that is more
 KEPT_PLANS = 1024               # of the problems met last; making one takes about 30 ms
-# Winograd's algorithm rounds otherwise (about 1e-5 of the largest value): as on the host, SPP_EXACT=1 does without.
-EXACT = os.environ.get("SPP_EXACT", "") not in ("", "0")
 LEFT, RIGHT, RESULT, BIAS = 1, 2, 3, 4      # the graph's own names of its tensors
 BYTES = {"FLOAT": 4, "DOUBLE": 8, "HALF": 2, "BFLOAT16": 2}
 
@@ -84,8 +84,10 @@ def library() -> Any:
         import cudnn
         cudnn.backend_version()
     except Exception as error:      # an ImportError, or what loading a library of another CUDA raises
+        if lacks_memory(error) or lost():
+            raise
         log.warning("no cuDNN (%s): convolutions are computed with im2col and cuBLAS, which is slower; for cuDNN pip "
-                    "install nvidia-cudnn-frontend and nvidia-cudnn-cu12 or nvidia-cudnn-cu13", _line(error))
+                    "install 'nvidia-cudnn-frontend<1.19' and nvidia-cudnn-cu12 or nvidia-cudnn-cu13", line(error))
         return None
     atexit.register(_find.cache_clear)      # plans hold memory of the driver, which ends before Python does
     return cudnn
@@ -96,12 +98,12 @@ def _load_runtime() -> None:
 
     Without cuBLAS cuDNN would end the process; here an error says so.
     """
-    cupy.cuda.get_cublas_handle()
+    with_room(cupy.cuda.get_cublas_handle)
     try:
         from cuda import pathfinder
         pathfinder.load_nvidia_dynamic_lib("cudart")
     except Exception as error:      # then the frontend looks for it in the system's folders
-        log.debug("libcudart is not among the installed packages: %s", _line(error))
+        log.debug("libcudart is not among the installed packages: %s", line(error))
 
 
 def find(problem: Problem) -> Plan | None:
@@ -115,10 +117,12 @@ def find(problem: Problem) -> Plan | None:
 def _find(thread: int, device: int, problem: Problem) -> Plan | None:
     """A plan belongs to a thread and a device, as does the handle that it is made with."""
     try:
-        return make(library(), problem, handle=_handle(device))
+        return with_room(make, library(), problem, handle=_handle(device))
     except Exception as error:      # cuDNN declines with several types
+        if lacks_memory(error) or lost():
+            raise
         _say_declined(problem.kind, problem.operation)
-        log.info("cuDNN declines %s: %s", problem, _line(error))
+        log.info("cuDNN declines %s: %s", problem, line(error))
         return None
 
 
@@ -131,7 +135,8 @@ def _say_declined(kind: str, operation: str) -> None:
 def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:
     """Plan a problem. device: `handle`; or, to plan without a GPU, `device_property`. Raises where cuDNN declines.
 
-    Only engines that give the same result every time, and for strict problems none that rounds the operands.
+    Only engines that give the same result every time and add up in the accumulator's type throughout; for strict
+    problems none that rounds the operands.
     """
     kind, notes = getattr(cudnn.data_type, problem.kind), cudnn.numerical_note
     accumulator = cudnn.data_type.DOUBLE if problem.kind == "DOUBLE" else cudnn.data_type.FLOAT
@@ -160,11 +165,11 @@ def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:
     graph.validate()
     graph.build_operation_graph()
     graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-    unwanted = [notes.NONDETERMINISTIC]
+    unwanted = [notes.NONDETERMINISTIC, notes.REDUCED_PRECISION_REDUCTION]
     if problem.strict:
-        unwanted += [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS, notes.REDUCED_PRECISION_REDUCTION]
+        unwanted += [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS]
     if EXACT:
-        unwanted.append(notes.WINOGRAD)
+        unwanted += [notes.WINOGRAD, notes.FFT]
     graph.deselect_numeric_notes(unwanted)
     graph.deselect_workspace_greater_than(problem.workspace)
     graph.check_support()
@@ -179,18 +184,14 @@ def run(plan: Plan, left: Any, right: Any, result: Any, bias: Any = None) -> Non
         arrays[BIAS] = bias
     # Of CuPy's pool, which gives it to what follows on this stream, once this function has ended.
     workspace = cupy.empty(max(plan.workspace, 1), np.uint8)
-    plan.graph.execute({uid: array.data.ptr for uid, array in arrays.items()}, workspace.data.ptr,
-                       handle=_handle(cupy.cuda.runtime.getDevice()))
+    with_room(plan.graph.execute, {uid: array.data.ptr for uid, array in arrays.items()}, workspace.data.ptr,
+              handle=_handle(cupy.cuda.runtime.getDevice()))
 
 
 def _handle(device: int) -> Any:
     """This thread's handle for the device, which is the current one, on CuPy's current stream."""
     handles = _local.__dict__.setdefault("handles", {})
     if device not in handles:
-        handles[device] = library().create_handle()
+        handles[device] = with_room(library().create_handle)
     library().set_stream(handles[device], cupy.cuda.get_current_stream().ptr)
     return handles[device]
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

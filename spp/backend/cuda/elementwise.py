@@ -17,3 +17,10 @@ def relu_backward(dy: cupy.ndarray, x: cupy.ndarray, dx: cupy.ndarray, negative_
     out = room_for(dx)
     launch("relu_backward", x.size, x.dtype, in_c_order(dy), in_c_order(x), out, float(negative_slope))
     store(out, dx)
+
+
+def weighted_sum(x: cupy.ndarray, a: float, z: cupy.ndarray, b: float, y: cupy.ndarray, relu: bool = False) -> None:
+    """y = a * x + b * z, then max(y, 0) if relu, where NaN stays NaN; y may be x or z."""
+    out = room_for(y)
+    launch("weighted_sum", x.size, x.dtype, in_c_order(x), float(a), in_c_order(z), float(b), out, relu)
+    store(out, y)

@@ -74,9 +74,11 @@ extern "C" __global__ void narrow(long long count, const float *x, bits16 *out, 
     }
 }
 
-// y = in, + bias[channel] if `biased`, + y if `add`, and 0 if that is negative and `relu`.
-extern "C" __global__ void widen(long long count, const bits16 *in, float *y, const float *bias, int channels,
-                                 int pixels, int biased, int add, int relu) {
+// y = in, + bias[channel] if `biased`, * scale[channel] + shift[channel] if `scaled`, + y if `add`, and 0 if that is
+// negative and `relu`.
+extern "C" __global__ void widen(long long count, const bits16 *in, float *y, const float *bias, const float *scale,
+                                 const float *shift, int channels, int pixels, int biased, int scaled, int add,
+                                 int relu) {
     __shared__ bits16 tile[TILE][TILE + 1];
     FOR_EACH_TILE {
         PLACE_TILE;
@@ -90,6 +92,8 @@ extern "C" __global__ void widen(long long count, const bits16 *in, float *y, co
                 float value = widened(tile[column][r]);
                 if (biased)
                     value += bias[channel + r];
+                if (scaled)
+                    value = value * scale[channel + r] + shift[channel + r];
                 if (add)
                     value += *target;
                 *target = relu && value <= 0 ? 0 : value;   // NaN stays NaN

@@ -10,6 +10,8 @@ from typing import Any
 import cupy
 import numpy as np
 
+from spp.backend.cuda.failures import with_room
+
 TILE, BLOCK, MOST_BLOCKS = 32, 256, 1 << 16     # as half.cu has them
 
 
@@ -22,7 +24,7 @@ def source() -> str:
 @functools.cache
 def _kernel(name: str, precision: str) -> Any:
     options = ("--std=c++17", *(("-DFP16=1",) if precision == "fp16" else ()))
-    return cupy.RawModule(code=source(), options=options).get_function(name)
+    return with_room(cupy.RawModule(code=source(), options=options).get_function, name)
 
 
 def empty(shape: tuple[int, ...]) -> Any:
@@ -38,18 +40,20 @@ def narrow(x: Any, precision: str) -> Any:
     return out
 
 
-def widen(half: Any, y: Any, precision: str, bias: Any = None, add: bool = False, relu: bool = False) -> None:
+def widen(half: Any, y: Any, precision: str, bias: Any = None, add: bool = False, scale: Any = None,
+          shift: Any = None, relu: bool = False) -> None:
     """Write to the C-contiguous `y` (N x C x ..., float32) what its 16-bit form holds.
 
-    Plus a bias a channel, plus, if `add`, what `y` holds; then the maximum with 0 if `relu`.
+    Plus a bias a channel, times a scale plus a shift a channel, plus, if `add`, what `y` holds; then the maximum with
+    0 if `relu`.
     """
-    flags = [np.int32(flag) for flag in (bias is not None, add, relu)]
-    _launch("widen", precision, y.shape, half, y, y if bias is None else bias, flags=flags)
+    flags = [np.int32(flag) for flag in (bias is not None, scale is not None, add, relu)]
+    _launch("widen", precision, y.shape, half, y, *(y if v is None else v for v in (bias, scale, shift)), flags=flags)
 
 
 def _launch(name: str, precision: str, shape: tuple[int, ...], *arrays: Any, flags: Any = ()) -> None:
     images, channels, pixels = shape[0], shape[1], math.prod(shape[2:])
     tiles = images * -(-channels // TILE) * -(-pixels // TILE)
     if tiles:
-        _kernel(name, precision)((min(tiles, MOST_BLOCKS),), (BLOCK,), (
+        with_room(_kernel(name, precision), (min(tiles, MOST_BLOCKS),), (BLOCK,), (
             np.int64(tiles), *arrays, np.int32(channels), np.int32(pixels), *flags))

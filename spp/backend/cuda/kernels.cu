@@ -1,11 +1,12 @@
 // The GPU's kernels. kernels.py compiles them once for each type `real` (float, double), and gives the constants:
-// BLOCK, the number of threads of a block, and PLANES, TILE, CHANNELS and CHUNK, how much a thread or block works on.
+// BLOCK, the number of threads of a block, and PLANES, TILE, CHANNELS, NEAR and CHUNK, how much a thread or block works
+// on.
 // No header is needed.
 //
 // Arrays lie in C order (N x C x H x W), so that adjacent threads work on adjacent elements of a row; a plane is
 // one channel of one image. Every kernel goes over `count` elements or items in strides of the whole grid, so that
 // any grid gives the same results. Gradients are gathered, an element of dx by one thread, in the host's order of
-// additions: no atomics, and the same result in every run.
+// additions: no atomic additions, and the same result in every run.
 
 // The elements of this thread.
 #define FOR_EACH(i, count) \
@@ -70,6 +71,14 @@ extern "C" __global__ void relu_backward(long long count, const real *dy, const 
         dx[i] = x[i] > 0 ? dy[i] : slope * dy[i];
 }
 
+extern "C" __global__ void weighted_sum(long long count, const real *x, real a, const real *z, real b, real *y,
+                                        bool relu) {
+    FOR_EACH(i, count) {
+        const real value = a * x[i] + b * z[i];
+        y[i] = relu && value <= 0 ? real(0) : value;        // NaN stays NaN
+    }
+}
+
 // --- dropout (dropout.py)
 
 // Philox 4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3; 2011): four random words from a key
@@ -108,10 +117,10 @@ struct Region { int z0, z1, y0, y1, x0, x1; };
                  position < end; ++position)
 
 // A thread pools one region in PLANES planes, so that the table is read less often: i goes over the regions, then
-// over the groups of planes.
+// over the groups of planes. argmax is written where `keep`.
 
 extern "C" __global__ void max_pool(long long count, const real *x, const int *regions, real *y, int *argmax,
-                                    int planes, int n_regions, int depth, int height, int width) {
+                                    bool keep, int planes, int n_regions, int depth, int height, int width) {
     FOR_EACH(i, count) {
         int b;
         const int first = (int)divide(i, n_regions, b) * PLANES;
@@ -126,7 +135,8 @@ extern "C" __global__ void max_pool(long long count, const real *x, const int *r
                     best = value, where = position;
             }
             y[(long long)plane * n_regions + b] = best;
-            argmax[(long long)plane * n_regions + b] = where;
+            if (keep)
+                argmax[(long long)plane * n_regions + b] = where;
         }
     }
 }
@@ -135,7 +145,8 @@ extern "C" __global__ void max_pool(long long count, const real *x, const int *r
 // at once, wherever its region lies. An item is TILE regions of TILE channels, turned round in shared memory: what a
 // warp writes is adjacent too.
 extern "C" __global__ void max_pool_by_tile(long long count, const real *x, const int *regions, real *y, int *argmax,
-                                            int channels, int n_regions, int depth, int height, int width) {
+                                            bool keep, int channels, int n_regions, int depth, int height,
+                                            int width) {
     __shared__ real best_of[TILE][TILE + 1];        // one more, or a column would lie in one bank of the memory
     __shared__ int where_of[TILE][TILE + 1];
     const int lane = threadIdx.x % TILE, warp = threadIdx.x / TILE;
@@ -163,7 +174,8 @@ extern "C" __global__ void max_pool_by_tile(long long count, const real *x, cons
             if (first_c + i < channels && first_b + lane < n_regions) {
                 const long long out = (n * channels + first_c + i) * n_regions + first_b + lane;
                 y[out] = best_of[lane][i];
-                argmax[out] = where_of[lane][i];
+                if (keep)
+                    argmax[out] = where_of[lane][i];
             }
         __syncthreads();
     }
@@ -248,8 +260,8 @@ extern "C" __global__ void average_pool_backward(long long count, const real *dy
     const int top = row[0], bottom = row[1], left = column[0], right = column[1]
 
 extern "C" __global__ void roi_max_pool(long long count, const real *x, const int *image, const int *rows,
-                                        const int *columns, real *y, int *argmax, int channels, int n_rows,
-                                        int n_columns, int height, int width) {
+                                        const int *columns, real *y, int *argmax, bool keep, int channels,
+                                        int n_rows, int n_columns, int height, int width) {
     FOR_EACH(i, count) {
         BIN_OF_ELEMENT;
         const real *map = x + ((long long)image[r] * channels + c) * height * width;
@@ -263,7 +275,8 @@ extern "C" __global__ void roi_max_pool(long long count, const real *x, const in
                     best = value, where = h * width + w;
             }
         y[i] = best;
-        argmax[i] = where;
+        if (keep)
+            argmax[i] = where;
     }
 }
 
@@ -287,21 +300,31 @@ extern "C" __global__ void roi_max_pyramid(long long count, const real *x, const
     }
 }
 
-// A position asks all bins of its image's regions; a warp's threads read the same ones.
+// A position asks the bins that it lies in, of its image's regions; a warp's threads read nearly the same ones.
 extern "C" __global__ void roi_max_pool_backward(long long count, const real *dy, const int *argmax,
-                                                 const int *image, real *dx, int n_regions, int channels, int n_bins,
-                                                 int size) {
+                                                 const int *image, const int *rows, const int *columns, real *dx,
+                                                 int n_regions, int channels, int n_rows, int n_columns, int height,
+                                                 int width) {
     FOR_EACH(i, count) {
-        int position, c;
-        const long long n = divide(divide(i, size, position), channels, c);
+        int w, h, c;
+        const long long n = divide(divide(divide(i, width, w), height, h), channels, c);
         real total = 0;
         for (int r = 0; r < n_regions; ++r) {
             if (image[r] != n)
                 continue;
-            const long long first = ((long long)r * channels + c) * n_bins;
-            for (long long bin = first; bin < first + n_bins; ++bin)
-                if (argmax[bin] == position)
-                    total += dy[bin];
+            const int *row = rows + 2LL * r * n_rows, *column = columns + 2LL * r * n_columns;
+            if (h < row[0] || h >= row[2 * n_rows - 1] || w < column[0] || w >= column[2 * n_columns - 1])
+                continue;       // outside of the region: bins ascend
+            const long long first = ((long long)r * channels + c) * n_rows * n_columns;
+            for (int p = 0; p < n_rows; ++p) {
+                if (h < row[2 * p] || h >= row[2 * p + 1])
+                    continue;
+                for (int q = 0; q < n_columns; ++q) {
+                    const long long bin = first + (long long)p * n_columns + q;
+                    if (column[2 * q] <= w && w < column[2 * q + 1] && argmax[bin] == h * width + w)
+                        total += dy[bin];
+                }
+            }
         }
         dx[i] = total;
     }
@@ -410,6 +433,41 @@ extern "C" __global__ void lrn_across_backward(long long count, const real *rati
     }
 }
 
+// Both passes at once, without memory for the ratios, for regions of at most NEAR to each side: the block of a tile,
+// TILE channels of TILE positions, has the ratios of its own channels and of those around. dx must not be dy.
+extern "C" __global__ void lrn_across_backward_by_tile(long long count, const real *dy, const real *x, real *dx,
+                                                       int channels, int size, int across, int down, int half, real a,
+                                                       real beta, real k) {
+    __shared__ real ratio[TILE + 2 * NEAR][TILE], passed[TILE + 2 * NEAR][TILE];
+    const real factor = a * beta + a * beta;
+    const int lane = threadIdx.x % TILE, warp = threadIdx.x / TILE;
+    FOR_EACH_BY_BLOCK(item, count) {
+        int position, first;
+        const long long image = divide(divide(item, across, position), down, first) * channels * size;
+        position = position * TILE + lane, first = first * TILE - half;
+        const real *map = x + image + position;
+        for (int i = warp; i < TILE + 2 * half; i += BLOCK / TILE) {
+            const int c = first + i;
+            if (position >= size || c < 0 || c >= channels)
+                continue;
+            const real scale = scale_across(map, c, channels, size, half, a, k);
+            passed[i][lane] = dy[image + (long long)c * size + position] * power_of(scale, beta);
+            ratio[i][lane] = passed[i][lane] * map[(long long)c * size] / scale;
+        }
+        __syncthreads();
+        for (int i = half + warp; i < TILE + half; i += BLOCK / TILE) {
+            const int c = first + i;
+            if (position >= size || c >= channels)
+                continue;
+            real total = 0;
+            for (int other = max(c - half, 0); other < min(c + half + 1, channels); ++other)
+                total += ratio[other - first][lane];
+            dx[image + (long long)c * size + position] = passed[i][lane] - factor * map[(long long)c * size] * total;
+        }
+        __syncthreads();
+    }
+}
+
 // The sum of the map's values, or of their squares, in the window around row h and column w.
 __device__ inline real window_sum(const real *map, bool squared, int h, int w, int height, int width, int half) {
     real total = 0;
@@ -454,6 +512,43 @@ extern "C" __global__ void lrn_within_backward(long long count, const real *rati
     FOR_EACH(i, count) {
         PLACE_OF_ELEMENT;
         dx[i] -= factor * x[i] * window_sum(ratio + map, false, h, w, height, width, half);
+    }
+}
+
+// Both passes at once, as lrn_across_backward_by_tile: a tile is TILE columns of as many rows as the block has threads
+// for.
+extern "C" __global__ void lrn_within_backward_by_tile(long long count, const real *dy, const real *x, real *dx,
+                                                       int height, int width, int across, int down, int half, real a,
+                                                       real beta) {
+    __shared__ real ratio[BLOCK / TILE + 2 * NEAR][TILE + 2 * NEAR], passed[BLOCK / TILE + 2 * NEAR][TILE + 2 * NEAR];
+    const real factor = a * beta + a * beta;
+    const int rows = BLOCK / TILE + 2 * half, columns = TILE + 2 * half;
+    FOR_EACH_BY_BLOCK(item, count) {
+        int top, left;
+        const long long map = divide(divide(item, across, left), down, top) * height * width;
+        top = top * (BLOCK / TILE) - half, left = left * TILE - half;
+        for (int cell = threadIdx.x; cell < rows * columns; cell += BLOCK) {
+            const int i = cell / columns, j = cell % columns, h = top + i, w = left + j;
+            ratio[i][j] = 0;        // beyond the border
+            if (h < 0 || h >= height || w < 0 || w >= width)
+                continue;
+            const real scale = 1 + a * window_sum(x + map, true, h, w, height, width, half);
+            passed[i][j] = dy[map + h * width + w] * power_of(scale, beta);
+            ratio[i][j] = passed[i][j] * x[map + h * width + w] / scale;
+        }
+        __syncthreads();
+        const int i = threadIdx.x / TILE + half, j = threadIdx.x % TILE + half, h = top + i, w = left + j;
+        if (h < height && w < width) {
+            real total = 0;
+            for (int column = j - half; column <= j + half; ++column) {
+                real sum = 0;
+                for (int row = i - half; row <= i + half; ++row)
+                    sum += ratio[row][column];
+                total += sum;
+            }
+            dx[map + h * width + w] = passed[i][j] - factor * x[map + h * width + w] * total;
+        }
+        __syncthreads();
     }
 }
 
@@ -580,11 +675,12 @@ extern "C" __global__ void moments_of_parts(long long count, const real *x, cons
 // One value a channel, or one for all: `by` is then 0, else 1.
 extern "C" __global__ void channel_affine(long long count, const real *x, const real *shift, const real *scale,
                                           const real *bias, real *y, int channels, int inner, int shift_by,
-                                          int scale_by, int bias_by) {
+                                          int scale_by, int bias_by, bool relu) {
     FOR_EACH(i, count) {
         int rest, c;
         divide(divide(i, inner, rest), channels, c);
-        y[i] = (x[i] - shift[c * shift_by]) * scale[c * scale_by] + bias[c * bias_by];
+        const real value = (x[i] - shift[c * shift_by]) * scale[c * scale_by] + bias[c * bias_by];
+        y[i] = relu && value <= 0 ? real(0) : value;        // NaN stays NaN
     }
 }
 
@@ -695,6 +791,37 @@ extern "C" __global__ void softmax_loss_backward(long long count, const real *pr
         const long long position = divide(divide(i, inner, rest), classes, k) * inner + rest;
         const real difference = labels[position] == k ? prob[i] - 1 : prob[i];
         dx[i] = difference * (counted[position] ? *scale : real(0));
+    }
+}
+
+// --- rows added, and elements written, where an index says (rows.py)
+
+// y[index[i]] += rows[i], rows of `length` elements: the block of an index's first occurrence adds all of them, in
+// their order. Looks for them BLOCK at a time.
+extern "C" __global__ void add_rows(long long count, const real *rows, const long long *index, real *y,
+                                    long long y_rows, int length) {
+    __shared__ bool same[BLOCK], any;
+    FOR_EACH_BY_BLOCK(i, count) {
+        const long long target = index[i];
+        bool first = target >= 0 && target < y_rows;
+        for (long long start = 0; first && start < count; start += BLOCK) {
+            __syncthreads();        // all have read what was found before
+            if (threadIdx.x == 0)
+                any = false;
+            __syncthreads();
+            same[threadIdx.x] = start + threadIdx.x < count && index[start + threadIdx.x] == target;
+            if (same[threadIdx.x])
+                any = true;
+            __syncthreads();
+            for (int k = 0; any && first && k < BLOCK; ++k) {
+                if (!same[k])
+                    continue;
+                first = start + k >= i;     // an earlier occurrence's block has this row
+                for (int at = threadIdx.x; first && at < length; at += BLOCK)
+                    y[target * length + at] += rows[(start + k) * length + at];
+            }
+        }
+        __syncthreads();
     }
 }
 
@@ -897,20 +1024,70 @@ extern "C" __global__ void col2im(long long count, const real *columns, real *x,
     }
 }
 
+// last[k] = the largest i with index[i] = k. A maximum of whole numbers is the same in whatever order it is taken.
+extern "C" __global__ void last_of_index(long long count, const long long *index, long long *last, long long size) {
+    FOR_EACH(i, count)
+        if (index[i] >= 0 && index[i] < size)
+            atomicMax(last + index[i], i);
+}
+
+extern "C" __global__ void put_last(long long count, const real *values, const long long *index,
+                                    const long long *last, real *y, long long size) {
+    FOR_EACH(i, count)
+        if (index[i] >= 0 && index[i] < size && last[index[i]] == i)
+            y[index[i]] = values[i];
+}
+
+// --- what follows a convolution (convolution.py)
+
+struct alignas(16) Four { real value[4]; };
+
+// y (N x channels x inner, on a multiple of 16 bytes) = (y + bias) * scale + shift, then the ReLU: what is wanted of
+// it. Four neighbours a thread, so that memory is read in whole lines and the channel is divided out only once.
+extern "C" __global__ void convolution_finish(long long count, real *y, const real *bias, const real *scale,
+                                              const real *shift, int channels, int inner, bool biased, bool scaled,
+                                              bool relu) {
+    FOR_EACH(four, (count + 3) / 4) {
+        int rest, c;
+        divide(divide(4 * four, inner, rest), channels, c);
+        real *target = y + 4 * four;
+        const int n = (int)min(4LL, count - 4 * four);
+        Four values;
+        if (n == 4)
+            values = *(const Four *)target;
+        else
+            for (int k = 0; k < n; ++k)
+                values.value[k] = target[k];
+        for (int k = 0; k < n; ++k) {
+            real value = biased ? values.value[k] + bias[c] : values.value[k];
+            if (scaled)
+                value = value * scale[c] + shift[c];
+            values.value[k] = relu && value <= 0 ? real(0) : value;     // NaN stays NaN
+            if (++rest == inner)
+                rest = 0, c = c + 1 == channels ? 0 : c + 1;
+        }
+        if (n == 4)
+            *(Four *)target = values;
+        else
+            for (int k = 0; k < n; ++k)
+                target[k] = values.value[k];
+    }
+}
+
 // --- from images to a net's input (transform.py)
 
-// images: uint8, N x height x width x C. y: N x C x out_height x out_width, from the image's pixel (top, left) on,
-// mirrored where wanted, less the mean at the image's pixel, times scale. mean_by: how far apart the means of
-// neighbouring pixels lie, 0 where all pixels have the same.
-extern "C" __global__ void transform(long long count, const unsigned char *images, const int *top, const int *left,
-                                     const bool *mirrored, const float *mean, int mean_by, float scale, real *y,
-                                     int height, int width, int channels, int out_height, int out_width) {
+// images: uint8, N x height x width x C. y (N x C x height x width) = (images + shift - mean) * scale, mirrored where
+// wanted. place: row and column of an image's first pixel in the mean, which is mean_width pixels wide. mean_by: how
+// far apart the means of neighbouring pixels lie, 0 where all pixels have the same.
+extern "C" __global__ void transform(long long count, const unsigned char *images, const bool *mirrored,
+                                     const float *shift, const int *place, const float *mean, int mean_width,
+                                     int mean_by, float scale, real *y, int height, int width, int channels) {
     FOR_EACH(i, count) {
         int w, h, c;
-        const long long n = divide(divide(divide(i, out_width, w), out_height, h), channels, c);
-        const int row = top[n] + h, column = left[n] + (mirrored[n] ? out_width - 1 - w : w);
-        const long long pixel = (long long)row * width + column;
-        const float value = images[(n * height * width + pixel) * channels + c];
-        y[i] = (value - mean[pixel * mean_by + c]) * scale;
+        const long long n = divide(divide(divide(i, width, w), height, h), channels, c);
+        const int column = mirrored[n] ? width - 1 - w : w;
+        const float value = images[((n * height + h) * width + column) * channels + c] + shift[n * channels + c];
+        const long long under = (long long)(place[2 * n] + h) * mean_width + place[2 * n + 1] + column;
+        y[i] = (value - mean[under * mean_by + c]) * scale;
     }
 }

@@ -6,15 +6,18 @@ from typing import Any
 import cupy
 import numpy as np
 
+from spp.backend.cuda.failures import with_room
+
 BLOCK = 256             # threads of a block, a power of 2
 PLANES = 4              # planes that a thread pools a region in
 TILE = 32               # regions, and channels, that a block pools at once
 CHANNELS = 8            # neighbouring channels that a thread normalises
+NEAR = 2                # channels, rows or columns to each side, whose ratios a block normalises with its own
 CHUNK = 4096            # elements of a parameter that a block updates
 MOST_BLOCKS = 1 << 16   # a larger count is gone over by a grid of so many blocks
 # As on the host every product is rounded before it is added to: only so do ties and borders fall alike.
 OPTIONS = ("--std=c++17", "--fmad=false", f"-DBLOCK={BLOCK}", f"-DPLANES={PLANES}", f"-DTILE={TILE}",
-           f"-DCHANNELS={CHANNELS}", f"-DCHUNK={CHUNK}")
+           f"-DCHANNELS={CHANNELS}", f"-DNEAR={NEAR}", f"-DCHUNK={CHUNK}")
 _C_NAMES = {"f": "float", "d": "double"}
 
 
@@ -53,7 +56,7 @@ def _module(kind: str) -> Any:
 
 @functools.cache
 def _kernel(name: str, kind: str) -> Any:
-    return _module(kind).get_function(name)
+    return with_room(_module(kind).get_function, name)
 
 
 def launch(name: str, count: int, dtype: Any, *args: Any) -> None:
@@ -77,7 +80,7 @@ def launch_one_block(name: str, count: int, dtype: Any, *args: Any) -> None:
 def _launch(name: str, blocks: int, count: int, dtype: np.dtype, args: tuple) -> None:
     if count:
         values = (np.int64(count), *(_argument(arg, dtype) for arg in args))
-        _kernel(name, dtype.char)((min(blocks, MOST_BLOCKS),), (BLOCK,), values)
+        with_room(_kernel(name, dtype.char), (min(blocks, MOST_BLOCKS),), (BLOCK,), values)
 
 
 def _argument(value: Any, dtype: np.dtype) -> Any:

@@ -4,6 +4,7 @@ import math
 import cupy
 import numpy as np
 
+from spp.backend.cuda.failures import used
 from spp.backend.cuda.scratch import scratch
 
 
@@ -16,7 +17,8 @@ def from_host(array: np.ndarray) -> cupy.ndarray:
 def to_host(array: cupy.ndarray) -> np.ndarray:
     """An array of a device as a NumPy array, with its order of axes in memory; waits for the device."""
     laid, axes = _in_order(array)
-    return laid.get().transpose(_inverse(axes))
+    with used(array.device):
+        return laid.get().transpose(_inverse(axes))
 
 
 def store(result: cupy.ndarray, target: cupy.ndarray) -> None:

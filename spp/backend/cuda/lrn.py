@@ -6,7 +6,7 @@ import math
 
 import cupy
 
-from spp.backend.cuda.kernels import CHANNELS, in_c_order, launch, room_for
+from spp.backend.cuda.kernels import BLOCK, CHANNELS, NEAR, TILE, in_c_order, launch, launch_blocks, room_for
 from spp.backend.cuda.layout import store
 
 
@@ -25,8 +25,14 @@ def lrn_across_backward(dy: cupy.ndarray, x: cupy.ndarray, dx: cupy.ndarray,
                         size: int, alpha: float, beta: float, k: float) -> None:
     """dx = dy * scale^-beta - 2 alpha beta / size * x * sum of dy * y / scale over the same channels."""
     out, values = room_for(dx), in_c_order(x)
-    ratio = cupy.empty(x.shape, x.dtype)
     count, sizes = _across(x, size)
+    if size // 2 <= NEAR:
+        across, down = -(-sizes[2] // TILE), -(-x.shape[1] // TILE)
+        launch_blocks("lrn_across_backward_by_tile", len(x) * down * across, x.dtype, in_c_order(dy), values, out,
+                      x.shape[1], sizes[2], across, down, sizes[3], alpha / size, float(beta), float(k))
+        store(out, dx)
+        return
+    ratio = cupy.empty(x.shape, x.dtype)
     launch("lrn_across_ratio", count, x.dtype, in_c_order(dy), values, ratio, out, *sizes, alpha / size, float(beta),
            float(k))
     launch("lrn_across_backward", count, x.dtype, ratio, values, out, *sizes, alpha / size, float(beta))
@@ -47,8 +53,14 @@ def lrn_within_backward(dy: cupy.ndarray, x: cupy.ndarray, dx: cupy.ndarray,
                         size: int, alpha: float, beta: float) -> None:
     """dx = dy * scale^-beta - 2 alpha beta / size^2 * x * sum of dy * y / scale over the same positions."""
     out, values = room_for(dx), in_c_order(x)
-    ratio = cupy.empty(x.shape, x.dtype)
     rest = *_within(x, size), alpha / size ** 2, float(beta)
+    if size // 2 <= NEAR:
+        across, down = -(-x.shape[3] // TILE), -(-x.shape[2] // (BLOCK // TILE))
+        launch_blocks("lrn_within_backward_by_tile", x.shape[0] * x.shape[1] * down * across, x.dtype, in_c_order(dy),
+                      values, out, *x.shape[2:], across, down, *rest[2:])
+        store(out, dx)
+        return
+    ratio = cupy.empty(x.shape, x.dtype)
     launch("lrn_within_ratio", x.size, x.dtype, in_c_order(dy), values, ratio, out, *rest)
     launch("lrn_within_backward", x.size, x.dtype, ratio, values, out, *rest)
     store(out, dx)

@@ -16,21 +16,27 @@ from spp.backend.cuda.layout import store
 MANY = 4        # regions a position of the map from which on it pays to turn the map round, as for detection windows
 
 
-def max_pool(x: cupy.ndarray, regions: cupy.ndarray, y: cupy.ndarray, argmax: cupy.ndarray) -> None:
-    """y = the largest x of each region; argmax (int32) = its position in the map, (z * H + y) * W + x.
+def max_pool(x: cupy.ndarray, regions: cupy.ndarray, y: cupy.ndarray, argmax: cupy.ndarray | None) -> None:
+    """y = the largest x of each region; argmax (int32), if given: its position in the map, (z * H + y) * W + x.
 
     The first of equal values wins; a NaN wins its region, so that it is seen.
     """
-    out, where = room_for(y), room_for(argmax)
+    out, (where, keep) = room_for(y), positions(argmax, regions)
     if len(regions) > MANY * math.prod(x.shape[2:]):
         by_pixel = in_c_order(cupy.moveaxis(x, 1, -1))
         tiles = x.shape[0] * -(-x.shape[1] // TILE) * -(-len(regions) // TILE)
-        launch_blocks("max_pool_by_tile", tiles, x.dtype, by_pixel, regions, out, where, x.shape[1], len(regions),
-                      *_sizes(x))
+        launch_blocks("max_pool_by_tile", tiles, x.dtype, by_pixel, regions, out, where, keep, x.shape[1],
+                      len(regions), *_sizes(x))
     else:
-        _forward("max_pool", x, regions, regions, out, where)
+        _forward("max_pool", x, regions, regions, out, where, keep)
     store(out, y)
-    store(where, argmax)
+    if keep:
+        store(where, argmax)
+
+
+def positions(argmax: cupy.ndarray | None, other: cupy.ndarray) -> tuple[cupy.ndarray, bool]:
+    """What a kernel takes for argmax, and whether it writes there; without argmax `other`, of int32 too."""
+    return (other, False) if argmax is None else (room_for(argmax), True)
 
 
 def max_pool_backward(dy: cupy.ndarray, argmax: cupy.ndarray, regions: cupy.ndarray, dx: cupy.ndarray) -> None:

@@ -4,7 +4,6 @@ A region's bins are rows x columns: `rows` int32 (R, bins, 2) and `columns` int3
 the map; `image` int32 (R). An empty bin gives 0. Maps are N x C x H x W, pooled arrays R x C x bins x bins.
 """
 import functools
-import math
 from typing import Sequence
 
 import cupy
@@ -12,26 +11,29 @@ import numpy as np
 
 from spp.backend.cuda.kernels import in_c_order, launch, room_for
 from spp.backend.cuda.layout import store
+from spp.backend.cuda.pooling import positions
 
 
 def roi_max_pool(x: cupy.ndarray, image: cupy.ndarray, rows: cupy.ndarray, columns: cupy.ndarray, y: cupy.ndarray,
-                 argmax: cupy.ndarray) -> None:
-    """y = the largest x of each bin; argmax (int32) = its position h * W + w, -1 for an empty bin.
+                 argmax: cupy.ndarray | None) -> None:
+    """y = the largest x of each bin; argmax (int32), if given: its position h * W + w, -1 for an empty bin.
 
     The first of equal values wins; a NaN wins its bin.
     """
-    out, where = room_for(y), room_for(argmax)
+    out, (where, keep) = room_for(y), positions(argmax, image)
     launch("roi_max_pool", y.size, x.dtype, in_c_order(x), image, in_c_order(rows), in_c_order(columns), out, where,
-           *y.shape[1:], *x.shape[2:])
+           keep, *y.shape[1:], *x.shape[2:])
     store(out, y)
-    store(where, argmax)
+    if keep:
+        store(where, argmax)
 
 
-def roi_max_pool_backward(dy: cupy.ndarray, argmax: cupy.ndarray, image: cupy.ndarray, dx: cupy.ndarray) -> None:
+def roi_max_pool_backward(dy: cupy.ndarray, argmax: cupy.ndarray, image: cupy.ndarray, rows: cupy.ndarray,
+                          columns: cupy.ndarray, dx: cupy.ndarray) -> None:
     """dx = the sum of the dy whose maximum came from there."""
     out = room_for(dx)
-    launch("roi_max_pool_backward", dx.size, dx.dtype, in_c_order(dy), in_c_order(argmax), image, out, *dy.shape[:2],
-           math.prod(dy.shape[2:]), math.prod(dx.shape[2:]))
+    launch("roi_max_pool_backward", dx.size, dx.dtype, in_c_order(dy), in_c_order(argmax), image, in_c_order(rows),
+           in_c_order(columns), out, *dy.shape, *dx.shape[2:])
     store(out, dx)
 
 
@@ -51,8 +53,8 @@ def roi_max_pyramid(x: cupy.ndarray, image: cupy.ndarray, rows: cupy.ndarray, co
 def _bins(levels: tuple[int, ...], device: int) -> cupy.ndarray:
     """int32 (B, 2): which of a region's rows and of its columns each bin of its levels has."""
     first = np.cumsum(levels) - levels
-    return cupy.asarray(np.concatenate([start + np.indices((n, n)).reshape(2, -1).T
-                                        for start, n in zip(first, levels)]).astype(np.int32))
+    pairs = np.concatenate([start + np.indices((n, n)).reshape(2, -1).T for start, n in zip(first, levels)])
+    return cupy.asarray(pairs.astype(np.int32, "C"))        # CuPy would keep another order of axes
 
 
 def roi_group_average(x: cupy.ndarray, image: cupy.ndarray, rows: cupy.ndarray, columns: cupy.ndarray,
