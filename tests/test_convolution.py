@@ -1,5 +1,6 @@
 """Convolution over any number of axes: against loops over single products, and central differences; all errors."""
 import itertools
+from typing import Any
 
 import numba
 import numpy as np
@@ -204,6 +205,34 @@ def test_without_bias():
         convolution.backward_weights(x, dy, dweight, None, *case[3:])
         wanted = expected(case, x, weight, np.zeros(len(weight)), dy)
         assert_near((y, dweight), (wanted[0], wanted[2]), 1e-13)
+
+
+def scaled(case, given, relu, bias=True):
+    """y by spp with scale and shift, and as it should be, from what spp computes without them in float64."""
+    x, weight, b, dy = given
+    dtype, b = x.dtype, b if bias else None
+    scale, shift = np.linspace(-1.3, 2, len(weight)), np.linspace(3, -2, len(weight))
+    found = np.full_like(dy, np.nan)
+    stride, pad, dilation, group = case[3:]
+    host.convolution_forward(x, weight, b, found, stride, pad, dilation, group, relu, "fp32", scale.astype(dtype),
+                             shift.astype(dtype))
+    wanted = np.empty(dy.shape)
+    exact: Any = [None if a is None else a.astype(np.float64) for a in (x, weight, b)]
+    host.convolution_forward(exact[0], exact[1], exact[2], wanted, stride, pad, dilation, group)
+    by_channel = [-1] + [1] * (x.ndim - 2)
+    wanted = wanted * scale.reshape(by_channel) + shift.reshape(by_channel)
+    return found, np.maximum(wanted, 0) if relu else wanted
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-13), (np.float32, 1e-5)])
+@each_case
+def test_scale_and_shift_in_the_same_pass(case, dtype, tolerance):
+    given = arrays(case, dtype)
+    for relu, bias in itertools.product([False, True], repeat=2):
+        found, wanted = scaled(case, given, relu, bias)
+        assert_near([found], [wanted], tolerance)
+    given[0].flat[3] = np.nan
+    np.testing.assert_array_equal(*map(np.isnan, scaled(case, given, True)))
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[7], CASES[9], CASES[19]], ids=identity)

@@ -4,7 +4,7 @@ import pytest
 
 from one_layer import in_orders
 from spp.backend.host.layout import flat_alike
-from spp.ops import neuron
+from spp.ops import eltwise, neuron
 
 X = np.random.default_rng(0).normal(size=(2, 3, 5, 4))
 DY = np.random.default_rng(1).normal(size=X.shape)
@@ -29,6 +29,39 @@ def test_relu_in_every_order_of_memory(slope, dtype):
         np.testing.assert_array_equal(b, dx)
         neuron.relu_forward(a, a, slope)
         np.testing.assert_array_equal(a, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("relu", [False, True])
+def test_weighted_sum_in_every_order_of_memory(relu, dtype):
+    x, z = X.astype(dtype), DY.astype(dtype)
+    x[0, 0, 0, :3], z[0, 0, 0, 1:4] = (np.nan, np.inf, -np.inf), (1, 0, np.nan)
+    for coeffs in (1.0, 1.0), (0.5, -2.0):
+        expected = dtype(coeffs[0]) * x + dtype(coeffs[1]) * z
+        assert np.isnan(expected).sum() == 2
+        if relu:
+            expected = np.maximum(expected, 0)
+        laid = [list(in_orders(array)) for array in (x, z, np.full_like(x, 7))]
+        for first in laid[0]:
+            for second in laid[1]:
+                for out in laid[2]:
+                    eltwise.sum_forward([first, second], coeffs, out, relu)
+                    np.testing.assert_array_equal(out, expected)
+        for first, second in zip(*(list(in_orders(array.copy())) for array in (x, z))):        # in place
+            eltwise.sum_forward([first, second], coeffs, first, relu)
+            np.testing.assert_array_equal(first, expected)
+        for first, second in zip(*(list(in_orders(array.copy())) for array in (x, z))):
+            eltwise.sum_forward([first, second], coeffs, second, relu)
+            np.testing.assert_array_equal(second, expected)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_sum_of_three(relu):
+    y = np.empty_like(X)
+    eltwise.sum_forward([X, DY, X], [2.0, 0.5, -3.0], y, relu)
+    expected = 2 * X + 0.5 * DY - 3 * X
+    assert ((2 * X + 0.5 * DY) * expected < 0).any()        # no ReLU before the last one is added
+    np.testing.assert_allclose(y, np.maximum(expected, 0) if relu else expected, 1e-13, 1e-13)
 
 
 def test_what_lies_beside_a_slice_is_left_alone():

@@ -1,4 +1,5 @@
 """oneDNN's convolutions and products: against our own kernels; weights that change; a library absent or broken."""
+import functools
 import gc
 import logging
 import os
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from typing import Any
 
 import numba
 import numpy as np
@@ -13,9 +15,10 @@ import pytest
 
 import test_convolution
 import test_inner_product
-from spp.backend.host import convolution_forward, inner_product_forward, onednn, onednn_library, winograd
+from spp.backend.host import (convolution_forward, inner_product_forward, onednn, onednn_library, weight_copies,
+                              winograd)
 from spp.ops import convolution
-from test_convolution import arrays, assert_near, identity
+from test_convolution import arrays, assert_near, identity, scaled
 
 needs_library = pytest.mark.skipif(onednn.library() is None, reason='oneDNN is absent: pip install "spp[onednn]"')
 
@@ -65,7 +68,7 @@ def noting(done, name, function):
 def without(monkeypatch, compute, *given):
     """The same by our own kernels."""
     with monkeypatch.context() as patch:
-        patch.setattr(onednn, "library", lambda: None)
+        patch.setattr(onednn_library, "_load", lambda: None)
         return compute(*given)
 
 
@@ -113,6 +116,50 @@ def test_relu_in_the_same_pass(case, calls):
 
 
 @needs_avx512
+@pytest.mark.parametrize("case", CASES[-8:], ids=identity)
+def test_scale_and_shift_in_the_same_pass(case, calls):
+    x, weight, bias, dy = arrays(case, np.float32)
+    x[0, 0, 3, 3] = np.nan
+    for relu in (False, True):
+        found, wanted = scaled(case, (x, weight, bias, dy), relu)
+        np.testing.assert_allclose(found, wanted, 0, 1e-5 * np.nanmax(np.abs(wanted)))      # NaN where wanted
+        assert np.isnan(wanted).any() and np.isfinite(wanted).any()
+    assert calls == ["forward"] * 2
+
+
+# as in test_convolution; which of them are Winograd's
+BESIDE = [
+    (((2, 16, 21, 18), 64, (1, 1), (1, 1), (0, 0), (1, 1), 1), False),
+    (((2, 16, 21, 18), 64, (3, 3), (1, 1), (1, 1), (1, 1), 1), True),
+    (((1, 64, 13, 11), 48, (3, 3), (1, 1), (1, 1), (1, 1), 1), True),
+    (((2, 20, 12, 19), 50, (5, 5), (3, 3), (0, 0), (1, 1), 1), False),
+    (GROUPED, False),
+    (CASES[-1], False),
+]
+
+
+@needs_avx512
+@pytest.mark.parametrize("case, by_winograd", BESIDE)
+def test_beside_other_channels(case, by_winograd, monkeypatch):
+    monkeypatch.setattr(winograd, "EXACT", False)
+    done: list[str] = []
+    monkeypatch.setattr(winograd, "forward", noting(done, "winograd", winograd.forward))
+    x, weight, bias, dy = arrays(case, np.float32)
+    scale, shift = (np.linspace(first, last, len(weight), dtype=np.float32) for first, last in ((-1.3, 2), (3, -2)))
+    variants: Any = {}, {"relu": True, "scale": scale, "shift": shift}
+    for more in variants:
+        wanted = forward(case, x, weight, bias, **more)
+        for before, after in ((3, 5), (0, 16), (16, 0)):
+            done.clear()
+            total = np.full((len(dy), *dy.shape[2:], before + len(weight) + after), 7, np.float32)
+            y = total[..., before:before + len(weight)].transpose(0, 3, 1, 2)
+            convolution_forward(last(x), weight, bias, y, *case[3:], **more)
+            np.testing.assert_allclose(y, wanted, 0, 2e-5 * np.abs(wanted).max())
+            assert (total[..., :before] == 7).all() and (total[..., before + len(weight):] == 7).all()
+            assert done == ["winograd"] * by_winograd
+
+
+@needs_avx512
 def test_without_bias_and_any_order_of_memory(calls):
     x, weight, bias, _ = arrays(CASE, np.float32)
     wanted = forward(CASE, x, weight, 0 * bias)
@@ -153,10 +200,28 @@ def test_weights_changed_in_place_are_seen(calls, monkeypatch):
 
 
 @needs_avx512
+@pytest.mark.parametrize("beside", [False, True])
+def test_changed_weights_are_seen_by_kernels_that_keep_them(beside, monkeypatch):
+    """Winograd's transformed, and im2row's in another order, which are kept too."""
+    monkeypatch.setattr(winograd, "EXACT", False)
+    case: Any = ((1, 64, 28, 28), 64, *([(5, 3), (1, 2)] if beside else [(3, 3), (1, 1)]), (1, 1), (1, 1), 1)
+    x, weight, bias, dy = arrays(case, np.float32)
+    transforms: list[str] = []
+    monkeypatch.setattr(weight_copies._Copy, "fill", noting(transforms, "", weight_copies._Copy.fill))
+    y = np.empty((*dy.shape[:1], *dy.shape[2:], 64 + 16 * beside), np.float32)[..., :64].transpose(0, 3, 1, 2)
+    for change, filled in ((0, 1), (0, 1), (1, 2), (0, 2)):
+        weight[7, 3, 1, 2] += change
+        convolution_forward(last(x), weight, bias, y, *case[3:])
+        wanted = without(monkeypatch, forward, case, x, weight, bias)
+        np.testing.assert_allclose(y, wanted, 0, 2e-5 * np.abs(wanted).max())
+        assert len(transforms) == filled
+
+
+@needs_avx512
 def test_one_copy_for_each_weight_as_long_as_it_lives(calls):
     x, weight, bias, _ = arrays(CASE, np.float32)
     other, wide = weight[::-1].copy(), np.concatenate([x, x], 3)
-    copies = onednn._local.copies
+    copies = weight_copies._local.copies
     gc.collect()
     before = len(copies)
     one, two = forward(CASE, x, weight, bias), forward(CASE, x, other, bias[::-1].copy())
@@ -174,20 +239,20 @@ def test_any_change_of_the_weights_changes_their_hash():
     rng = np.random.default_rng(0)
     for size in (1, 2, 63, 64, 65, 321, 300001):
         weight = rng.normal(size=size).astype(np.float32)
-        seen = {onednn.content_hash(weight)}
-        assert onednn.content_hash(weight.copy()) in seen
+        seen = {weight_copies.content_hash(weight)}
+        assert weight_copies.content_hash(weight.copy()) in seen
         for i in {0, 1, size // 3, size // 2, size - 2, size - 1} & set(range(size)):
             changed = weight.copy()
             for bit in (0, 1, 22, 23, 31):
                 changed.view(np.uint32)[i] = weight.view(np.uint32)[i] ^ np.uint32(1 << bit)
-                seen.add(onednn.content_hash(changed))
+                seen.add(weight_copies.content_hash(changed))
         bits = 5 * len({0, 1, size // 3, size // 2, size - 2, size - 1} & set(range(size)))
         assert len(seen) == 1 + bits
-        seen.add(onednn.content_hash(-weight))
-        seen.add(onednn.content_hash(np.zeros_like(weight)))
+        seen.add(weight_copies.content_hash(-weight))
+        seen.add(weight_copies.content_hash(np.zeros_like(weight)))
         assert len(seen) == 3 + bits - (size == 1)      # its sign was one of the bits
         if size > 1:
-            assert onednn.content_hash(weight[::-1].copy()) not in seen
+            assert weight_copies.content_hash(weight[::-1].copy()) not in seen
 
 
 @needs_avx512
@@ -269,14 +334,14 @@ def test_a_second_call_allocates_nothing(calls):
 def loading(monkeypatch, caplog):
     """Loads the library anew, and gives what `library()` returns and the lines it logged in three calls."""
     def load():
-        onednn_library._load.cache_clear()
         with caplog.at_level(logging.INFO, "spp.backend"):
             found = {onednn_library.library() for _ in range(3)}
         return found.pop(), [record.getMessage() for record in caplog.records]
 
     monkeypatch.delenv("SPP_ONEDNN", raising=False)
-    yield load
-    onednn_library._load.cache_clear()
+    # with a cache of its own: what other tests made goes with the library that they loaded
+    monkeypatch.setattr(onednn_library, "_load", functools.cache(onednn_library._load.__wrapped__))
+    return load
 
 
 def test_absent_it_is_passed_over_in_silence(loading, monkeypatch):

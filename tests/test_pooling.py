@@ -1,6 +1,7 @@
 """Pooling: MAX, AVE and STOCHASTIC against loops, the reference's numbers and central differences."""
 import itertools
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -109,6 +110,9 @@ def test_ops_against_loops(geometry, method, dtype, tolerance):
     np.testing.assert_allclose(dx, backward(dy), tolerance, 3 * tolerance)
     if method == "MAX":
         np.testing.assert_array_equal(argmax, where)
+        y[...] = np.nan
+        pooling.max_forward(x, pooling.sliding_regions(*geometry)[1], y, None)
+        np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("geometry", [g for g in GEOMETRIES if len(g[0]) < 3], ids=str)
@@ -246,6 +250,40 @@ def test_global_pooling_follows_the_input():
         np.testing.assert_allclose(one.forward(x), x.mean((2, 3), keepdims=True), 1e-12)
         np.testing.assert_allclose(one.backward(np.ones((*shape[:2], 1, 1))),
                                    np.full(shape, 1 / (shape[2] * shape[3])), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("geometry", [((7, 8), (3, 3), (0, 0), (2, 2)), ((9, 11), (5, 4), (2, 1), (1, 2)),
+                                      ((13,), (6,), (0,), (5,)), ((5, 6, 7), (3, 2, 5), (1, 1, 2), (2, 1, 3))])
+def test_values_are_the_same_without_positions(geometry, dtype):
+    """Among equal values, infinities and NaN."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 3, (3, 37, *geometry[0])).astype(dtype)
+    for value, often in (np.inf, 0.01), (-np.inf, 0.6), (np.nan, 0.02):
+        x[rng.random(x.shape) < often] = value
+    counts, regions, _ = pooling.sliding_regions(*geometry)
+    with_positions, without = np.empty((2, *x.shape[:2], *counts), dtype)
+    argmax = np.empty(without.shape, np.int32)
+    for laid, y in zip(in_orders(x), in_orders(without)):
+        pooling.max_forward(laid, regions, with_positions, argmax)
+        pooling.max_forward(laid, regions, y, None)
+        np.testing.assert_array_equal(y, with_positions)
+    assert np.isnan(without).any() and np.isfinite(without).any() and (without == -np.inf).any()
+
+
+@pytest.mark.parametrize("tops", [1, 2])
+def test_a_net_that_does_not_go_backward_keeps_no_positions_but_for_a_top(tops):
+    one = OneLayer("type: 'Pooling' pooling_param { kernel_size: 3 stride: 2 }", (2, 3, 7, 8), tops=tops)
+    layer: Any = one.layer
+    layer.runs_backward = False
+    x = distinct((2, 3, 7, 8))
+    expected, _, where = naive(x, ((7, 8), (3, 3), (0, 0), (2, 2), True), "MAX")
+    found = one.forward(x)
+    if tops == 2:
+        np.testing.assert_array_equal(found[1], where)
+        found = found[0]
+    np.testing.assert_array_equal(found, expected)
+    assert (layer.argmax.memory.flat is not None) == (tops == 2)
 
 
 def test_an_empty_batch():

@@ -220,6 +220,23 @@ def test_windows_of_one_map_in_one_call():
         pooling.max_forward(data, regions, y, argmax)
         np.testing.assert_array_equal(y, np.concatenate(expected, 2))
         np.testing.assert_array_equal(np.take_along_axis(x.reshape(1, 3, 99), argmax, 2), y)
+        without = np.empty_like(y)
+        pooling.max_forward(data, regions, without, None)
+        np.testing.assert_array_equal(without, y)
+
+
+def test_regions_in_any_order():
+    """Of other rows, of the same rows again, and of rows that are the same but for their depth."""
+    x = distinct((2, 5, 3, 6, 7))
+    regions = np.array([(0, 1, 0, 2, 3, 5), (0, 1, 0, 2, 0, 7), (0, 1, 0, 3, 0, 1), (0, 1, 0, 2, 6, 7),
+                        (0, 2, 0, 2, 1, 6), (1, 2, 0, 2, 1, 6), (1, 2, 5, 6, 2, 3), (0, 3, 0, 6, 0, 7)], np.int32)
+    y, mean = np.empty((2, 2, 5, len(regions)))
+    pooling.max_forward(x, regions, y, None)
+    pooling.average_forward(x, regions, np.arange(1, 9, dtype=np.int32), mean)
+    for b, (z0, z1, y0, y1, x0, x1) in enumerate(regions):
+        region = x[:, :, z0:z1, y0:y1, x0:x1]
+        np.testing.assert_array_equal(y[..., b], region.max((2, 3, 4)))
+        np.testing.assert_allclose(mean[..., b], region.sum((2, 3, 4)) / (b + 1), 1e-13)
 
 
 @pytest.mark.parametrize("spp_param, message", [

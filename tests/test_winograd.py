@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from spp.backend.host import onednn, winograd
+from spp.backend.host import onednn_library, winograd
 from spp.ops import convolution
-from test_convolution import arrays, assert_near, computed, expected, identity
+from test_convolution import arrays, assert_near, computed, expected, identity, scaled
 
 CASES = [       # as in test_convolution: input N x C x ..., outputs, kernel, stride, pad, dilation, group
     ((2, 3, 9, 7), 4, (3, 3), (1, 1), (1, 1), (1, 1), 1),
@@ -39,7 +39,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=identity)
 @pytest.fixture(autouse=True)
 def without_onednn(monkeypatch):
     """Which would take some of the shapes."""
-    monkeypatch.setattr(onednn, "library", lambda: None)
+    monkeypatch.setattr(onednn_library, "_load", lambda: None)
 
 
 @pytest.fixture
@@ -66,6 +66,15 @@ def test_against_single_products(case, always):
     given = arrays(case, np.float32)
     assert_near(computed(case, *given), expected(case, *given), TOLERANCE)
     assert always == ["forward", "backward_data", "backward_weights"]
+
+
+@each_case
+def test_scale_and_shift_in_the_same_pass(case, always):
+    given = arrays(case, np.float32)
+    for relu in (False, True):
+        found, wanted = scaled(case, given, relu)
+        assert_near([found], [wanted], TOLERANCE)
+    assert always == ["forward"] * 2
 
 
 @each_case

@@ -4,13 +4,16 @@
 asked for that may be a GPU. The array decides its backend: ops call `of(array)`; there is no global mode.
 """
 import functools
+import logging
 import os
 from types import ModuleType
 from typing import Any, Callable
 
 import numpy as np
 
-from spp.errors import SppError
+from spp.errors import SppError, too_little_memory
+
+log = logging.getLogger("spp.backend")
 
 # Threads that wait for the next kernel sleep instead of spinning, or they would take the cores from the
 # threads that read data, and from other programs: four times as fast at batch 1 beside another busy process.
@@ -20,6 +23,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
 if _threads.isdecimal() and int(_threads):
     os.environ.setdefault("NUMBA_NUM_THREADS", _threads)
+
+# No algorithmic shortcuts that round otherwise than the direct sums: Winograd, a batch normalization in the pass of
+# the convolution before it.
+EXACT = os.environ.get("SPP_EXACT", "") not in ("", "0")
 
 
 def of(array: Any) -> ModuleType:
@@ -35,11 +42,14 @@ def of(array: Any) -> ModuleType:
 def select(device: str) -> ModuleType:
     """The backend of a device name: "auto", "cpu", "cuda" or "cuda:<index>"; it makes its arrays on that device.
 
-    "auto" takes the first GPU where one works, else the host. Raises SppError where the device is not to be had.
+    "auto" takes the first GPU where one works, else the host; where CuPy is installed, the log then says once why.
+    Raises SppError where the device is not to be had.
     """
     name, _, index = device.partition(":")
-    if device == "auto" and not _missing(0):
-        return _on(0)
+    if device == "auto":
+        if not _missing(0):
+            return _on(0)
+        _say_why_not()
     if device in ("auto", "cpu"):
         from spp.backend import host
         return host
@@ -66,6 +76,15 @@ def set_threads(count: int) -> None:
     threads.set_threads(count)
 
 
+def explained(error: Exception) -> Exception:
+    """What an error means, as an SppError: too little memory, or a GPU that has failed; another error is itself."""
+    if _cuda is not None:
+        return _cuda.failures.explained(error)
+    return too_little_memory(error) if isinstance(error, MemoryError) else error
+
+
+NO_CUPY = 'CuPy is not installed; pip install "spp[cuda13]" (or "spp[cuda12]", as the driver is)'
+LONGEST = 300           # characters of an error's text that are shown
 _cuda: Any = None       # spp.backend.cuda, once a GPU has been asked for and works
 
 
@@ -83,7 +102,7 @@ def _missing(index: int) -> str:
         import cupy
     except ImportError as error:
         if error.name == "cupy":
-            return 'CuPy is not installed; pip install "spp[cuda13]" (or "spp[cuda12]", as the driver is)'
+            return NO_CUPY
         return (f'CuPy cannot be imported: {_line(error)}; pip install --force-reinstall "spp[cuda13]" (or '
                 '"spp[cuda12]")')
     try:
@@ -99,11 +118,26 @@ def _missing(index: int) -> str:
             cupy.zeros(1, "float32").get()
     except (RuntimeError, MemoryError, OSError) as error:
         return f"GPU {index} does not work ({_line(error)}); is it in use by another program?"
+    try:
+        with cupy.cuda.Device(index):
+            (cupy.zeros(1, "float32") > 0).any().get()      # the latter with more of CUDA's headers
+            cupy.cuda.get_cublas_handle()
+    except Exception as error:      # of compilers and loaders, each with types of its own
+        return (f'CuPy cannot compile, or lacks a library ({_line(error)}); pip install "spp[cuda13]" (or '
+                '"spp[cuda12]", as the driver is) into an environment without packages of another CUDA')
     return ""
 
 
+@functools.cache
+def _say_why_not() -> None:
+    if _missing(0) != NO_CUPY:
+        log.info("Computing on the CPU: %s", _missing(0))
+
+
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """An error's text on one line, of which a compiler's log is too much."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def forget() -> None:
@@ -111,3 +145,4 @@ def forget() -> None:
     global _cuda
     _cuda = None
     _missing.cache_clear()
+    _say_why_not.cache_clear()

@@ -12,7 +12,7 @@ import numpy as np
 from spp.backend.host.channels import (channel_affine, channel_combine, channel_dots, channel_moments, channel_sums)
 from spp.backend.host.convolution import convolution_backward_data, convolution_backward_weights, convolution_forward
 from spp.backend.host.dropout import draw_mask
-from spp.backend.host.elementwise import relu, relu_backward
+from spp.backend.host.elementwise import relu, relu_backward, weighted_sum
 from spp.backend.host.feed import Feed
 from spp.backend.host.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
@@ -20,7 +20,9 @@ from spp.backend.host.layout import load_matrix, matrix, store
 from spp.backend.host.lrn import lrn_across, lrn_across_backward, lrn_within, lrn_within_backward
 from spp.backend.host.nms import nms
 from spp.backend.host.pooling import (average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
-from spp.backend.host.scratch import scratch_like
+from spp.backend.host.rows import add_rows, put_last
+from spp.backend.host.scratch import scratch, scratch_like
+from spp.backend.host.selection import largest, take_columns, take_rows
 from spp.backend.host.resize import bilinear, bilinear_backward
 from spp.backend.host.roi import (roi_group_average, roi_group_average_backward, roi_max_pool, roi_max_pool_backward,
                                   roi_max_pyramid)
@@ -30,16 +32,17 @@ from spp.backend.host.update import (adadelta_update, adagrad_update, adam_updat
                                      sgd_update)
 
 __all__ = [
-    "Feed", "adadelta_update", "adagrad_update", "adam_update", "asynchronous", "average_pool",
+    "Feed", "adadelta_update", "adagrad_update", "adam_update", "add_rows", "asynchronous", "average_pool",
     "average_pool_backward", "bilinear", "bilinear_backward", "channel_affine", "channel_combine", "channel_dots",
     "channel_moments", "channel_sums", "convolution_backward_data", "convolution_backward_weights",
     "convolution_forward", "draw_mask", "fetch", "from_host", "inner_product_backward_data",
-    "inner_product_backward_weights", "inner_product_forward", "load_matrix", "lrn_across", "lrn_across_backward",
-    "lrn_within", "lrn_within_backward", "matrix", "max_pool", "max_pool_backward", "nesterov_update", "nms", "number",
-    "precisions", "prefers_channels_last", "relu", "relu_backward", "rmsprop_update", "roi_group_average",
-    "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward", "roi_max_pyramid", "sample_pool",
-    "scratch_like", "sgd_update", "softmax", "softmax_backward", "softmax_loss", "softmax_loss_backward", "store",
-    "synchronize", "to_host", "transform", "use", "xp", "zeros"]
+    "inner_product_backward_weights", "inner_product_forward", "largest", "load_matrix", "lrn_across",
+    "lrn_across_backward", "lrn_within", "lrn_within_backward", "matrix", "max_pool", "max_pool_backward",
+    "nesterov_update", "nms", "number", "precisions", "prefers_channels_last", "put_last", "relu", "relu_backward",
+    "rmsprop_update", "roi_group_average", "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward",
+    "roi_max_pyramid", "sample_pool", "scratch", "scratch_like", "sgd_update", "softmax", "softmax_backward",
+    "softmax_loss", "softmax_loss_backward", "store", "synchronize", "take_columns", "take_rows", "to_host",
+    "transform", "use", "weighted_sum", "xp", "zeros"]
 
 xp = np
 prefers_channels_last = True

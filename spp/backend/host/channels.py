@@ -4,6 +4,7 @@ Axis 1 for a bias or a batch normalisation, axes 0 and 1 for the maps of single 
 whose channels lie last in memory (N x C, and 4-D channels-last); NumPy does all others, in any order of memory.
 Sums are in double precision, and the same for any number of threads.
 """
+import functools
 import math
 
 import numpy as np
@@ -70,12 +71,13 @@ def _dots(x, z, out):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _affine(x, shift, scale, bias, y):
+def _affine(x, shift, scale, bias, floor, y):
     groups, rows, channels = x.shape
     for i in prange(groups * rows):
         group, row = i // rows, i % rows
         for c in range(channels):
-            y[group, row, c] = (x[group, row, c] - shift[group, c]) * scale[group, c] + bias[group, c]
+            value = (x[group, row, c] - shift[group, c]) * scale[group, c] + bias[group, c]
+            y[group, row, c] = floor if value <= floor else value       # NaN stays NaN
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -120,10 +122,19 @@ def _along(values, x, first, last):
     return values.reshape((1,) * first + shape + (1,) * (x.ndim - last))
 
 
-def _by_group(values, x, first, last, rows):
-    """A number, or one value a channel, as a contiguous array of x's dtype, groups x channels."""
-    values = np.broadcast_to(np.asarray(values, x.dtype), x.shape[first:last])
-    return np.ascontiguousarray(values.reshape(len(rows), -1))
+def _by_group(values, rows):
+    """A number, or one value a channel, as a contiguous array of the rows' dtype, groups x channels."""
+    groups, _, channels = rows.shape
+    if not isinstance(values, np.ndarray):
+        return _constant(float(values), (groups, channels), rows.dtype)
+    if values.size == 1:
+        return np.full((groups, channels), values.item(), rows.dtype)
+    return np.ascontiguousarray(values, rows.dtype).reshape(groups, channels)
+
+
+@functools.lru_cache(64)
+def _constant(value, shape, dtype):
+    return np.full(shape, value, dtype)
 
 
 @by_one_if_short(_one_pass)
@@ -133,7 +144,10 @@ def channel_moments(x: np.ndarray, first: int, last: int) -> tuple[np.ndarray, n
     if laid is None:
         others = _others(x.ndim, first, last)
         mean = x.mean(others, dtype=np.float64, keepdims=True)
-        return mean.reshape(x.shape[first:last]), np.square(x - mean).mean(others)
+        steps = scratch_like("channels.steps", x, np.float64)
+        np.subtract(x, mean, out=steps)
+        np.multiply(steps, steps, out=steps)
+        return mean.reshape(x.shape[first:last]), steps.mean(others)
     rows = laid[0]
     mean, variance = np.empty((2, len(rows), rows.shape[2]))
     _moments(rows, mean, variance)
@@ -166,16 +180,22 @@ def channel_dots(x: np.ndarray, z: np.ndarray, first: int, last: int) -> np.ndar
 
 @by_one_if_short(_one_pass)
 def channel_affine(x: np.ndarray, shift: np.ndarray | float, scale: np.ndarray | float, bias: np.ndarray | float,
-                   y: np.ndarray, first: int, last: int) -> None:
-    """y = (x - shift) * scale + bias, each a number or one value a channel; y may be x."""
+                   y: np.ndarray, first: int, last: int, relu: bool = False) -> None:
+    """y = (x - shift) * scale + bias, each a number or one value a channel; y may be x.
+
+    relu: then max(y, 0), where NaN stays NaN.
+    """
     laid = _rows(first, last, x, y)
     if laid is not None:
-        shifts, scales, biases = (_by_group(values, x, first, last, laid[0]) for values in (shift, scale, bias))
-        _affine(laid[0], shifts, scales, biases, laid[1])
+        source, out = laid
+        shifts, scales, biases = _by_group(shift, source), _by_group(scale, source), _by_group(bias, source)
+        _affine(source, shifts, scales, biases, x.dtype.type(0 if relu else -np.inf), out)
         return
     np.subtract(x, _along(shift, x, first, last), out=y)
     y *= _along(scale, x, first, last)
     y += _along(bias, x, first, last)
+    if relu:
+        np.maximum(y, 0, out=y)
 
 
 @by_one_if_short(_one_pass)
@@ -184,7 +204,7 @@ def channel_combine(x: np.ndarray, a: np.ndarray, z: np.ndarray, shift: np.ndarr
     """y = a * x + b * (z - shift) + c, with one a, shift, b, c a channel; y may be x."""
     laid = _rows(first, last, x, z, y)
     if laid is not None:
-        by_a, shifts, by_b, by_c = (_by_group(values, x, first, last, laid[0]) for values in (a, shift, b, c))
+        by_a, shifts, by_b, by_c = (_by_group(values, laid[0]) for values in (a, shift, b, c))
         _combine(laid[0], by_a, laid[1], shifts, by_b, by_c, laid[2])
         return
     rest = scratch_like("channels.rest", x)

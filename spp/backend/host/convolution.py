@@ -10,15 +10,19 @@ import numpy as np
 
 from spp.backend.host import convolution_depthwise as depthwise
 from spp.backend.host import convolution_nd as nd
-from spp.backend.host import onednn, winograd
+from spp.backend.host import onednn, onednn_products, winograd
 from spp.backend.host.blas import one_thread, product
 from spp.backend.host.channels import channel_sums
 from spp.backend.host.layout import channels_last, store
+from spp.backend.host.onednn_products import execute
+from spp.backend.host.pixels import bias_scale_shift, flat_pixels, pixels
 from spp.backend.host.scratch import scratch
 from spp.backend.host.threads import by_one_if_short
 
 BLOCK_PIXELS = 256         # output pixels a block, forward and for weight gradients
 BAND_BYTES = 16 << 20      # the rows of one image, or one band of it, in the gradient of the input
+
+NO_WEIGHTS = np.zeros((0, 0, 0), np.float32)
 
 Numbers = tuple[int, ...]
 
@@ -121,32 +125,43 @@ def _is_pointwise(geometry, groups):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _forward(x, weight, bias, y, geometry, lowest, rows, out):
+def _forward(x, weight, last_pass, y, shape, apart, geometry, lowest, rows, out, calls):
     """`weight` is groups x outputs x K, `rows` parts x block x K, `out` parts x block x outputs of a group.
 
-    What is below `lowest` becomes `lowest`: 0 for a ReLU, minus infinity for none.
+    `y` is flat, of images x height x width pixels (`shape`) that lie `apart`. `calls`: a row a part, how oneDNN
+    multiplies (onednn_products.py); none: BLAS does.
+    `last_pass`: bias, scale and shift by all outputs. What is below `lowest` becomes `lowest`: 0 for a ReLU, minus
+    infinity for none.
     """
-    groups, outputs, k = weight.shape
-    parts, block = rows.shape[:2]
-    pixels = y.shape[0] * y.shape[1] * y.shape[2]
-    flat_x, flat_y = x.reshape(-1), y.reshape(pixels, groups * outputs)
+    parts, block, k = rows.shape
+    outputs = out.shape[2]
+    groups = last_pass.shape[1] // outputs
+    pixels = shape[0] * shape[1] * shape[2]
+    flat_x = x.reshape(-1)
     blocks = -(-pixels // block)
     pointwise = _is_pointwise(geometry, groups)
     for part in numba.prange(parts):
         for b in range(part * blocks // parts, (part + 1) * blocks // parts):
             first, last = b * block, min(pixels, (b + 1) * block)
             for group in range(groups):
-                if pointwise:
+                if pointwise and not len(calls):
                     fields = flat_x[first * k:last * k].reshape(last - first, k)
                 else:
                     fields = rows[part, :last - first]
-                    _im2row(flat_x, x.shape[1:], group, first, y.shape[1:3], geometry, fields)
+                    _im2row(flat_x, x.shape[1:], group, first, shape[1:], geometry, fields)
                 result = out[part, :last - first]
-                product(fields, weight[group].T, result)
+                if len(calls):
+                    execute(calls[part])
+                else:
+                    product(fields, weight[group].T, result)
+                low, high = group * outputs, (group + 1) * outputs
+                bias, scale, shift = last_pass[0, low:high], last_pass[1, low:high], last_pass[2, low:high]
                 for r in range(last - first):
+                    start = (first + r) * apart
+                    source, target = result[r], y[start + low:start + high]
                     for c in range(outputs):
-                        value = result[r, c] + bias[group * outputs + c]
-                        flat_y[first + r, group * outputs + c] = lowest if value <= lowest else value
+                        value = (source[c] + bias[c]) * scale[c] + shift[c]
+                        target[c] = lowest if value <= lowest else value
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -267,39 +282,49 @@ def _is_depthwise(weight: np.ndarray, group: int) -> bool:
 @by_one_if_short(lambda x, weight, bias, y, *_: y.size * weight[0].size / 90_000)
 def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
                         stride: Numbers, pad: Numbers, dilation: Numbers, group: int, relu: bool = False,
-                        precision: str = "fp32") -> None:
+                        precision: str = "fp32", scale: np.ndarray | None = None,
+                        shift: np.ndarray | None = None) -> None:
     """Write to `y` (N x O x ...) the cross-correlation of `x` (N x C x ...) with `weight` (O x C/group x ...).
 
     Any number of spatial axes, any strides; `stride`, `pad`, `dilation` have one number a spatial axis. One
     floating-point dtype. The size of `y` says how many windows there are; what lies outside of `x` is zero.
-    `relu`: what is below 0 becomes 0, NaN stays. The host computes in the dtype given, whatever the `precision`.
+    `scale` and `shift` (O each, or neither): what then becomes of y is y * scale + shift, for each output.
+    `relu`: what is below 0 becomes 0 in the end, NaN stays. The host computes in the dtype given, whatever the
+    `precision`.
     """
     if x.ndim != 4:
-        nd.forward(x, weight, bias, y, stride, pad, dilation, group)
-        if relu:
-            np.maximum(y, 0, out=y)
-        return
+        return nd.forward(x, weight, bias, y, stride, pad, dilation, group, relu, scale, shift)
     one_thread()
     geometry = _geometry(weight, stride, pad, dilation)
-    source, out = channels_last(x, "convolution.x"), channels_last(y, "convolution.y")
-    if bias is None:
-        bias = scratch("convolution.bias", (len(weight),), x.dtype)
-        bias[:] = 0
-    bias = np.ascontiguousarray(bias)
+    source, out = channels_last(x, "convolution.x"), pixels(y, "convolution.y")
     lowest = x.dtype.type(0 if relu else -np.inf)
-    plan = onednn.plan("forward", source, out, weight, geometry, group, relu)
-    if plan:
-        plan.forward(source, weight, bias, out)
-    elif winograd.pays(source, out, weight, geometry, group):
-        winograd.forward(source, weight, bias, out, geometry, group, lowest)
-    elif _is_depthwise(weight, group):
-        depthwise.forward(source, weight, bias, out, geometry, lowest)
+    plan = onednn.plan("forward", source, out, weight, geometry, group, relu, scale is not None)
+    if plan and scale is None and bias is not None and bias.flags.c_contiguous:
+        last_pass = bias[np.newaxis]
     else:
-        grouped = _taps_first_weight(weight, group)
+        last_pass = bias_scale_shift(bias, scale, shift, len(weight), x.dtype)
+    if plan:
+        plan.forward(source, weight, last_pass, out)
+    elif winograd.pays(source, out, weight, geometry, group, forward=True):
+        winograd.forward(source, weight, last_pass, out, geometry, group, lowest)
+    elif _is_depthwise(weight, group):
+        depthwise.forward(source, weight, last_pass, out, geometry, lowest)
+    else:
         parts, block = _blocks(out.size // len(weight))
-        rows = scratch("convolution.rows", (parts, block, grouped.shape[2]), x.dtype)
-        result = scratch("convolution.product", (parts, block, grouped.shape[1]), x.dtype)
-        _forward(source, grouped, bias, out, geometry, lowest, rows, result)
+        outputs, k = len(weight) // group, weight[0].size
+        rows = scratch("convolution.rows", (parts, block, k), x.dtype)
+        result = scratch("convolution.product", (parts, block, outputs), x.dtype)
+        products = None
+        if group == 1 and x.dtype == np.float32 and out.size:
+            products = onednn_products.of(parts, 1, block, k, outputs, turned=True)
+        if products is None:
+            grouped, calls = _taps_first_weight(weight, group), onednn_products.NO_CALLS
+        else:
+            grouped = NO_WEIGHTS
+            calls = products.calls(rows, products.weights(weight, lambda: _taps_first_weight(weight, 1),
+                                                          (weight, "im2row")), result)
+        _forward(source, grouped, last_pass, *flat_pixels(out), geometry, lowest, rows, result, calls)
+        onednn_products.check(calls)
     store(out.transpose(0, 3, 1, 2), y)
 
 

@@ -1,22 +1,30 @@
 """Depthwise convolution over two spatial axes: each channel has a kernel of its own (group = channels = outputs).
 
 Direct sums with the channels innermost, as they lie in memory; a matrix product a group would do one column.
-All arrays are C-contiguous, images N x H x W x C; `geometry` is that of convolution.py.
+All arrays are C-contiguous, images N x H x W x C, and outputs as `pixels` gives them; `geometry` is that of
+convolution.py.
 """
 import numba
 import numpy as np
 
+from spp.backend.host.pixels import flat_pixels
+
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _forward(x, weight, bias, y, geometry, lowest):
-    """`weight` is taps x channels; what is below `lowest` becomes `lowest`."""
+def _forward(x, weight, last_pass, y, shape, apart, geometry, lowest):
+    """`weight` is taps x channels, `last_pass` bias, scale, shift; what is below `lowest` becomes `lowest`.
+
+    `y` is flat, of images x height x width pixels (`shape`) that lie `apart`.
+    """
+    bias, scale, shift = last_pass[0], last_pass[1], last_pass[2]
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
     _, height, width, channels = x.shape
-    count, out_height, out_width, _ = y.shape
+    count, out_height, out_width = shape
     for task in numba.prange(count * out_height):
         image, oy = task // out_height, task % out_height
         for ox in range(out_width):
-            total = y[image, oy, ox]
+            start = (task * out_width + ox) * apart
+            total = y[start:start + channels]
             for c in range(channels):
                 total[c] = bias[c]
             for i in range(kh):
@@ -31,7 +39,8 @@ def _forward(x, weight, bias, y, geometry, lowest):
                     for c in range(channels):
                         total[c] += source[c] * taps[c]
             for c in range(channels):
-                total[c] = lowest if total[c] <= lowest else total[c]
+                value = total[c] * scale[c] + shift[c]
+                total[c] = lowest if value <= lowest else value
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -98,10 +107,10 @@ def _taps_first(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.reshape(len(weight), -1).T)
 
 
-def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, geometry: tuple,
+def forward(x: np.ndarray, weight: np.ndarray, last_pass: np.ndarray, y: np.ndarray, geometry: tuple,
             lowest: float) -> None:
-    """Write to `y`, where nothing lies below `lowest`."""
-    _forward(x, _taps_first(weight), bias, y, geometry, lowest)
+    """Write to `y`, where nothing lies below `lowest`; `last_pass`: bias, scale and shift by channels."""
+    _forward(x, _taps_first(weight), last_pass, *flat_pixels(y), geometry, lowest)
 
 
 def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: tuple) -> None:

@@ -40,7 +40,8 @@ def _taps(kernel: Numbers, out: Numbers, stride: Numbers, dilation: Numbers) -> 
 
 
 def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray, stride: Numbers,
-            pad: Numbers, dilation: Numbers, group: int) -> None:
+            pad: Numbers, dilation: Numbers, group: int, relu: bool, scale: np.ndarray | None,
+            shift: np.ndarray | None) -> None:
     """Write to `y`; see convolution.convolution_forward."""
     kernel, out = weight.shape[2:], y.shape[2:]
     padded = _pad(x, _extents(kernel, out, stride, dilation), pad)
@@ -51,6 +52,11 @@ def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.nd
     y[...] = total.reshape(y.shape)
     if bias is not None:
         y += bias.reshape(-1, *[1] * len(out))
+    if scale is not None and shift is not None:
+        y *= scale.reshape(-1, *[1] * len(out))
+        y += shift.reshape(-1, *[1] * len(out))
+    if relu:
+        np.maximum(y, 0, out=y)
 
 
 def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, stride: Numbers, pad: Numbers,

@@ -3,7 +3,7 @@ import numba
 import numpy as np
 
 from spp.backend.host.layout import flat_alike
-from spp.backend.host.scratch import scratch
+from spp.backend.host.scratch import scratch, scratch_like
 from spp.backend.host.threads import by_one_if_short
 
 
@@ -21,6 +21,13 @@ def _relu_backward(dy, x, dx, slope):
     for i in numba.prange(x.size):
         gradient = dy[i]
         dx[i] = gradient if x[i] > 0 else slope * gradient
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _weighted_sum(x, a, z, b, floor, y):
+    for i in numba.prange(x.size):
+        value = a * x[i] + b * z[i]
+        y[i] = floor if value <= floor else value       # NaN stays NaN
 
 
 @by_one_if_short(lambda x, *_: x.size / 10_000)
@@ -49,3 +56,19 @@ def relu_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray, negative_slope:
     else:
         gradient, values, out = flat
         _relu_backward(gradient, values, out, x.dtype.type(negative_slope))
+
+
+@by_one_if_short(lambda x, *_: x.size / 7_000)
+def weighted_sum(x: np.ndarray, a: float, z: np.ndarray, b: float, y: np.ndarray, relu: bool = False) -> None:
+    """y = a * x + b * z, then max(y, 0) if relu, where NaN stays NaN; y may be x or z."""
+    flat = flat_alike(x, z, y)
+    if flat is None:
+        share = np.multiply(z, b, out=scratch_like("elementwise.share", z))
+        np.multiply(x, a, out=y)
+        y += share
+        if relu:
+            np.maximum(y, 0, out=y)
+    else:
+        first, second, out = flat
+        real = x.dtype.type
+        _weighted_sum(first, real(a), second, real(b), real(0 if relu else -np.inf), out)

@@ -21,6 +21,7 @@ ALIGNMENT = 64              # bytes, a line of the cache
 # Values of the library's enumerations.
 CPU, IN_ORDER, FLOAT32, ANY_LAYOUT, USER_SCRATCHPAD, STRICT = 1, 1, 3, 1, 1, 0
 LINEAR, HARDSWISH = 0x26, 0x34
+ADD, MULTIPLY = 0x1fff0, 0x1fff1
 IMPLEMENTATION, SCRATCHPAD_LAYOUT = 8, 136                  # what a primitive's description is asked for
 FROM, TO, SCRATCHPAD = 1, 17, 80                            # arguments of a primitive
 
@@ -59,6 +60,7 @@ int dnnl_primitive_attr_set_post_ops(dnnl_primitive_attr_t, dnnl_post_ops_t);
 int dnnl_post_ops_create(dnnl_post_ops_t *);
 int dnnl_post_ops_destroy(dnnl_post_ops_t);
 int dnnl_post_ops_append_eltwise(dnnl_post_ops_t, int algorithm, float alpha, float beta);
+int dnnl_post_ops_append_binary(dnnl_post_ops_t, int algorithm, dnnl_memory_desc_t other);
 int dnnl_post_ops_append_sum(dnnl_post_ops_t, float scale, int32_t zero_point, int type);
 
 int dnnl_primitive_desc_destroy(dnnl_primitive_desc_t);
@@ -82,6 +84,9 @@ int dnnl_convolution_backward_weights_primitive_desc_create(
     dnnl_primitive_desc_t *, dnnl_engine_t, int algorithm, dnnl_memory_desc_t x, dnnl_memory_desc_t dweight,
     dnnl_memory_desc_t dbias, dnnl_memory_desc_t dy, const int64_t *strides, const int64_t *dilations,
     const int64_t *before, const int64_t *after, dnnl_primitive_desc_t forward, dnnl_primitive_attr_t);
+int dnnl_matmul_primitive_desc_create(
+    dnnl_primitive_desc_t *, dnnl_engine_t, dnnl_memory_desc_t a, dnnl_memory_desc_t b, dnnl_memory_desc_t bias,
+    dnnl_memory_desc_t result, dnnl_primitive_attr_t);
 int dnnl_sgemm(char a_is, char b_is, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
                const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
@@ -130,8 +135,10 @@ class Library:
         """A description that leaves the order, and blocks, of the float32 elements to oneDNN."""
         return self.create("memory_desc", "memory_desc_create_with_tag", len(shape), list(shape), FLOAT32, ANY_LAYOUT)
 
-    def attributes(self, relu: bool = False, add: bool = False) -> Any:
+    def attributes(self, relu: bool = False, add: bool = False, scale: Any = None) -> Any:
         """A primitive's attributes: plain float32 arithmetic; `relu` of the result; `add` it to what is there.
+
+        `scale`: the layout of two arrays that the result is multiplied with, and then added to, before the ReLU.
 
         oneDNN's own relu makes NaN 0. Here y becomes y * min(max(3e38 * y, 0), 1) + 0: NaN stays, an output of
         minus infinity becomes NaN, and what is negative 0, without sign.
@@ -140,6 +147,9 @@ class Library:
         self.call("primitive_attr_set_fpmath_mode", attributes, STRICT)
         self.call("primitive_attr_set_scratchpad_mode", attributes, USER_SCRATCHPAD)
         then = self.create("post_ops", "post_ops_create")
+        if scale is not None:
+            self.call("post_ops_append_binary", then, MULTIPLY, scale)
+            self.call("post_ops_append_binary", then, ADD, scale)
         if relu:
             self.call("post_ops_append_eltwise", then, HARDSWISH, 3e38, 0)
             self.call("post_ops_append_eltwise", then, LINEAR, 1, 0)
@@ -187,17 +197,28 @@ class Primitive:
         self.arguments = library.ffi.new("dnnl_exec_arg_t[]", [
             (number, memory) for (number, _), memory in zip(arguments, self.memories)])
 
+    def set(self, *arrays: np.ndarray) -> None:
+        """Say which arrays to compute with, the scratchpad last where there is one."""
+        status, pointer = 0, self.library.ffi.from_buffer
+        for memory, array in zip(self.memories, arrays):
+            status |= self.library.functions.dnnl_memory_set_data_handle(memory, pointer(array))
+        if status:
+            raise Refused(f"oneDNN's dnnl_memory_set_data_handle returned status {status}")
+
+    def addresses(self) -> list[int]:
+        """Of dnnl_primitive_execute, and its arguments."""
+        ffi, functions = self.library.ffi, self.library.functions
+        execute, *rest = (int(ffi.cast("intptr_t", pointer)) for pointer in (
+            functions.dnnl_primitive_execute, self.primitive, self.library.stream, self.arguments))
+        return [execute, *rest[:2], len(self.arguments), rest[2]]
+
     def __call__(self, *arrays: np.ndarray) -> None:
-        functions, pointer, stream = self.library.functions, self.library.ffi.from_buffer, self.library.stream
         if self.scratchpad:
             arrays = *arrays, aligned_scratch("onednn.scratchpad", self.scratchpad)
-        status = 0
-        for memory, array in zip(self.memories, arrays):
-            status |= functions.dnnl_memory_set_data_handle(memory, pointer(array))
-        status |= functions.dnnl_primitive_execute(self.primitive, stream, len(arrays), self.arguments)
-        status |= functions.dnnl_stream_wait(stream)
-        if status:
-            raise Refused(f"oneDNN failed with status {status}")
+        self.set(*arrays)
+        stream = self.library.stream
+        self.library.call("primitive_execute", self.primitive, stream, len(arrays), self.arguments)
+        self.library.call("stream_wait", stream)
 
 
 def aligned(memory: np.ndarray, size: int) -> np.ndarray:

@@ -13,18 +13,24 @@ from spp.backend.host.pooling import lay, load, unload
 
 
 def roi_max_pool(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, y: np.ndarray,
-                 argmax: np.ndarray) -> None:
-    """y = the largest x of each bin; argmax (int32) = its position h * W + w, -1 for an empty bin.
+                 argmax: np.ndarray | None) -> None:
+    """y = the largest x of each bin; argmax (int32), if given: its position h * W + w, -1 for an empty bin.
 
     The first of equal values wins; a NaN wins its bin.
     """
-    out, where = lay(y, "pool.out"), lay(argmax, "pool.where")
-    _max(load(x, "pool.in"), image, rows, columns, out, where)
+    out = lay(y, "pool.out")
+    laid = load(x, "pool.in")
+    if argmax is None:
+        _max(laid, image, rows, columns, out)
+    else:
+        where = lay(argmax, "pool.where")
+        _max_and_positions(laid, image, rows, columns, out, where)
+        unload(where, argmax)
     unload(out, y)
-    unload(where, argmax)
 
 
-def roi_max_pool_backward(dy: np.ndarray, argmax: np.ndarray, image: np.ndarray, dx: np.ndarray) -> None:
+def roi_max_pool_backward(dy: np.ndarray, argmax: np.ndarray, image: np.ndarray, rows: np.ndarray,
+                          columns: np.ndarray, dx: np.ndarray) -> None:
     """dx = the sum of the dy whose maximum came from there."""
     out = lay(dx, "pool.in")
     _max_backward(load(dy, "pool.out"), load(argmax, "pool.where"), image, out, _blocks(dx))
@@ -65,8 +71,33 @@ def _blocks(array: np.ndarray, images: int = 0) -> int:
     return max(1, min(c // 16, 2 * numba.get_num_threads() // max(n, 1)))
 
 
+@njit(inline="always")
+def _take_larger(value, best):
+    for c in range(len(best)):
+        best[c] = value[c] if (value[c] > best[c]) | (value[c] != value[c]) else best[c]
+
+
 @njit(parallel=True, cache=True, nogil=True)
-def _max(x, image, rows, columns, y, argmax):
+def _max(x, image, rows, columns, y):
+    bins = rows.shape[1]
+    for task in prange(len(image) * bins):
+        r, p = task // bins, task % bins
+        plane = x[image[r]]
+        top, bottom = rows[r, p]
+        for q in range(columns.shape[1]):
+            left, right = columns[r, q]
+            best = y[r, p, q]
+            if top >= bottom or left >= right:
+                best[:] = 0
+                continue
+            best[:] = plane[top, left]
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    _take_larger(plane[i, j], best)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _max_and_positions(x, image, rows, columns, y, argmax):
     width, channels = x.shape[2], x.shape[3]
     bins = rows.shape[1]
     for task in prange(len(image) * bins):
@@ -89,12 +120,6 @@ def _max(x, image, rows, columns, y, argmax):
                         wins = (value[c] > best[c]) | (value[c] != value[c])
                         best[c] = value[c] if wins else best[c]
                         where[c] = position if wins else where[c]
-
-
-@njit(inline="always")
-def _take_larger(value, best):
-    for c in range(len(best)):
-        best[c] = value[c] if (value[c] > best[c]) | (value[c] != value[c]) else best[c]
 
 
 @njit(parallel=True, cache=True, nogil=True)

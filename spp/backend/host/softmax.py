@@ -1,29 +1,34 @@
 """Softmax over an axis, and its multinomial logistic loss."""
 import numpy as np
+from numba import njit
 
-from spp.backend.host.scratch import scratch_like
+from spp.backend.host.layout import load_matrix, matrix, store
+from spp.backend.host.scratch import scratch, scratch_like
+from spp.backend.host.selection import take_columns
 
 
 def softmax(x: np.ndarray, y: np.ndarray, axis: int) -> None:
     """y = exp(x - max) / sum over `axis`; y may be x."""
-    reduced = scratch_like("softmax.reduced", _first(x, axis))
-    np.subtract(x, x.max(axis, keepdims=True, out=reduced), out=y)
+    reduced = _reduced(x, axis)
+    np.maximum.reduce(x, axis, out=reduced, keepdims=True)      # not x.max: of few values it takes twice the time
+    np.subtract(x, reduced, out=y)
     np.exp(y, out=y)
-    y /= y.sum(axis, keepdims=True, out=reduced)
+    np.add.reduce(y, axis, out=reduced, keepdims=True)
+    y /= reduced
 
 
 def softmax_backward(dy: np.ndarray, y: np.ndarray, dx: np.ndarray, axis: int) -> None:
     """dx = (dy - sum(dy * y)) * y; dx may be dy."""
     products = scratch_like("softmax.products", y)
     np.multiply(dy, y, out=products)
-    reduced = scratch_like("softmax.reduced", _first(y, axis))
-    np.subtract(dy, products.sum(axis, keepdims=True, out=reduced), out=dx)
+    reduced = np.add.reduce(products, axis, out=_reduced(y, axis), keepdims=True)
+    np.subtract(dy, reduced, out=dx)
     dx *= y
 
 
-def _first(x: np.ndarray, axis: int) -> np.ndarray:
-    """The first of an axis, which stays: what a sum over the axis looks like."""
-    return x[(slice(None),) * axis + (slice(1),)]
+def _reduced(x: np.ndarray, axis: int) -> np.ndarray:
+    """Room for a sum over the axis, which stays, of size 1."""
+    return scratch("softmax.reduced", x.shape[:axis] + (1,) + x.shape[axis + 1:], x.dtype)
 
 
 def softmax_loss(prob: np.ndarray, labels: np.ndarray, axis: int, counted: np.ndarray, least: float) -> np.floating:
@@ -31,15 +36,30 @@ def softmax_loss(prob: np.ndarray, labels: np.ndarray, axis: int, counted: np.nd
 
     prob: probabilities, class axis `axis`; labels: int64 of shape outer + inner; counted: booleans of that shape.
     """
-    of_label = np.take_along_axis(np.moveaxis(prob, axis, -1), labels[..., None], -1)[..., 0]
-    return -(np.log(np.maximum(of_label, least)) * counted).sum()
+    rows = load_matrix(np.moveaxis(prob, axis, -1), labels.ndim, "softmax.prob")
+    of_label = scratch("softmax.of_label", labels.shape, prob.dtype)
+    take_columns(rows, labels.reshape(-1), of_label.reshape(-1))
+    np.maximum(of_label, least, out=of_label)
+    np.log(of_label, out=of_label)
+    of_label *= counted
+    return -of_label.sum()
 
 
 def softmax_loss_backward(prob: np.ndarray, labels: np.ndarray, axis: int, counted: np.ndarray, scale: float,
                           dx: np.ndarray) -> None:
     """dx = scale * (prob - one-hot label) where `counted`, else 0."""
-    dx[...] = prob
     by_class = np.moveaxis(dx, axis, -1)
-    of_label = np.take_along_axis(by_class, labels[..., None], -1) - 1
-    np.put_along_axis(by_class, labels[..., None], of_label, -1)
-    by_class *= (counted * scale).astype(dx.dtype)[..., None]
+    out = matrix(by_class, labels.ndim, "softmax.dx")
+    rows = load_matrix(np.moveaxis(prob, axis, -1), labels.ndim, "softmax.prob")
+    _loss_backward(rows, labels.reshape(-1), counted.reshape(-1), dx.dtype.type(scale), out)
+    store(out.reshape(by_class.shape), by_class)
+
+
+@njit(cache=True, nogil=True)
+def _loss_backward(prob, labels, counted, scale, dx):
+    one = dx.dtype.type(1)
+    for row in range(len(prob)):
+        factor = scale if counted[row] else dx.dtype.type(0)
+        for c in range(prob.shape[1]):
+            dx[row, c] = prob[row, c] * factor
+        dx[row, labels[row]] = (prob[row, labels[row]] - one) * factor

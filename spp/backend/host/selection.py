@@ -1,0 +1,51 @@
+"""Elements picked by index or by size, without the temporary arrays of NumPy's own functions."""
+import numpy as np
+from numba import njit, prange
+
+from spp.backend.host.threads import by_one_if_short
+
+
+def take_rows(x: np.ndarray, indices: np.ndarray, y: np.ndarray) -> None:
+    """y[k] = x[indices[k]]; indices: integers (K), each a row of x. x and y have one dtype, in any order of memory."""
+    if x.flags.c_contiguous and y.flags.c_contiguous:
+        np.take(x, indices, 0, out=y, mode="clip")      # any other mode makes a copy of y
+    else:
+        for row, index in zip(y, indices):
+            row[...] = x[index]
+
+
+def take_columns(x: np.ndarray, columns: np.ndarray, y: np.ndarray) -> None:
+    """y[r] = x[r, columns[r]]; x: R x C, columns: int64 (R), each a column of x; y: R."""
+    _take_columns(x, columns, y)
+
+
+@by_one_if_short(lambda x, *_: x.size / 400)
+def largest(x: np.ndarray, indices: np.ndarray, values: np.ndarray) -> None:
+    """Write the largest elements of each row, the largest first, and their columns.
+
+    x: R x C; indices (int64) and values: R x the number to find. All are C-contiguous. Of equal ones the last comes
+    first. NaN counts as largest.
+    """
+    _largest(x, indices, values)
+
+
+@njit(cache=True, nogil=True)
+def _take_columns(x, columns, y):
+    for row in range(len(x)):
+        y[row] = x[row, columns[row]]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _largest(x, indices, values):
+    count = values.shape[1]
+    for row in prange(len(x)):
+        best, where = values[row], indices[row]
+        for i in range(x.shape[1]):
+            value = x[row, i]
+            place = min(i, count)       # behind all found so far
+            while place > 0 and (value >= best[place - 1] or value != value):
+                place -= 1
+            for k in range(min(i, count - 1), place, -1):
+                best[k], where[k] = best[k - 1], where[k - 1]
+            if place < count:
+                best[place], where[place] = value, i
