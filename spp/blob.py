@@ -56,6 +56,7 @@ class Blob:
         self._memory = {"data": Memory(), "diff": Memory()}
         self._views: dict[str, Any] = {}
         self._shared = False
+        self._channels: tuple[int, int] | None = None      # of another blob's channels the first that are this one's
         self.face: Any = None       # a weak reference to this blob with NumPy arrays, once asked for: spp.mirror
 
     @property
@@ -68,6 +69,8 @@ class Blob:
         """Whether the memory lies in Caffe's order: C order of the shape."""
         if len(self.shape) != 4 or not self.channels_last:
             return True
+        if self._channels:
+            return False
         return self.shape[1] == 1 or self.shape[2] * self.shape[3] == 1
 
     def reshape(self, *shape: Any) -> None:
@@ -102,11 +105,23 @@ class Blob:
         return self._memory["diff"].flat is not None
 
     def _view(self, which: str) -> Any:
-        flat = self._memory[which].at_least(self.count, self.dtype, self.backend)
-        view = self._views.get(which)
-        if view is None or view[0] is not flat:
-            view = self._views[which] = (flat, self._shaped(flat))
-        return view[1]
+        memory, (flat, view) = self._memory[which], self._views.get(which, (None, None))
+        if flat is not None and flat is memory.flat and not memory.lost:
+            return view
+        count = self.count
+        if which == "data" and self._channels:
+            count = count // max(1, self.shape[1]) * self._channels[1]
+        flat = memory.at_least(count, self.dtype, self.backend)
+        view = self._part(flat[:count]) if count != self.count else self._shaped(flat)
+        self._views[which] = flat, view
+        return view
+
+    def _part(self, flat: Any) -> Any:
+        """Of a flat array with all channels of all pixels, this blob's."""
+        assert self._channels
+        first, total = self._channels
+        n, c, h, w = self.shape
+        return flat.reshape(n, h, w, total)[..., first:first + c].transpose(0, 3, 1, 2)
 
     def _shaped(self, flat: Any) -> Any:
         """The view of a flat array that has this blob's shape and order."""
@@ -123,6 +138,16 @@ class Blob:
     def share_diff(self, other: "Blob") -> None:
         """Use `other`'s memory for the gradient; the shapes may differ if `other` lies in Caffe's order."""
         self._share("diff", other)
+
+    def lie_in(self, other: "Blob", first: int) -> None:
+        """Keep the values in `other`'s memory, as its channels from `first` on; both 4-D and channels-last.
+
+        From then on only the images' number and size may change, those of both alike; the gradient stays apart.
+        """
+        self._memory["data"] = other._memory["data"]
+        self._channels = first, other.shape[1]
+        self._shared = True
+        self._views.clear()
 
     def _share(self, which: str, other: "Blob") -> None:
         if self.shape == other.shape:

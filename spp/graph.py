@@ -98,11 +98,10 @@ def _split_name(param: Any, top: tuple[int, int], blob: str) -> str:
 
 @dataclass
 class Facts:
-    """What a pass needs to know of a layer.
+    """What `backward_plan` needs to know of a layer.
 
     propagate_down: as given in the prototxt, one flag a bottom, or empty. differentiable: which bottoms may get a
     gradient. learns: whether a parameter has lr_mult other than 0. loss: whether a top has a loss weight.
-    fuses_relu: whether the layer can do a ReLU in its own pass. relu: whether it is one, of negative_slope 0.
     """
 
     bottom: Sequence[str]
@@ -111,15 +110,6 @@ class Facts:
     differentiable: Callable[[int], bool]
     learns: bool
     loss: bool
-    fuses_relu: bool = False
-    relu: bool = False
-
-
-def fused_relus(layers: Sequence[Facts]) -> set[int]:
-    """Numbers of the layers that can do in their own pass the ReLU that the next layer does in place on their top."""
-    return {i for i, (layer, following) in enumerate(zip(layers, layers[1:]))
-            if layer.fuses_relu and following.relu and len(layer.top) == 1
-            and list(layer.top) == list(following.bottom) == list(following.top)}
 
 
 def outputs(net: Any) -> list[str]:
@@ -170,3 +160,39 @@ def backward_plan(layers: Sequence[Facts], force: bool) -> tuple[list[bool], lis
         bottom_needs = [[flag or layer.differentiable(j) for j, flag in enumerate(flags)]
                         for layer, flags in zip(layers, bottom_needs)]
     return needs, bottom_needs
+
+
+@dataclass
+class Step:
+    """What `fused` needs to know of a layer: its kind, and the kinds that it can do in its own pass.
+
+    Kinds: "relu", of negative_slope 0; "affine", a map of each channel that nothing is kept of for backward; "scale",
+    one that learns.
+    """
+
+    bottom: Sequence[str]
+    top: Sequence[str]
+    kind: str = ""
+    fuses: Sequence[str] = ()
+
+
+def fused(layers: Sequence[Step]) -> dict[int, list[int]]:
+    """By its number, the layers right behind a layer that it can do in its own pass: they work in place on its top.
+
+    Any number of affine maps or one scale, then a ReLU.
+    """
+    found: dict[int, list[int]] = {}
+    taken = -1
+    for i, layer in enumerate(layers):
+        if i <= taken or len(layer.top) != 1:
+            continue
+        chain: list[int] = []
+        for j, following in enumerate(layers[i + 1:], i + 1):
+            before = layers[chain[-1]].kind if chain else ""
+            if (following.kind not in layer.fuses or before == "relu" or "scale" in (before, following.kind) and chain
+                    and following.kind != "relu" or not layer.top == following.bottom == following.top):
+                break
+            chain.append(j)
+        if chain:
+            found[i], taken = chain, chain[-1]
+    return found

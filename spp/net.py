@@ -1,17 +1,17 @@
 """Net: build a graph of layers from a NetParameter, reshape it, run it forward and backward, load and save it."""
+import functools
 import logging
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
-from spp import backend, graph, layers, weights as weight_files
+from spp import backend, graph, layers, memory, weights as weight_files
 from spp.blob import Blob
-from spp.errors import NetError, SppError, too_little_memory
+from spp.errors import NetError, SppError
 from spp.layers import TEST, Context, Layer
 from spp.layers.base import Doubt, on_device
 from spp.learnable import collect
-from spp.memory import Arena
 from spp.proto import text
 
 log = logging.getLogger("spp.net")
@@ -67,6 +67,8 @@ class Net:
         self.learnable, self._entries = collect(self.layers, self._located)
         self._plan_backward()
         self._arena = self._make_arena(keep) if reuse_memory else None
+        self._fused = self._plan_fusion()
+        memory.join_concats(self.layers, self.bottoms, self.tops, self._fused)
         for path in [weights] if isinstance(weights, str) else weights or ():
             self.copy_from(path)
 
@@ -118,15 +120,16 @@ class Net:
         """Say where the net is wrong: file, line, layer."""
         try:
             yield
-        except (SppError, MemoryError) as error:
-            if isinstance(error, MemoryError):
-                error = too_little_memory(error)
+        except (SppError, MemoryError, RuntimeError) as found:
+            error = backend.explained(found)
+            if not isinstance(error, SppError):
+                raise
             parts = []
             if self.source:
                 parts.append(text.where(self.source, layer.name) if layer is not None else self.source)
             if layer is not None:
                 parts.append(f"layer {layer.name!r} ({layer.type})")
-            raise type(error)(": ".join([*parts, str(error)])) from error
+            raise type(error)(": ".join([*parts, str(error)])) from found
 
     # --- parameters
 
@@ -140,10 +143,8 @@ class Net:
                                    f"{len(layer.param.bottom)} bottoms; found {len(given)}")
             layer.param_propagate_down = [self.param.force_backward or self._entries[id(blob)].lr_mult != 0
                                           for blob in layer.blobs]
-            relu = layer.type == "ReLU" and not layer.param.relu_param.negative_slope
             facts.append(graph.Facts(layer.param.bottom, layer.param.top, given, layer.differentiable,
-                                     any(layer.param_propagate_down), bool(losses), layer.fuses_relu, relu))
-        self._fused_relus = graph.fused_relus(facts)
+                                     any(layer.param_propagate_down), bool(losses)))
         self._needs_backward, self._propagate_down = graph.backward_plan(facts, self.param.force_backward)
         for layer, needed, flags in zip(self.layers, self._needs_backward, self._propagate_down):
             layer.runs_backward = needed
@@ -154,7 +155,15 @@ class Net:
                         raise NetError(f"has no gradient for its bottom {layer.param.bottom[j]!r}, which depends on "
                                        f"a parameter that learns; if that is meant, add {wanted}")
 
-    def _make_arena(self, keep: Sequence[str]) -> Arena:
+    def _plan_fusion(self) -> dict[int, list[int]]:
+        """By its number, the layers behind a layer that forward lets it do in its own pass."""
+        return graph.fused([
+            graph.Step(list(layer.param.bottom), list(layer.param.top), layer.kind(),
+                       [kind for kind in layer.fuses if kind == "relu" or not backend.EXACT
+                        and (kind == "affine" or layer.runs_backward)])
+            for layer in self.layers])
+
+    def _make_arena(self, keep: Sequence[str]) -> memory.Arena:
         if self.phase != TEST:
             raise NetError("reuse_memory needs phase TEST: training goes backward, and that needs all blobs")
         for layer in self.layers:
@@ -162,8 +171,8 @@ class Net:
         # a user's own layer may look at its blobs again in the next forward
         users = [blob for layer, bottom, top in zip(self.layers, self.bottoms, self.tops) if layer.type == "Python"
                  for blob in (*bottom, *top)]
-        return Arena([*(self.blob(name) for name in [*self.outputs, *keep]),
-                      *(blob for losses in self._losses for blob, _ in losses), *users])
+        return memory.Arena([*(self.blob(name) for name in [*self.outputs, *keep]),
+                             *(blob for losses in self._losses for blob, _ in losses), *users])
 
     @on_device
     def clear_param_diffs(self) -> None:
@@ -202,22 +211,35 @@ class Net:
         if self._arena:
             self._arena.prepare(self)
         watched = self.before_forward or self.after_forward     # somebody may look at a blob before its ReLU
-        fused = set() if watched else self._fused_relus.intersection(range(first, last))
+        done = first - 1
         for i in range(first, last + 1):
-            if i - 1 in fused:
+            if i <= done:
                 continue
             _call(self.before_forward, i)
             layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
-            run: Any = layer.forward
+            chain = [] if watched else [j for j in self._fused.get(i, ()) if j <= last]
             with self._located(layer.param):
                 if self._arena:
                     self._arena.enter(i)
                 layer.reshape(bottom, top)
-                if i in fused:
-                    run(bottom, top, relu=True)
-                else:
-                    run(bottom, top)
+                layer.forward(bottom, top, **self._together(i, chain))
+            done = chain[-1] if chain else i
             _call(self.after_forward, i)
+
+    def _together(self, index: int, chain: Sequence[int]) -> dict[str, Any]:
+        """What forward of a layer is told, for it to do the layers of the chain too."""
+        told: dict[str, Any] = {}
+        for j in chain:
+            layer: Any = self.layers[j]
+            kind = layer.kind()
+            if kind == "relu":
+                told["relu"] = True
+            else:
+                told["affine"] = told["affine"].then(layer.affine()) if told else layer.affine()
+            if kind == "scale":
+                doer: Any = self.layers[index]
+                layer.fused_gradient = functools.partial(doer.gradient_of_scale, self.bottoms[index], self.tops[index])
+        return told
 
     @property
     def loss(self) -> float:
@@ -270,13 +292,21 @@ class Net:
         """
         if self._arena:
             raise NetError("a net with reuse_memory has no backward pass: that needs all blobs; build it without")
+        watched = self.before_backward or self.after_backward
         for i in range(first, last - 1, -1):
             _call(self.before_backward, i)
-            if self._needs_backward[i]:
+            together = {} if watched or i == first else self._together_backward(i)
+            if self._needs_backward[i] and (watched or i == last or not self._together_backward(i - 1)):
                 with self._located(self.layers[i].param):
-                    self.layers[i].backward(self.tops[i], self._propagate_down[i], self.bottoms[i])
+                    self.layers[i].backward(self.tops[i], self._propagate_down[i], self.bottoms[i], **together)
             _call(self.after_backward, i)
         return sum(self._needs_backward[last:first + 1])
+
+    def _together_backward(self, index: int) -> dict[str, Any]:
+        """What backward of a layer is told, for it to do the layer behind too: a scale that forward did with it."""
+        behind: Any = self.layers[self._fused[index][0]] if index in self._fused else None
+        together = behind and self._needs_backward[index] and behind.kind() == "scale" and behind.fused_gradient
+        return {"scale": behind} if together else {}
 
     def propagates_down(self, index: int) -> list[bool] | None:
         """Which bottoms of a layer, by its number, `backward` writes gradients of; None if it skips the layer."""

@@ -1,5 +1,6 @@
 """Regions of interest and SSD's boxes: naive references and hand-computed values."""
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ def test_roi_pooling():
         if expected[r, c, i, j]:
             dx[x == expected[r, c, i, j]] += dy[r, c, i, j]         # values are distinct
     np.testing.assert_allclose(one.backward(dy), dx, 1e-12)
+    layer: Any = one.layer
+    layer.runs_backward = False         # without positions
+    layer.argmax.data[...] = -7
+    x[1, 2, 3, 4] = np.nan
+    for laid in in_orders(x):
+        found = one.forward(laid, ROIS)
+        assert np.isnan(found).any()
+        np.testing.assert_array_equal(np.where(np.isnan(found), expected, found), expected)
+    assert (layer.argmax.data == -7).all()
 
 
 def test_position_sensitive_pooling():

@@ -59,6 +59,22 @@ def test_affine_maps_of_channels(shape, first, last):
                 np.testing.assert_allclose(y, combined, 1e-12, 1e-14)
 
 
+@each_channels
+def test_affine_maps_of_channels_with_relu(shape, first, last):
+    x = distinct(shape)
+    x.flat[:3] = np.nan, np.inf, -np.inf
+    a, b, shift = (distinct(shape[first:last], seed=seed) for seed in (2, 3, 4))
+    for scale, bias, of in ((a, b, shift), (-2, b, 0.25), (a, 0.5, 0), (np.array(0.5), -1, shift)):
+        wide = [along(np.broadcast_to(value, shape[first:last]), len(shape), first, last)
+                if np.ndim(value) == last - first else value for value in (scale, bias, of)]
+        expected = np.maximum((x - wide[2]) * wide[0] + wide[1], 0)
+        assert np.isnan(expected.flat[0]) and (expected == 0).any()
+        for laid in orders(x):
+            y = laid.copy(order="K")
+            host.channel_affine(y, of, scale, bias, y, first, last, relu=True)
+            np.testing.assert_allclose(y, expected, 1e-12, 1e-14)
+
+
 def test_moments_of_single_precision_far_from_zero():
     x = (1e4 + np.random.default_rng(0).normal(size=(64, 3, 40, 30))).astype(np.float32)
     for laid in in_orders(x):

@@ -1,7 +1,7 @@
 """Accuracy of a classifier."""
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis
-from spp.layers.labels import check_shapes, class_indices
+from spp.layers.labels import ClassIndices, check_shapes
 from spp.layers.registry import register
 from spp.ops import accuracy
 
@@ -20,6 +20,7 @@ class Accuracy(Layer):
     def setup(self, bottom, top):
         p = self.param.accuracy_param
         self.ignored = p.ignore_label if p.HasField("ignore_label") else None
+        self.indices = ClassIndices(self)
 
     def reshape(self, bottom, top):
         p, scores = self.param.accuracy_param, bottom[0].shape
@@ -33,8 +34,9 @@ class Accuracy(Layer):
             top[1].reshape(self.classes)
 
     def forward(self, bottom, top):
-        labels, counted = class_indices(self, bottom[1].data, self.label_shape, self.classes, self.ignored)
-        right = accuracy.correct(bottom[0].data, labels, self.axis, self.param.accuracy_param.top_k) & counted
+        labels, counted = self.indices.read(bottom[1].data, self.label_shape, self.classes, self.ignored)
+        right = accuracy.correct(bottom[0].data, labels, self.axis, self.param.accuracy_param.top_k)
+        right &= counted
         xp = self.context.backend.xp
         top[0].data[...] = right.sum() / xp.maximum(counted.sum(), 1)
         if len(top) > 1:

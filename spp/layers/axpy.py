@@ -27,7 +27,9 @@ class Axpy(Layer):
     def backward(self, top, propagate_down, bottom):
         dy, x = top[0].diff, bottom[1].data
         if propagate_down[0]:
-            bottom[0].diff[...] = (dy * x).sum(tuple(range(2, x.ndim))).reshape(bottom[0].shape)
+            product = self.context.backend.scratch_like("axpy.product", x)
+            self.context.backend.xp.multiply(dy, x, out=product)
+            bottom[0].diff[...] = product.sum(tuple(range(2, x.ndim))).reshape(bottom[0].shape)
         if propagate_down[1]:
             self.context.backend.xp.multiply(dy, self._scale(bottom), out=bottom[1].diff)
         if propagate_down[2]:

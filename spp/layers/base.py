@@ -11,6 +11,7 @@ from spp import filler, mirror
 from spp.backend import host
 from spp.blob import Blob
 from spp.errors import NetError
+from spp.ops.affine import Affine
 from spp.proto import arrays
 
 TRAIN, TEST = 0, 1
@@ -97,7 +98,9 @@ class Layer:
     one_top_per_bottom = False
     in_place = False              # may top 0 be bottom 0?
     is_loss = False               # top 0 has loss weight 1 unless the prototxt says otherwise
-    fuses_relu = False            # does forward take relu=True, to do in its own pass the ReLU that follows?
+    fuses: Sequence[str] = ()     # kinds of layers that may follow in place and that forward does in its own pass:
+    #                               "relu": it takes relu=True; "affine", "scale": affine=, for the result before that
+    writes_channels = False       # is forward as fast where the top is some channels of a larger blob?
     runs_backward = True          # does the net call backward? If not, nothing need be kept for it
     param_str = param_str_ = ""   # a Python layer's own parameters, as its prototxt has them
     differentiable: Callable[[int], bool] = staticmethod(lambda bottom: True)   # may bottom i get a gradient?
@@ -124,6 +127,14 @@ class Layer:
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         """Write `bottom[i].diff` where `propagate_down[i]`; add to `self.blobs[i].diff`."""
+
+    def kind(self) -> str:
+        """What the layer is to one that fuses it: see graph.Step."""
+        return ""
+
+    def affine(self) -> Affine:
+        """The map of a layer of the kinds "affine" and "scale", with the parameters' present values."""
+        raise AssertionError(f"{self.type} is no affine map")
 
     def state(self) -> dict[str, Any] | None:
         """What resuming needs besides the weights, as JSON values; None for nothing."""
@@ -160,10 +171,6 @@ class Layer:
             if filler_param.type != "constant" or filler_param.value:
                 blob.memory.fill = functools.partial(_filled, shape, filler_param, self.context, self.name, index)
         return blob
-
-    def positions(self, argmax: Blob, y: Any) -> Any:
-        """Memory of y's shape for where maxima were, int32: `argmax`'s, or what all layers share if none goes back."""
-        return argmax.data if self.runs_backward else self.context.backend.scratch_like("positions", y, np.int32)
 
     def refuse(self, wrong: Any, values: Any, explain: Callable[[Any], str]) -> None:
         """Raise NetError(explain(value)) for the first of `values` where `wrong`, an array of booleans, is true.

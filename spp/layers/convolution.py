@@ -1,4 +1,6 @@
 """Convolution, and the reading of convolution_param's kernel, stride, pad and dilation."""
+from typing import Sequence
+
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, dims
 from spp.layers.registry import register
@@ -16,7 +18,7 @@ class Convolution(Layer):
     bottoms = (1, None)
     tops = (1, None)
     one_top_per_bottom = True
-    fuses_relu = True
+    fuses: Sequence[str] = ("relu",)
     op = convolution
 
     def setup(self, bottom, top):
@@ -25,6 +27,8 @@ class Convolution(Layer):
         self.axis = canonical_axis(p.axis, self.axes)
         self.channels = shape[self.axis]
         self.outputs, self.group = p.num_output, p.group
+        self.fuses = ("relu", "affine") if self.axis == 1 else ("relu",)
+        self.writes_channels = self.axis == 1 and len(bottom) == 1 and self.op is convolution
         spatial = self.axes - self.axis - 1
         self.kernel = spatial_numbers(p, "kernel_size", spatial)
         self.stride = spatial_numbers(p, "stride", spatial, 1)
@@ -57,11 +61,14 @@ class Convolution(Layer):
         for blob in top:
             blob.reshape(top_shape)
 
-    def forward(self, bottom, top, relu=False):
-        weight, *bias = (blob.data for blob in self.blobs)
+    def forward(self, bottom, top, relu=False, affine=None):
+        weight, *biases = (blob.data for blob in self.blobs)
+        bias, after = biases[0] if biases else None, ()
+        if affine:
+            bias, *after = affine.after_sum(bias, self.outputs, weight)
         for x, y in zip(bottom, top):
-            self.op.forward(x.data, weight, bias[0] if bias else None, y.data, self.stride, self.pad, self.dilation,
-                            self.group, self.axis, relu, self.context.precision)
+            self.op.forward(x.data, weight, bias, y.data, self.stride, self.pad, self.dilation, self.group, self.axis,
+                            relu, self.context.precision, *after)
 
     def backward(self, top, propagate_down, bottom):
         geometry = self.stride, self.pad, self.dilation, self.group, self.axis, self.context.precision

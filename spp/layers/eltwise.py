@@ -23,6 +23,7 @@ class Eltwise(Layer):
         self.coeffs = list(p.coeff) or [1.0] * len(bottom)
         if self.operation != "SUM" and self.param.top and self.param.top[0] in self.param.bottom:
             raise NetError(f"Eltwise {self.operation} cannot work in place: its backward needs the bottoms")
+        self.fuses = ("relu",) if self.operation == "SUM" else ()
         self.winner = None
 
     def reshape(self, bottom, top):
@@ -32,10 +33,10 @@ class Eltwise(Layer):
                                f"bottom {i} is {dims(blob.shape)}")
         top[0].reshape(bottom[0].shape)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom, top, relu=False):
         xs = [blob.data for blob in bottom]
         if self.operation == "SUM":
-            eltwise.sum_forward(xs, self.coeffs, top[0].data)
+            eltwise.sum_forward(xs, self.coeffs, top[0].data, relu)
         elif self.operation == "PROD":
             eltwise.prod_forward(xs, top[0].data)
         else:

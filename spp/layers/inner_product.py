@@ -14,7 +14,7 @@ class InnerProduct(Layer):
     Parameters: weight num_output x inputs (inputs x num_output if transpose), bias num_output if bias_term.
     """
 
-    fuses_relu = True
+    fuses = ("relu",)
 
     def setup(self, bottom, top):
         p, shape = self.param.inner_product_param, bottom[0].shape

@@ -5,7 +5,7 @@ from typing import Any
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, dims
-from spp.layers.labels import check_shapes, class_indices
+from spp.layers.labels import ClassIndices, check_shapes
 from spp.layers.registry import register
 from spp.ops import losses, softmax
 from spp.proto import arrays, binary
@@ -32,10 +32,8 @@ class Loss(Layer):
         """The gradient of the loss, a number."""
         return self.context.backend.number(top[0].diff)
 
-    def count(self, counted, ignored):
-        """How many of the booleans are true, a number: all, where no label is ignored."""
-        if ignored is None:
-            return counted.size
+    def count(self, counted):
+        """How many of the booleans are true, a number."""
         if not self.context.backend.asynchronous:
             return int(counted.sum())
         return self.context.backend.xp.maximum(counted.sum(dtype=self.context.dtype), 1)
@@ -95,6 +93,7 @@ class SoftmaxWithLoss(Loss):
     def setup(self, bottom, top):
         self.ignored = ignored_label(self.param.loss_param)
         self.own_prob = self.buffer()
+        self.indices = ClassIndices(self)
 
     def class_axis(self):
         return self.param.softmax_param.axis
@@ -109,11 +108,12 @@ class SoftmaxWithLoss(Loss):
 
     def forward(self, bottom, top):
         softmax.softmax_forward(bottom[0].data, self.prob.data, self.axis)
-        self.labels, self.counted = class_indices(
-            self, bottom[1].data, self.label_shape, bottom[0].shape[self.axis], self.ignored)
+        self.labels, self.counted = self.indices.read(
+            bottom[1].data, self.label_shape, bottom[0].shape[self.axis], self.ignored)
         outer = math.prod(bottom[0].shape[:self.axis])
         inner = math.prod(bottom[0].shape[self.axis + 1:])
-        self.divisor = normalizer(self.param.loss_param, outer, inner, self.count(self.counted, self.ignored))
+        counted = self.counted.size if self.ignored is None else self.count(self.counted)
+        self.divisor = normalizer(self.param.loss_param, outer, inner, counted)
         top[0].data[...] = self.total(bottom) / self.divisor
 
     def total(self, bottom):
@@ -176,30 +176,42 @@ class InfogainLoss(SoftmaxWithLoss):
         losses.infogain_backward(prob, self.labels, self.matrix, self.counted, scale, by_class)
 
 
-@register("MultinomialLogisticLoss")
-class MultinomialLogisticLoss(Loss):
-    """The mean of -log(probability of the label) over the items (Caffe: MultinomialLogisticLoss).
+class ItemLoss(Loss):
+    """Base of losses with one label an item, whose classes are all axes after the first."""
 
-    Bottom 0 holds probabilities, items x classes (all axes after the first): put it behind a Softmax.
-    """
+    def setup(self, bottom, top):
+        self.indices = ClassIndices(self)
 
     def reshape(self, bottom, top):
         super().reshape(bottom, top)
         check_one_each(bottom[0], bottom[1], "label")
 
+    def read(self, bottom):
+        """Items by classes, and the class index of each item, held against the number of classes."""
+        x = losses.by_item(bottom[0].data, "losses.x")
+        return x, self.indices.read(bottom[1].data, x.shape[:1], x.shape[1], None)[0]
+
+
+@register("MultinomialLogisticLoss")
+class MultinomialLogisticLoss(ItemLoss):
+    """The mean of -log(probability of the label) over the items (Caffe: MultinomialLogisticLoss).
+
+    Bottom 0 holds probabilities, items x classes (all axes after the first): put it behind a Softmax.
+    """
+
     def forward(self, bottom, top):
-        self.labels, prob = _labels(self, bottom), losses.by_item(bottom[0].data)
+        prob, self.labels = self.read(bottom)
         top[0].data[...] = losses.multinomial_forward(prob, self.labels) / max(1, len(prob))
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            prob = losses.by_item(bottom[0].data)
+            prob = losses.by_item(bottom[0].data, "losses.x")
             scale = self.weight(top) / max(1, len(prob))
             losses.multinomial_backward(prob, self.labels, scale, bottom[0].diff)
 
 
 @register("HingeLoss")
-class HingeLoss(Loss):
+class HingeLoss(ItemLoss):
     """The margins max(0, 1 - sign * score), one class against all others, per item (Caffe: HingeLoss).
 
     The sign is 1 for the label's class, else -1; the classes are all axes after the first. The margins are
@@ -207,28 +219,19 @@ class HingeLoss(Loss):
     """
 
     def setup(self, bottom, top):
+        super().setup(bottom, top)
         p = self.param.hinge_loss_param
         self.squared = p.norm == p.L2
 
-    def reshape(self, bottom, top):
-        super().reshape(bottom, top)
-        check_one_each(bottom[0], bottom[1], "label")
-
     def forward(self, bottom, top):
-        self.labels, x = _labels(self, bottom), losses.by_item(bottom[0].data)
+        x, self.labels = self.read(bottom)
         top[0].data[...] = losses.hinge_forward(x, self.labels, self.squared) / max(1, len(x))
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            x = losses.by_item(bottom[0].data)
+            x = losses.by_item(bottom[0].data, "losses.x")
             scale = self.weight(top) / max(1, len(x))
             losses.hinge_backward(x, self.labels, self.squared, scale, bottom[0].diff)
-
-
-def _labels(layer, bottom):
-    """One class index an item, held against the number of classes."""
-    items, *rest = bottom[0].shape
-    return class_indices(layer, bottom[1].data, (items,), math.prod(rest), None)[0]
 
 
 @register("EuclideanLoss")
@@ -252,7 +255,7 @@ class EuclideanLoss(Loss):
 
     def forward(self, bottom, top):
         a, b = bottom[0].data, bottom[1].data
-        total = losses.euclidean_forward(a, b.reshape(a.shape), self.difference.data)
+        total = losses.euclidean_forward(a, losses.in_shape(b, a.shape, "losses.x"), self.difference.data)
         top[0].data[...] = total / max(1, len(a))
 
     def backward(self, top, propagate_down, bottom):
@@ -289,7 +292,7 @@ class ContrastiveLoss(Loss):
         self.difference.reshape(bottom[0].shape[0], math.prod(bottom[0].shape[1:]))
 
     def forward(self, bottom, top):
-        a, b = (losses.by_item(blob.data) for blob in bottom[:2])
+        a, b = (losses.by_item(blob.data, f"losses.{name}") for blob, name in zip(bottom, "ab"))
         self.similar = bottom[2].data.reshape(len(a)).astype("int64") != 0
         total = losses.contrastive_forward(a, b, self.similar, self.margin, self.legacy, self.difference.data)
         top[0].data[...] = total / max(1, len(a))
@@ -320,21 +323,27 @@ class SigmoidCrossEntropyLoss(Loss):
 
     def forward(self, bottom, top):
         x, target = bottom[0].data, self._target(bottom)
-        if self.ignored is None:
-            self.counted = self.context.backend.xp.ones(x.shape, bool)
-        else:
-            self.counted = target.astype("int64") != self.ignored
-        outer, inner = len(x), math.prod(x.shape[1:])
-        self.divisor = normalizer(self.param.loss_param, outer, inner, self.count(self.counted, self.ignored),
-                                  "BATCH_SIZE")
-        top[0].data[...] = losses.sigmoid_cross_entropy_forward(x, target, self.counted) / self.divisor
+        counted = self._counted(target)
+        self.divisor = normalizer(self.param.loss_param, len(x), math.prod(x.shape[1:]),
+                                  x.size if counted is None else self.count(counted), "BATCH_SIZE")
+        top[0].data[...] = losses.sigmoid_cross_entropy_forward(x, target, counted) / self.divisor
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            scale = self.weight(top) / self.divisor
-            losses.sigmoid_cross_entropy_backward(bottom[0].data, self._target(bottom), self.counted, scale,
+            target, scale = self._target(bottom), self.weight(top) / self.divisor
+            losses.sigmoid_cross_entropy_backward(bottom[0].data, target, self._counted(target), scale,
                                                   bottom[0].diff)
 
     @staticmethod
     def _target(bottom):
-        return bottom[1].data.reshape(bottom[0].shape)
+        return losses.in_shape(bottom[1].data, bottom[0].shape, "losses.target")
+
+    def _counted(self, target):
+        """Where the target is not the ignored label, booleans in a scratch buffer; None where there is no such."""
+        if self.ignored is None:
+            return None
+        device = self.context.backend
+        whole, counted = (device.scratch_like("losses.counted", target, dtype) for dtype in ("int64", bool))
+        whole[...] = target
+        device.xp.not_equal(whole, self.ignored, out=counted)
+        return counted

@@ -41,6 +41,9 @@ class ReLU(Neuron):
     def setup(self, bottom, top):
         self.slope = self.param.relu_param.negative_slope
 
+    def kind(self):
+        return "" if self.slope else "relu"
+
     def forward(self, bottom, top):
         neuron.relu_forward(bottom[0].data, top[0].data, self.slope)
 

@@ -1,4 +1,6 @@
 """Normalisation by mean and variance: BatchNorm over the batch, MVN within an image."""
+from typing import Any
+
 import numpy as np
 
 from spp.blob import Blob
@@ -7,6 +9,7 @@ from spp.layers.base import TEST, dims
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import normalization
+from spp.ops.affine import Affine
 from spp.proto import caffe_pb2
 
 
@@ -41,6 +44,7 @@ class BatchNorm(Neuron):
                                 caffe_pb2.FillerParameter(value=1))
             fillers = [scale_filler, p.bias_filler] if p.bias_term else [scale_filler]
             self.learned = [self.add_filled((channels,), filler) for filler in fillers]
+        self.fuses = ("relu", "affine") if self.learned else ("relu", "affine", "scale")
 
     def reshape(self, bottom, top):
         shape, stored = bottom[0].shape, self.blobs[0].shape[0]
@@ -52,21 +56,30 @@ class BatchNorm(Neuron):
         self.by_channel = shape[1:2]
         super().reshape(bottom, top)
 
-    def forward(self, bottom, top):
+    def kind(self):
+        return "" if self.of_batch or self.runs_backward or self.axes != (1, 2) else "affine"
+
+    def affine(self):
+        return self._normalize(*self._stored())
+
+    def forward(self, bottom, top, relu=False, affine=None):
         x = bottom[0].data
-        if self.of_batch or self.learned:
+        if self.of_batch or self.learned or affine:
             self.keep(bottom, top)
         if not self.of_batch:
-            self.mean, variance = self._stored()
+            statistics = self._stored()
         elif x.size:
-            self.mean, variance = normalization.moments(x, *self.axes)
-            self._add(self.mean, variance, x.size // variance.size)
+            statistics = normalization.moments(x, *self.axes)
+            self._add(*statistics, x.size // statistics[0].size)
         else:
             return      # nothing to normalise (a Filter let nothing through), and nothing to learn from
-        xp = self.context.backend.xp
-        self.factor = 1 / xp.sqrt(variance + self.eps)
+        found = self._normalize(*statistics)
+        (found.then(affine) if affine else found).forward(x, top[0].data, *self.axes, relu)
+
+    def _normalize(self, mean, variance):
+        self.mean, self.factor = mean, 1 / self.context.backend.xp.sqrt(variance + self.eps)
         scale, bias = self._scale_and_bias()
-        normalization.forward(x, self.mean, self.factor * scale, top[0].data, *self.axes, bias)
+        return Affine(mean, self.factor * scale, bias)
 
     def _scale_and_bias(self):
         """The learned scale and bias, in the shape of the statistics; 1 and 0 where there are none."""
@@ -84,27 +97,34 @@ class BatchNorm(Neuron):
         for blob, new in zip(self.blobs, (mean, variance * unbiased, 1)):
             blob.data[...] = fraction * blob.data + new
 
-    def backward(self, top, propagate_down, bottom):
+    def gradient_of_scale(self, bottom, top, dy):
+        """The gradient, by that of the top, of a scale that the last forward multiplied by."""
+        dy_sum = normalization.bias_gradient(dy, *self.axes)
+        return normalization.scale_gradient(dy, self.kept(bottom, top), self.mean, self.factor, dy_sum, *self.axes)
+
+    def backward(self, top, propagate_down, bottom, scale=None):
+        """`scale`: the Scale layer behind, done in the pass of the last forward, to be done in this one too."""
         if not bottom[0].count:
             return
-        dy = top[0].diff
-        self._add_gradients(dy, bottom, top)
-        if not propagate_down[0]:
-            return
-        dx, scale = bottom[0].diff, self._scale_and_bias()[0]
-        if self.of_batch:
-            normalization.backward(dy, self.kept(bottom, top), self.mean, self.factor, dx, *self.axes, scale)
-        else:
-            normalization.backward_of_constants(dy, self.factor * scale, dx, *self.axes)
-
-    def _add_gradients(self, dy, bottom, top):
-        """Those of the scale and the bias."""
-        wanted = self.param_propagate_down[3:]
-        if wanted[:1] == [True]:
-            found = normalization.scale_gradient(dy, self.kept(bottom, top), self.mean, self.factor, *self.axes)
-            self.learned[0].diff[...] += found.reshape(-1)
-        if wanted[1:] == [True]:
-            self.learned[1].diff[...] += normalization.bias_gradient(dy, *self.axes).reshape(-1)
+        learned = self.learned if scale is None else scale.blobs
+        wanted = self.param_propagate_down[3:] if scale is None else scale.param_propagate_down
+        dy, dx = top[0].diff, bottom[0].diff if propagate_down[0] else None
+        of_bias: Any = None
+        of_scale: Any = None
+        if self.of_batch and propagate_down[0] or any(wanted):
+            of_bias = normalization.bias_gradient(dy, *self.axes)
+        if self.of_batch and propagate_down[0] or wanted[:1] == [True]:
+            of_scale = normalization.scale_gradient(dy, self.kept(bottom, top), self.mean, self.factor, of_bias,
+                                                    *self.axes)
+        for blob, flag, found in zip(learned, wanted, (of_scale, of_bias)):
+            if flag:
+                blob.diff[...] += found.reshape(-1)
+        factor = learned[0].data.reshape(self.by_channel) if learned else 1
+        if dx is not None and self.of_batch:
+            normalization.backward(dy, self.kept(bottom, top), self.mean, self.factor, of_scale, of_bias, dx,
+                                   *self.axes, factor)
+        elif dx is not None:
+            Affine(scale=self.factor * factor).forward(dy, dx, *self.axes)
 
 
 @register("MVN")
@@ -132,9 +152,9 @@ class MVN(Neuron):
         if p.normalize_variance:
             self.keep(bottom, top)
             self.mean, self.factor = mean, 1 / (self.context.backend.xp.sqrt(variance) + p.eps)
-            normalization.forward(x, mean, self.factor, y, *self.axes)
+            Affine(mean, self.factor).forward(x, y, *self.axes)
         else:
-            normalization.forward(x, mean, 1, y, *self.axes)
+            Affine(mean).forward(x, y, *self.axes)
 
     def backward(self, top, propagate_down, bottom):
         dy = top[0].diff
@@ -143,6 +163,8 @@ class MVN(Neuron):
         dx = bottom[0].diff.reshape(dy.shape)
         if self.param.mvn_param.normalize_variance:
             x = self.kept(bottom, top).reshape(dy.shape)
-            normalization.backward(dy, x, self.mean, self.factor, dx, *self.axes)
+            dy_sum = normalization.bias_gradient(dy, *self.axes)
+            dy_y = normalization.scale_gradient(dy, x, self.mean, self.factor, dy_sum, *self.axes)
+            normalization.backward(dy, x, self.mean, self.factor, dy_y, dy_sum, dx, *self.axes)
         else:
             normalization.mean_backward(dy, dx, *self.axes)

@@ -1,4 +1,5 @@
 """Normalize."""
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, dims
 from spp.layers.registry import register
@@ -22,20 +23,22 @@ class Normalize(Layer):
         one = caffe_pb2.FillerParameter(value=1)
         self.add_filled((1 if p.channel_shared else self.channels,),
                         p.scale_filler if p.HasField("scale_filler") else one)
+        self.norm = Blob((), self.context.dtype, self.context.backend)
 
     def reshape(self, bottom, top):
         shape = bottom[0].shape
         if shape[1] != self.channels:
             raise NetError(f"the scale is for {self.channels} channels, found {shape[1]}")
         top[0].reshape(shape)
+        self.norm.reshape(shape[:1] + (1,) * (len(shape) - 1) if self.across else (shape[0], 1, *shape[2:]))
 
     def forward(self, bottom, top):
-        self.norm = normalize.norms(bottom[0].data, self.across, self.eps)
-        normalize.forward(bottom[0].data, self.norm, self.blobs[0].data, top[0].data)
+        normalize.norms(bottom[0].data, self.across, self.eps, self.norm.data)
+        normalize.forward(bottom[0].data, self.norm.data, self.blobs[0].data, top[0].data)
 
     def backward(self, top, propagate_down, bottom):
         dy, x = top[0].diff, bottom[0].data
         if self.param_propagate_down[0]:
-            normalize.backward_scale(dy, x, self.norm, self.blobs[0].diff)
+            normalize.backward_scale(dy, x, self.norm.data, self.blobs[0].diff)
         if propagate_down[0]:
-            normalize.backward_data(dy, x, self.norm, self.blobs[0].data, self.across, bottom[0].diff)
+            normalize.backward_data(dy, x, self.norm.data, self.blobs[0].data, self.across, bottom[0].diff)

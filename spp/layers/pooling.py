@@ -1,11 +1,37 @@
 """Pooling."""
+from typing import Any, Callable
+
 import numpy as np
 
+from spp.backend import host
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import TRAIN, Layer, dims
+from spp.layers.base import TRAIN, Context, Layer, dims
 from spp.layers.registry import register
 from spp.ops import pooling
+
+KEPT_SIZES = 4
+
+
+class Tables:
+    """The tables of regions of a layer that pools, on its device, by the size of the map: of the sizes met last.
+
+    A GPU keeps with a table what the backward pass derives from it: at a size that comes again nothing waits for the
+    host.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._move = context.backend.from_host
+        self._kept: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
+
+    def of(self, size: tuple[int, ...], make: Callable[..., tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
+        """What make(*size) gives: counts of regions along the axes, and on the device regions and areas."""
+        if size not in self._kept:
+            if len(self._kept) == KEPT_SIZES:
+                del self._kept[next(iter(self._kept))]
+            counts, regions, areas = make(*size)
+            self._kept[size] = counts, self._move(regions), self._move(areas)
+        return self._kept[size]
 
 
 @register("Pooling")
@@ -29,7 +55,7 @@ class Pooling(Layer):
         if not 1 <= self.axes <= 3:
             raise NetError(f"needs a bottom of N x C x 1 to 3 spatial axes, found {dims(bottom[0].shape)}")
         self._read_geometry(p)
-        self.spatial = None
+        self.tables = Tables(self.context)
         self.drawn = self.method == "STOCHASTIC" and self.phase == TRAIN
         if self.drawn:
             self.random_stream()
@@ -53,29 +79,28 @@ class Pooling(Layer):
         shape = bottom[0].shape
         if len(shape) - 2 != self.axes:
             raise NetError(f"was set up for {self.axes} spatial axes, found a bottom of {dims(shape)}")
-        if shape[2:] != self.spatial:
-            kernel = shape[2:] if self.kernel is None else self.kernel
-            self.counts, regions, areas = pooling.sliding_regions(
-                shape[2:], kernel, self.pad, self.stride, self.ceil)
-            self.regions = self.context.backend.from_host(regions)
-            self.areas = self.context.backend.from_host(areas)
-            self.spatial = shape[2:]
+        self.counts, self.regions, self.areas = self.tables.of(shape[2:], self._lay_windows)
         for blob in [*top, self.argmax]:
             blob.reshape(*shape[:2], *self.counts)
+
+    def _lay_windows(self, *size):
+        kernel = size if self.kernel is None else self.kernel
+        return pooling.sliding_regions(size, kernel, self.pad, self.stride, self.ceil)
 
     def forward(self, bottom, top):
         x, y = bottom[0].data, top[0].data
         if self.method == "MAX":
-            argmax = self.positions(self.argmax, y)
+            argmax = self.argmax.data if self.runs_backward or len(top) > 1 else None
             pooling.max_forward(x, self.regions, y, argmax)
             if len(top) > 1:
                 top[1].data[...] = argmax
         elif self.method == "AVE":
             pooling.average_forward(x, self.regions, self.areas, y)
         elif self.drawn:
-            uniform = self.random_stream().random(y.shape, np.float32).astype(y.dtype)
-            uniform = self.context.backend.from_host(uniform)
-            pooling.stochastic_forward(x, self.regions, uniform, y, self.argmax.data)
+            drawn, uniform = (host.scratch("pooling.drawn", y.shape, dtype) for dtype in (np.float32, y.dtype))
+            self.random_stream().random(dtype=np.float32, out=drawn)
+            uniform[...] = drawn
+            pooling.stochastic_forward(x, self.regions, self.context.backend.from_host(uniform), y, self.argmax.data)
         else:
             pooling.expected_forward(x, self.regions, self.areas, y)
 

@@ -56,12 +56,12 @@ class Reorg(Layer):
 
     def forward(self, bottom, top):
         change = rearrange.channels_to_space if self.reverse else rearrange.space_to_channels
-        top[0].data[...] = change(bottom[0].data, self.stride)
+        change(bottom[0].data, top[0].data, self.stride)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             undo = rearrange.undo_channels_to_space if self.reverse else rearrange.undo_space_to_channels
-            bottom[0].diff[...] = undo(top[0].diff, self.stride)
+            undo(top[0].diff, bottom[0].diff, self.stride)
 
 
 @register("ShuffleChannel")
@@ -79,8 +79,8 @@ class ShuffleChannel(Layer):
         top[0].reshape(shape)
 
     def forward(self, bottom, top):
-        top[0].data[...] = rearrange.shuffled(bottom[0].data, self.group)
+        rearrange.shuffle(bottom[0].data, top[0].data, self.group)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            bottom[0].diff[...] = rearrange.shuffled(top[0].diff, top[0].shape[1] // self.group)
+            rearrange.shuffle(top[0].diff, bottom[0].diff, top[0].shape[1] // self.group)

@@ -134,7 +134,8 @@ class Recurrent(Layer):
         if propagate_down[0]:
             inner_product.backward_data(dsums, self.blobs[0].data, bottom[0].diff, axis=2)
         if self.static:
-            total = dsums.sum(0)
+            total = self.from_static.diff
+            dsums.sum(0, out=total)
             if self.param_propagate_down[2]:
                 inner_product.backward_weights(bottom[2].data, total, self.blobs[2].diff)
             if propagate_down[2]:

@@ -62,7 +62,7 @@ class ArgMax(Layer):
             indices, values = reduction.largest(x, p.axis % len(x.shape), p.top_k)
             y[...] = values if p.out_max_val else indices
             return
-        found = reduction.largest(x.reshape(x.shape[0], math.prod(x.shape[1:])), 1, p.top_k)
+        found = reduction.largest(self.context.backend.load_matrix(x, 1, "argmax.images"), 1, p.top_k)
         for row, numbers in enumerate(found[:y.shape[1]]):
             y[:, row] = numbers.reshape(y[:, row].shape)
 

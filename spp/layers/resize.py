@@ -1,4 +1,7 @@
 """Layers of forks that resize maps: Interp, Upsample."""
+import numpy as np
+
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, dims
 from spp.layers.registry import register
@@ -84,6 +87,7 @@ class Upsample(Layer):
         self.scale = (p.scale_h, p.scale_w) if p.HasField("scale_h") else (p.scale, p.scale)
         if min(self.scale) < 1:
             raise NetError(f"upsample_param's scale must be at least 1, found {min(self.scale)}")
+        self.place = Blob((), np.int64, self.context.backend)
         if len(bottom) == 1:
             if p.HasField("upsample_h") or p.pad_out_h or p.pad_out_w:
                 raise NetError("upsample_h, upsample_w, pad_out_h and pad_out_w need a second bottom, the places of "
@@ -106,12 +110,17 @@ class Upsample(Layer):
         if len(bottom) == 1:
             resize.repeat_forward(x, y)
             return
-        self.place = bottom[1].data.astype("int64")
-        outside = (self.place < 0) | (self.place >= y.shape[2] * y.shape[3])
-        self.refuse(outside, self.place, lambda found: (
+        self.place.reshape(x.shape)
+        place, device = self.place.data, self.context.backend
+        place[...] = bottom[1].data
+        outside, above = (device.scratch_like(f"upsample.{name}", place, bool) for name in ("outside", "above"))
+        device.xp.less(place, 0, out=outside)
+        device.xp.greater_equal(place, y.shape[2] * y.shape[3], out=above)
+        outside |= above
+        self.refuse(outside, place, lambda found: (
             f"place {found} lies outside the top of {dims(y.shape[2:])}; give upsample_h and upsample_w the size of "
             "the map that was pooled"))
-        resize.unpool_forward(x, self.place, y)
+        resize.unpool_forward(x, place, y)
 
     def backward(self, top, propagate_down, bottom):
         if not propagate_down[0]:
@@ -119,4 +128,4 @@ class Upsample(Layer):
         if len(bottom) == 1:
             resize.repeat_backward(top[0].diff, bottom[0].diff)
         else:
-            resize.unpool_backward(top[0].diff, self.place, bottom[0].diff)
+            resize.unpool_backward(top[0].diff, self.place.data, bottom[0].diff)

@@ -56,13 +56,13 @@ class ROIPooling(Regions):
     def forward(self, bottom, top):
         rois, self.image = self.read(bottom)
         bins = roi.max_bins(rois, self.pooled, self.scale, bottom[0].shape[2:])
-        rows, columns = map(self.context.backend.from_host, bins)
-        argmax = self.positions(self.argmax, top[0].data)
-        roi.max_forward(bottom[0].data, self.image, rows, columns, top[0].data, argmax)
+        self.rows, self.columns = map(self.context.backend.from_host, bins)
+        argmax = self.argmax.data if self.runs_backward else None
+        roi.max_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data, argmax)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            roi.max_backward(top[0].diff, self.argmax.data, self.image, bottom[0].diff)
+            roi.max_backward(top[0].diff, self.argmax.data, self.image, self.rows, self.columns, bottom[0].diff)
 
 
 @register("PSROIPooling")

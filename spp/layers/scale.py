@@ -1,9 +1,12 @@
 """Scale and Bias: a factor and a summand with the shape of some neighbouring axes of the bottom."""
+from typing import Any, Callable
+
 from spp.errors import NetError
 from spp.layers.base import canonical_axis, dims
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import scale
+from spp.ops.affine import Affine
 from spp.proto import caffe_pb2
 
 
@@ -11,6 +14,12 @@ class _AlongAxes(Neuron):
     """Base of layers that combine the bottom with a parameter, or with bottom 1, of the shape of some of its axes."""
 
     bottoms = (1, 2)
+    fuses = ("relu",)
+    axis = 1
+
+    def of_channels(self):
+        """Whether it has a parameter of its own, not another layer's top, with one value a channel."""
+        return len(self.param.bottom) == 1 and self.axis == 1 and len(self.blobs[0].shape) == 1
 
     def parameter_shape(self, shape, p):
         """Of bottom 0's shape the axes axis .. axis + num_axes - 1 (num_axes -1: all the rest; 0: none)."""
@@ -42,11 +51,15 @@ class Scale(_AlongAxes):
     """x * scale, + bias if bias_term, along axes of x (Caffe: Scale).
 
     The scale is bottom 1, or else a parameter, 1 at first unless `filler` says otherwise. The last parameter is
-    the bias, in the scale's shape.
+    the bias, in the scale's shape. `fused_gradient`: when the layer before has done this one's forward, a function
+    that gives the gradient of the scale, by that of the top.
     """
+
+    fused_gradient: Callable[[Any], Any] | None = None
 
     def setup(self, bottom, top):
         p = self.param.scale_param
+        self.axis = p.axis
         if len(bottom) > 1:
             shape = bottom[1].shape
         else:
@@ -65,10 +78,16 @@ class Scale(_AlongAxes):
                            f"bias, to {dims(self.scale.shape)}")
         super().reshape(bottom, top)
 
-    def forward(self, bottom, top):
+    def kind(self):
+        return "" if not self.of_channels() else "scale" if self.runs_backward else "affine"
+
+    def affine(self):
+        return Affine(scale=self.scale.data, bias=self.blobs[-1].data if self.param.scale_param.bias_term else 0)
+
+    def forward(self, bottom, top, relu=False):
         self.keep(bottom, top)
-        bias = self.blobs[-1].data if self.param.scale_param.bias_term else None
-        scale.forward(bottom[0].data, self.scale.data, bias, top[0].data, self.first)
+        self.fused_gradient = None
+        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.scale.shape), relu)
 
     def backward(self, top, propagate_down, bottom):
         dy = top[0].diff
@@ -76,13 +95,17 @@ class Scale(_AlongAxes):
             self.blobs[-1].diff[...] += scale.bias_gradient(dy, self.blobs[-1].data, self.first)
         from_bottom = len(bottom) > 1
         if propagate_down[1] if from_bottom else self.param_propagate_down[0]:
-            found = scale.scale_gradient(dy, self.kept(bottom, top), self.scale.data, self.first)
-            if from_bottom:
-                self.scale.diff[...] = found
+            if from_bottom and self.scale.shape == dy.shape:        # nothing to sum
+                self.context.backend.xp.multiply(dy, self.kept(bottom, top), out=self.scale.diff)
             else:
-                self.scale.diff[...] += found
+                found = (self.fused_gradient(dy) if self.fused_gradient else
+                         scale.scale_gradient(dy, self.kept(bottom, top), self.scale.data, self.first))
+                if from_bottom:
+                    self.scale.diff[...] = found
+                else:
+                    self.scale.diff[...] += found
         if propagate_down[0]:
-            scale.forward(dy, self.scale.data, None, bottom[0].diff, self.first)
+            Affine(scale=self.scale.data).forward(dy, bottom[0].diff, self.first, self.first + len(self.scale.shape))
 
 
 @register("Bias")
@@ -91,6 +114,7 @@ class Bias(_AlongAxes):
 
     def setup(self, bottom, top):
         p = self.param.bias_param
+        self.axis = p.axis
         if len(bottom) == 1:
             self.add_filled(self.parameter_shape(bottom[0].shape, p), p.filler)
 
@@ -99,14 +123,21 @@ class Bias(_AlongAxes):
         self.first = self.first_axis(bottom, self.bias, self.param.bias_param)
         super().reshape(bottom, top)
 
-    def forward(self, bottom, top):
-        scale.bias_forward(bottom[0].data, self.bias.data, top[0].data, self.first)
+    def kind(self):
+        return "affine" if self.of_channels() and not self.runs_backward else ""
+
+    def affine(self):
+        return Affine(bias=self.bias.data)
+
+    def forward(self, bottom, top, relu=False):
+        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.bias.shape), relu)
 
     def backward(self, top, propagate_down, bottom):
         dy = top[0].diff
         if len(bottom) > 1:
             if propagate_down[1]:
-                self.bias.diff[...] = scale.bias_gradient(dy, self.bias.data, self.first)
+                self.bias.diff[...] = (dy if self.bias.shape == dy.shape else       # nothing to sum
+                                       scale.bias_gradient(dy, self.bias.data, self.first))
         elif self.param_propagate_down[0]:
             self.bias.diff[...] += scale.bias_gradient(dy, self.bias.data, self.first)
         if propagate_down[0] and bottom[0].diff is not dy:

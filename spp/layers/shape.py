@@ -135,8 +135,8 @@ class Concat(Layer):
             top[0].share_diff(bottom[0])
 
     def forward(self, bottom, top):
-        if len(bottom) > 1:
-            for blob, part in zip(bottom, _parts(top[0].data, bottom, self.axis)):
+        for blob, part in zip(bottom, _parts(top[0].data, bottom, self.axis)):
+            if blob.memory is not top[0].memory:        # else it is a part already
                 part[...] = blob.data
 
     def backward(self, top, propagate_down, bottom):

@@ -1,8 +1,10 @@
 """SmoothL1Loss."""
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, dims
 from spp.layers.registry import register
 from spp.ops import smooth_l1
+from spp.ops.losses import in_shape
 
 
 @register("SmoothL1Loss")
@@ -24,6 +26,7 @@ class SmoothL1Loss(Layer):
 
     def setup(self, bottom, top):
         self.sigma = self.param.smooth_l1_loss_param.sigma
+        self.difference = Blob((), self.context.dtype, self.context.backend)
         if not self.sigma > 0:
             raise NetError(f"smooth_l1_loss_param's sigma must be above 0, found {self.sigma:g}")
 
@@ -33,26 +36,30 @@ class SmoothL1Loss(Layer):
             if blob.count != first.count or blob.shape[:1] != first.shape[:1] or not first.shape:
                 raise NetError(f"bottoms must have one shape: bottom 0 is {dims(first.shape)}, bottom {i} is "
                                f"{dims(blob.shape)}")
+        self.difference.reshape(first.shape)
         top[0].reshape(())
 
     def forward(self, bottom, top):
-        shape = bottom[0].shape
-        pred, target, *weights = (blob.data.reshape(shape) for blob in bottom)
-        self.inside, outside = (weights + [None, None])[:2]
-        self.outside = outside
-        self.difference = pred - target
-        if self.inside is not None:
-            self.difference *= self.inside
-        top[0].data[...] = smooth_l1.forward(self.difference, self.sigma, outside) / max(shape[0], 1)
+        difference = self.difference.data
+        self.context.backend.xp.subtract(bottom[0].data, self._of(bottom, 1), out=difference)
+        if len(bottom) > 2:
+            difference *= self._of(bottom, 2)
+        outside = self._of(bottom, 3) if len(bottom) > 3 else None
+        top[0].data[...] = smooth_l1.forward(difference, self.sigma, outside) / max(len(difference), 1)
 
     def backward(self, top, propagate_down, bottom):
         if not any(propagate_down[:2]):
             return
-        gradient = smooth_l1.backward(self.difference, self.sigma)
-        for weight in (self.inside, self.outside):
-            if weight is not None:
-                gradient *= weight
-        gradient *= self.context.backend.number(top[0].diff) / max(bottom[0].shape[0], 1)
+        gradient = smooth_l1.backward(self.difference.data, self.sigma)
+        for i in range(2, len(bottom)):
+            gradient *= self._of(bottom, i)
+        gradient *= self.context.backend.number(top[0].diff) / max(len(gradient), 1)
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
-                bottom[i].diff[...] = sign * gradient.reshape(bottom[i].shape)
+                dx = bottom[i].diff
+                self.context.backend.xp.multiply(in_shape(gradient, dx.shape, "smooth_l1.0"), sign, out=dx)
+
+    @staticmethod
+    def _of(bottom, i):
+        """A bottom's values in the shape of bottom 0."""
+        return in_shape(bottom[i].data, bottom[0].shape, f"smooth_l1.{i}")

@@ -4,6 +4,7 @@ import numpy as np
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer
+from spp.layers.pooling import Tables
 from spp.layers.registry import register
 from spp.ops import pooling, spp
 
@@ -35,16 +36,15 @@ class SPP(Layer):
         if self.method not in ("MAX", "AVE"):
             raise NetError(f"spp_param's pool must be MAX or AVE, found {self.method}")
         self.rule = p.BinRule.Name(p.bin_rule)
-        self.spatial = None
+        self.tables = Tables(self.context)
         self.pooled = Blob((), self.context.dtype, self.context.backend)
         self.argmax = Blob((), np.int32, self.context.backend)
 
     def reshape(self, bottom, top):
         if len(bottom[0].shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {bottom[0].shape}")
-        n, channels, *spatial = bottom[0].shape
-        if spatial != self.spatial:
-            self._lay_bins(*spatial)
+        n, channels, *size = bottom[0].shape
+        self.counts, self.regions, self.areas = self.tables.of(tuple(size), self._lay_bins)
         for blob in (self.pooled, self.argmax):
             blob.reshape(n, channels, len(self.regions), 1)
         if self.param.spp_param.pyramid_height == 1:
@@ -55,17 +55,13 @@ class SPP(Layer):
     def _lay_bins(self, height, width):
         p = self.param.spp_param
         if p.bins:
-            self.counts, regions, areas = spp.pyramid_regions(height, width, p.bins, self.rule)
-        else:
-            self.counts, regions, areas = spp.caffe_regions(height, width, p.pyramid_height)
-        self.regions = self.context.backend.from_host(regions)
-        self.areas = self.context.backend.from_host(areas)
-        self.spatial = [height, width]
+            return spp.pyramid_regions(height, width, p.bins, self.rule)
+        return spp.caffe_regions(height, width, p.pyramid_height)
 
     def forward(self, bottom, top):
         pooled = self.pooled.data[..., 0]
         if self.method == "MAX":
-            argmax = self.positions(self.argmax, self.pooled.data)[..., 0]
+            argmax = self.argmax.data[..., 0] if self.runs_backward else None
             pooling.max_forward(bottom[0].data, self.regions, pooled, argmax)
         else:
             pooling.average_forward(bottom[0].data, self.regions, self.areas, pooled)

@@ -28,12 +28,15 @@ def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) ->
 
 
 def forward(x: Any, weight: Any, bias: Any, y: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-            group: int = 1, axis: int = 1, relu: bool = False, precision: str = "fp32") -> None:
-    """Write to `y`; bias: O, or None. `relu`: y = max(y, 0) in the same pass. `precision`: the backend's names."""
+            group: int = 1, axis: int = 1, relu: bool = False, precision: str = "fp32", scale: Any = None,
+            shift: Any = None) -> None:
+    """Write to `y`; bias: O, or None. In the same pass, where given: y = y * scale + shift, O values each, and with
+    `relu` max(y, 0). `precision`: the backend's names.
+    """
     device = backend.of(x)
     out = _one_batch_axis(y, axis)
     device.convolution_forward(_one_batch_axis(x, axis), weight, bias, out, stride, pad, dilation, group, relu,
-                               precision)
+                               precision, scale, shift)
     device.store(out.reshape(y.shape), y)
 
 

@@ -23,13 +23,13 @@ def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) ->
 
 
 def forward(x: Any, weight: Any, bias: Any, y: Any, stride: Numbers, pad: Numbers, dilation: Numbers,
-            group: int = 1, axis: int = 1, relu: bool = False, precision: str = "fp32") -> None:
-    """Write to `y`; bias: O, or None. `relu`: y = max(y, 0)."""
+            group: int = 1, axis: int = 1, relu: bool = False, precision: str = "fp32", scale: Any = None,
+            shift: Any = None) -> None:
+    """Write to `y`; bias, scale, shift: O, or None: y = (sum + bias) * scale + shift, max(y, 0) with `relu`."""
     convolution.backward_data(x, weight, y, stride, pad, dilation, group, axis, precision)
-    if bias is not None:
-        y += bias.reshape(-1, *[1] * (y.ndim - axis - 1))
-    if relu:
-        backend.of(y).relu(y, y, 0)
+    if bias is not None or scale is not None or relu:
+        backend.of(y).channel_affine(y, 0 if bias is None else -bias, 1 if scale is None else scale,
+                                     0 if shift is None else shift, y, axis, axis + 1, relu)
 
 
 def backward_data(dy: Any, weight: Any, dx: Any, stride: Numbers, pad: Numbers, dilation: Numbers,

@@ -4,14 +4,13 @@ from typing import Any, Sequence
 from spp import backend
 
 
-def sum_forward(xs: Sequence[Any], coeffs: Sequence[float], y: Any) -> None:
-    """y = sum of coeff * x."""
+def sum_forward(xs: Sequence[Any], coeffs: Sequence[float], y: Any, relu: bool = False) -> None:
+    """y = sum of coeff * x, of two xs or more; with `relu` max(y, 0). y may be the first or the second x."""
     device = backend.of(y)
-    device.xp.multiply(xs[0], coeffs[0], out=y)
-    for x, coeff in zip(xs[1:], coeffs[1:]):
-        if coeff != 1:
-            x = device.xp.multiply(x, coeff, out=device.scratch_like("eltwise.share", x))
-        y += x
+    total, weight = xs[0], coeffs[0]
+    for i in range(1, len(xs)):
+        device.weighted_sum(total, weight, xs[i], coeffs[i], y, relu and i == len(xs) - 1)
+        total, weight = y, 1.0
 
 
 def prod_forward(xs: Sequence[Any], y: Any) -> None:

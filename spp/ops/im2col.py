@@ -12,7 +12,7 @@ from spp.ops.convolution import Numbers
 def forward(x: Any, y: Any, kernel: Numbers, stride: Numbers, pad: Numbers, dilation: Numbers, axis: int = 1) -> None:
     """Write to `y`; pixels outside of `x` are zeros."""
     out = y.shape[axis + 1:]
-    padded = backend.of(x).xp.zeros(_covered(x.shape, kernel, out, stride, pad, dilation, axis), x.dtype)
+    padded = _zeros(x, _covered(x.shape, kernel, out, stride, pad, dilation, axis))
     padded[_inside(x.shape, pad, axis)] = x
     columns = y.reshape(*x.shape[:axis + 1], *kernel, *out)     # splits an axis: a view
     for tap, pixels in _taps(kernel, out, stride, dilation, axis):
@@ -23,11 +23,17 @@ def backward(dy: Any, dx: Any, kernel: Numbers, stride: Numbers, pad: Numbers, d
              axis: int = 1) -> None:
     """Write to `dx` the sum of what all windows hand back to a pixel."""
     out = dy.shape[axis + 1:]
-    padded = backend.of(dy).xp.zeros(_covered(dx.shape, kernel, out, stride, pad, dilation, axis), dx.dtype)
+    padded = _zeros(dx, _covered(dx.shape, kernel, out, stride, pad, dilation, axis))
     columns = dy.reshape(*dx.shape[:axis + 1], *kernel, *out)
     for tap, pixels in _taps(kernel, out, stride, dilation, axis):
         padded[pixels] += columns[tap]
     dx[...] = padded[_inside(dx.shape, pad, axis)]
+
+
+def _zeros(like: Any, shape: tuple[int, ...]) -> Any:
+    padded = backend.of(like).scratch("im2col.padded", shape, like.dtype)
+    padded[...] = 0
+    return padded
 
 
 def _covered(shape: Numbers, kernel: Numbers, out: Numbers, stride: Numbers, pad: Numbers, dilation: Numbers,

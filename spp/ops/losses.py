@@ -1,5 +1,4 @@
 """Losses summed over a batch, each beside its gradient. `scale` is the loss weight by the divisor of the sum."""
-import math
 from typing import Any
 
 from spp import backend
@@ -9,9 +8,14 @@ TINY = 1e-20            # Caffe's floor under a probability before its logarithm
 NEAR = 1e-4             # what Caffe adds to a distance that it divides by
 
 
-def by_item(x: Any) -> Any:
-    """An array as a matrix with a row an item (axis 0), in Caffe's order: a view where its memory allows it."""
-    return x.reshape(len(x), math.prod(x.shape[1:]))
+def by_item(x: Any, name: str) -> Any:
+    """An array as a matrix with a row an item (axis 0), in Caffe's order: a view, or the scratch buffer `name`."""
+    return backend.of(x).load_matrix(x, 1, name)
+
+
+def in_shape(x: Any, shape: tuple[int, ...], name: str) -> Any:
+    """An array's elements, in Caffe's order, in another shape: a view, or the scratch buffer `name`."""
+    return x if x.shape == shape else by_item(x, name).reshape(shape)
 
 
 def euclidean_forward(a: Any, b: Any, difference: Any) -> Any:
@@ -25,28 +29,40 @@ def euclidean_forward(a: Any, b: Any, difference: Any) -> Any:
 
 def euclidean_backward(difference: Any, scale: float, dx: Any) -> None:
     """dx = scale * difference: the gradient of a (that of b has the other sign: a negative scale)."""
-    backend.of(dx).xp.multiply(difference.reshape(dx.shape), scale, out=dx)
+    backend.of(dx).xp.multiply(in_shape(difference, dx.shape, "losses.difference"), scale, out=dx)
 
 
 def hinge_forward(x: Any, labels: Any, squared: bool) -> Any:
     """The sum of all margins, or of their squares. x: items x classes; labels: integers, one an item."""
-    margins = _margins(x, labels)[0]
-    return (margins * margins).sum() if squared else margins.sum()
+    margins = _margins(x, labels)
+    if squared:
+        margins *= margins
+    return margins.sum()
 
 
 def hinge_backward(x: Any, labels: Any, squared: bool, scale: float, dx: Any) -> None:
     """The gradient, 0 where a margin is 0; `dx` has the items first and x's number of elements."""
-    margins, signs = _margins(x, labels)
-    slopes = 2 * margins if squared else margins > 0
-    dx[...] = (slopes * signs * -scale).reshape(dx.shape)
+    device, margins = backend.of(x), _margins(x, labels)
+    slopes = device.matrix(dx, 1, "losses.dx")
+    if squared:
+        device.xp.multiply(margins, 2, out=slopes)
+    else:
+        device.xp.greater(margins, 0, out=slopes)
+    slopes *= scale
+    of_label = device.xp.take_along_axis(slopes, labels[:, None], 1)
+    device.xp.put_along_axis(slopes, labels[:, None], -of_label, 1)
+    device.store(slopes.reshape(dx.shape), dx)
 
 
-def _margins(x: Any, labels: Any) -> tuple[Any, Any]:
-    """max(0, 1 - sign * x), one class against all others: and the signs, 1 for the label's class, else -1."""
-    xp = backend.of(x).xp
-    signs = xp.full(x.shape, -1, x.dtype)
-    xp.put_along_axis(signs, labels[:, None], x.dtype.type(1), 1)
-    return xp.maximum(1 - signs * x, 0), signs
+def _margins(x: Any, labels: Any) -> Any:
+    """max(0, 1 - sign * x), one class against all others: the sign is 1 for the label's class, else -1."""
+    device = backend.of(x)
+    margins = device.scratch_like("losses.margins", x)
+    device.xp.add(x, 1, out=margins)
+    of_label = device.xp.take_along_axis(x, labels[:, None], 1)
+    device.xp.put_along_axis(margins, labels[:, None], 1 - of_label, 1)
+    device.xp.maximum(margins, 0, out=margins)
+    return margins
 
 
 def contrastive_forward(a: Any, b: Any, similar: Any, margin: float, legacy: bool, difference: Any) -> Any:
@@ -56,7 +72,7 @@ def contrastive_forward(a: Any, b: Any, similar: Any, margin: float, legacy: boo
     """
     xp = backend.of(a).xp
     xp.subtract(a, b, out=difference)
-    squares = (difference * difference).sum(1)
+    squares = _square_distances(difference)
     if legacy:
         apart = xp.maximum(margin - squares, 0)
     else:
@@ -66,15 +82,25 @@ def contrastive_forward(a: Any, b: Any, similar: Any, margin: float, legacy: boo
 
 def contrastive_backward(difference: Any, similar: Any, margin: float, legacy: bool, scale: float, dx: Any) -> None:
     """The gradient of a (that of b has the other sign: a negative scale); `dx` has a's number of elements."""
-    xp = backend.of(difference).xp
-    squares = (difference * difference).sum(1)
+    device = backend.of(difference)
+    xp, squares = device.xp, _square_distances(difference)
     if legacy:
         slopes = -(squares < margin).astype(difference.dtype)
     else:
         distances = xp.sqrt(squares)
         slopes = -xp.maximum(margin - distances, 0) / (distances + NEAR)
     factors = scale * xp.where(similar, difference.dtype.type(1), slopes)
-    dx[...] = (factors[:, None] * difference).reshape(dx.shape)
+    gradient = device.matrix(dx, 1, "losses.dx")
+    xp.multiply(factors[:, None], difference, out=gradient)
+    device.store(gradient.reshape(dx.shape), dx)
+
+
+def _square_distances(difference: Any) -> Any:
+    """The sum of the squares of each row."""
+    device = backend.of(difference)
+    squares = device.scratch_like("losses.squares", difference)
+    device.xp.multiply(difference, difference, out=squares)
+    return squares.sum(1)
 
 
 def multinomial_forward(prob: Any, labels: Any) -> Any:
@@ -84,10 +110,11 @@ def multinomial_forward(prob: Any, labels: Any) -> Any:
 
 def multinomial_backward(prob: Any, labels: Any, scale: float, dx: Any) -> None:
     """-scale / probability at the label, 0 elsewhere; `dx` has the items first and prob's number of elements."""
-    xp = backend.of(prob).xp
-    gradient = xp.zeros_like(prob)
-    xp.put_along_axis(gradient, labels[:, None], -scale / _of_label(prob, labels), 1)
-    dx[...] = gradient.reshape(dx.shape)
+    device = backend.of(prob)
+    gradient = device.matrix(dx, 1, "losses.dx")
+    gradient[...] = 0
+    device.xp.put_along_axis(gradient, labels[:, None], -scale / _of_label(prob, labels), 1)
+    device.store(gradient.reshape(dx.shape), dx)
 
 
 def _of_label(prob: Any, labels: Any) -> Any:
@@ -96,10 +123,20 @@ def _of_label(prob: Any, labels: Any) -> Any:
 
 
 def sigmoid_cross_entropy_forward(x: Any, target: Any, counted: Any) -> Any:
-    """-sum of t log(p) + (1 - t) log(1 - p), p = sigmoid(x), over the elements `counted` (booleans)."""
-    xp = backend.of(x).xp
-    each = xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))
-    return xp.where(counted, each, 0).sum()
+    """-sum of t log(p) + (1 - t) log(1 - p), p = sigmoid(x), over the elements `counted`: booleans; None for all."""
+    device = backend.of(x)
+    xp = device.xp
+    each, term = (device.scratch_like(f"losses.{name}", x) for name in ("each", "term"))
+    xp.maximum(x, 0, out=each)
+    xp.multiply(x, target, out=term)
+    each -= term
+    xp.absolute(x, out=term)
+    xp.negative(term, out=term)
+    xp.exp(term, out=term)
+    xp.log1p(term, out=term)
+    each += term
+    _clear_others(each, counted)
+    return each.sum()
 
 
 def sigmoid_cross_entropy_backward(x: Any, target: Any, counted: Any, scale: float, dx: Any) -> None:
@@ -107,7 +144,16 @@ def sigmoid_cross_entropy_backward(x: Any, target: Any, counted: Any, scale: flo
     neuron.sigmoid_forward(x, dx)
     dx -= target
     dx *= scale
-    backend.of(dx).xp.copyto(dx, 0, where=~counted)
+    _clear_others(dx, counted)
+
+
+def _clear_others(x: Any, counted: Any) -> None:
+    """x = 0 where it is not `counted`."""
+    if counted is not None:
+        device = backend.of(x)
+        others = device.scratch_like("losses.others", counted)
+        device.xp.logical_not(counted, out=others)
+        device.xp.copyto(x, 0, where=others)
 
 
 def infogain_forward(prob: Any, labels: Any, matrix: Any, counted: Any) -> Any:
@@ -115,13 +161,31 @@ def infogain_forward(prob: Any, labels: Any, matrix: Any, counted: Any) -> Any:
 
     prob: outer x inner x classes; labels: integers outer x inner; matrix: classes x classes.
     """
-    xp = backend.of(prob).xp
-    logs = xp.log(xp.maximum(prob, TINY))
-    return -((matrix[labels] * logs).sum(-1) * counted).sum()
+    device = backend.of(prob)
+    logs, sums = device.scratch_like("losses.logs", prob), device.scratch("losses.sums", labels.shape, prob.dtype)
+    device.xp.maximum(prob, TINY, out=logs)
+    device.xp.log(logs, out=logs)
+    logs *= _rows(matrix, labels)
+    logs.sum(-1, out=sums)
+    sums *= counted
+    return -sums.sum()
 
 
 def infogain_backward(prob: Any, labels: Any, matrix: Any, counted: Any, scale: float, dx: Any) -> None:
     """The gradient of the scores whose softmax `prob` is, in the same axes; 0 where not `counted`."""
-    rows = matrix[labels]
-    dx[...] = prob * rows.sum(-1, keepdims=True) - rows
-    dx *= (counted * scale).astype(dx.dtype)[..., None]
+    device, rows = backend.of(prob), _rows(matrix, labels)
+    sums = device.scratch("losses.sums", labels.shape, prob.dtype)
+    rows.sum(-1, out=sums)
+    device.xp.multiply(prob, sums[..., None], out=dx)
+    dx -= rows
+    sums[...] = counted
+    sums *= scale
+    dx *= sums[..., None]
+
+
+def _rows(matrix: Any, labels: Any) -> Any:
+    """The labels' rows of the infogain matrix, labels' shape x classes, in a scratch buffer."""
+    device = backend.of(matrix)
+    rows = device.scratch("losses.rows", (*labels.shape, matrix.shape[1]), matrix.dtype)
+    device.take_rows(matrix, labels.reshape(-1), rows.reshape(-1, matrix.shape[1]))
+    return rows

@@ -65,7 +65,7 @@ def product_regions(axes: Sequence[Any]) -> np.ndarray:
 def max_forward(x: Any, regions: Any, y: Any, argmax: Any) -> None:
     """y = the largest x of each region, argmax (int32) where it was: the first of equals, a NaN before all.
 
-    x: N x C x (1 to 3 axes); y, argmax: N x C x (any axes, one element a region).
+    x: N x C x (1 to 3 axes); y, argmax: N x C x (any axes, one element a region). argmax may be None: that is faster.
     """
     backend.of(x).max_pool(x, regions, y, argmax)
 
@@ -96,25 +96,31 @@ def stochastic_forward(x: Any, regions: Any, uniform: Any, y: Any, argmax: Any) 
 def expected_forward(x: Any, regions: Any, areas: Any, y: Any) -> None:
     """In testing what `stochastic_forward` trained: y = sum x^2 / sum x of each region; zeros give 0."""
     total = _means(x, regions, areas, y)
-    average_forward(x * x, regions, areas, y)
+    device = backend.of(x)
+    squares = device.scratch_like("pooling.squares", x)
+    device.xp.multiply(x, x, out=squares)
+    average_forward(squares, regions, areas, y)
     y /= total
 
 
 def expected_backward(dy: Any, x: Any, y: Any, regions: Any, areas: Any, dx: Any) -> None:
     """dx = the sum of dy * (2 x - y) / sum x over the regions that a position is in."""
-    share = dy / _means(x, regions, areas, y)
+    device = backend.of(x)
+    share, other = device.scratch_like("pooling.share", y), device.scratch_like("pooling.other", dx)
+    device.xp.divide(dy, _means(x, regions, areas, y), out=share)
     average_backward(share, regions, areas, dx)
-    dx *= 2 * x
+    device.xp.multiply(x, 2, out=other)
+    dx *= other
     share *= y
-    other = backend.of(x).xp.empty_like(dx)
     average_backward(share, regions, areas, other)
     dx -= other
 
 
 def _means(x: Any, regions: Any, areas: Any, y: Any) -> Any:
-    """The mean of x over each region, with 1 in place of 0."""
-    xp = backend.of(x).xp
-    means = xp.empty_like(y)
+    """The mean of x over each region, with 1 in place of 0, in a scratch buffer."""
+    device = backend.of(x)
+    means, empty = device.scratch_like("pooling.means", y), device.scratch_like("pooling.empty", y, bool)
     average_forward(x, regions, areas, means)
-    xp.copyto(means, 1, where=means == 0)
+    device.xp.equal(means, 0, out=empty)
+    device.xp.copyto(means, 1, where=empty)
     return means

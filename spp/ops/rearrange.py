@@ -1,40 +1,56 @@
-"""The same values in other places: Reorg's and ShuffleChannel's orders, as functions of N x C x H x W arrays."""
+"""The same values in other places: Reorg's and ShuffleChannel's orders, of N x C x H x W arrays."""
 from typing import Any
 
+from spp import backend
 
-def space_to_channels(x: Any, stride: int) -> Any:
-    """YOLO v2's Reorg: N x C x H x W to N x C s^2 x H/s x W/s.
+
+def space_to_channels(x: Any, y: Any, stride: int) -> None:
+    """YOLO v2's Reorg: x, N x C x H x W, to y, N x C s^2 x H/s x W/s.
 
     As in Darknet, x is first read as C / s^2 channels of H s x W s. Its pixel (s j + a, s i + b) goes to
     (j, i) of block a s + b; the result, again C x H x W in memory, is read as C s^2 x H / s x W / s.
     """
     n, c, h, w = x.shape
-    deep = x.reshape(n, c // stride ** 2, h, stride, w, stride).transpose(0, 3, 5, 1, 2, 4)
-    return deep.reshape(n, c * stride ** 2, h // stride, w // stride)
+    _gather(x, y, (n, c // stride ** 2, h, w, stride))
 
 
-def channels_to_space(x: Any, stride: int) -> Any:
-    """The inverse: N x C x H x W to N x C / s^2 x H s x W s."""
+def channels_to_space(x: Any, y: Any, stride: int) -> None:
+    """The inverse: x, N x C x H x W, to y, N x C / s^2 x H s x W s."""
     n, c, h, w = x.shape
-    wide = x.reshape(n, stride, stride, c // stride ** 2, h, w).transpose(0, 3, 4, 1, 5, 2)
-    return wide.reshape(n, c // stride ** 2, h * stride, w * stride)
+    _spread(x, y, (n, c // stride ** 2, h, w, stride))
 
 
-def undo_space_to_channels(dy: Any, stride: int) -> Any:
-    """The gradient of `space_to_channels`: N x C s^2 x H/s x W/s back to N x C x H x W."""
-    n, c, h, w = dy.shape
-    wide = channels_to_space(dy.reshape(n, c // stride ** 2, h * stride, w * stride), stride)
-    return wide.reshape(n, c // stride ** 2, h * stride, w * stride)
+def undo_space_to_channels(dy: Any, dx: Any, stride: int) -> None:
+    """The gradient of `space_to_channels`: dy, N x C s^2 x H/s x W/s, back to dx, N x C x H x W."""
+    n, c, h, w = dx.shape
+    _spread(dy, dx, (n, c // stride ** 2, h, w, stride))
 
 
-def undo_channels_to_space(dy: Any, stride: int) -> Any:
+def undo_channels_to_space(dy: Any, dx: Any, stride: int) -> None:
     """The gradient of `channels_to_space`."""
-    n, c, h, w = dy.shape
-    narrow = dy.reshape(n, c, h // stride, stride, w // stride, stride).transpose(0, 3, 5, 1, 2, 4)
-    return narrow.reshape(n, c * stride ** 2, h // stride, w // stride)
+    n, c, h, w = dx.shape
+    _gather(dy, dx, (n, c // stride ** 2, h, w, stride))
 
 
-def shuffled(x: Any, group: int) -> Any:
+def _gather(x: Any, y: Any, sizes: tuple[int, ...]) -> None:
+    """y, read as N x s x s x D x H x W, from x, read as N x D x H s x W s; sizes: N, D, H, W, s."""
+    n, d, h, w, s = sizes
+    device = backend.of(x)
+    wide, out = device.load_matrix(x, 1, "rearrange.x"), device.matrix(y, 1, "rearrange.y")
+    out.reshape(n, s, s, d, h, w)[...] = wide.reshape(n, d, h, s, w, s).transpose(0, 3, 5, 1, 2, 4)
+    device.store(out.reshape(y.shape), y)
+
+
+def _spread(x: Any, y: Any, sizes: tuple[int, ...]) -> None:
+    """The inverse: y, read as N x D x H s x W s, from x, read as N x s x s x D x H x W."""
+    n, d, h, w, s = sizes
+    device = backend.of(x)
+    deep, out = device.load_matrix(x, 1, "rearrange.x"), device.matrix(y, 1, "rearrange.y")
+    out.reshape(n, d, h, s, w, s)[...] = deep.reshape(n, s, s, d, h, w).transpose(0, 3, 4, 1, 5, 2)
+    device.store(out.reshape(y.shape), y)
+
+
+def shuffle(x: Any, y: Any, group: int) -> None:
     """Channel k of each of the groups in turn, for k = 0, 1, ...: channel k * group + g is channel k of group g."""
-    n, c = x.shape[:2]
-    return x.reshape(n, group, c // group, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
+    n, c, *rest = x.shape
+    y.reshape(n, c // group, group, *rest)[...] = x.reshape(n, group, c // group, *rest).swapaxes(1, 2)

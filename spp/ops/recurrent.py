@@ -17,8 +17,8 @@ def lstm_forward(gates: Any, cont: Any, weight: Any, h0: Any, c0: Any, h: Any, c
     begins with.
     """
     cells[0] = c0
-    xp = backend.of(h).xp
-    from_hidden = xp.empty_like(gates[0])
+    device = backend.of(h)
+    xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", gates[0])
     for t in range(len(h)):
         xp.multiply(h[t - 1] if t else h0, cont[t][:, None], out=previous[t])
         inner_product.forward(previous[t], weight, None, from_hidden)
@@ -44,14 +44,16 @@ def lstm_unit_forward(c_prev: Any, gates: Any, cont: Any, activations: Any, c: A
     c_prev, c, h: ... x H; gates: ... x 4 H, before their functions; cont: ...; `activations` (may be `gates`)
     gets i, f, o = sigmoid and g = tanh of the gates.
     """
-    xp = backend.of(gates).xp
-    size = c.shape[-1]
+    device = backend.of(gates)
+    xp, size = device.xp, c.shape[-1]
     neuron.sigmoid_forward(gates[..., :3 * size], activations[..., :3 * size])
     neuron.tanh_forward(gates[..., 3 * size:], activations[..., 3 * size:])
     i, f, o, g = _four(activations)
     xp.multiply(f, c_prev, out=c)
     c *= cont[..., None]
-    c += i * g
+    new = device.scratch("recurrent.new", c.shape, c.dtype)
+    xp.multiply(i, g, out=new)
+    c += new
     xp.tanh(c, out=h)
     h *= o
 
@@ -59,19 +61,39 @@ def lstm_unit_forward(c_prev: Any, gates: Any, cont: Any, activations: Any, c: A
 def lstm_unit_backward(dh: Any, dc: Any, c_prev: Any, activations: Any, cont: Any, c: Any, dc_prev: Any,
                        dgates: Any) -> None:
     """Write to `dc_prev` (may be `dc`) and `dgates`, the gradient of the gates before their functions."""
-    xp = backend.of(c).xp
+    device = backend.of(c)
+    xp = device.xp
     i, f, o, g = _four(activations)
     di, df, do, dg = _four(dgates)
-    tanh_c = xp.tanh(c)
-    total = dh * o
-    total *= 1 - tanh_c * tanh_c
+    tanh_c, total, slope = device.scratch("recurrent.unit", (3, *c.shape), c.dtype)
+    xp.tanh(c, out=tanh_c)
+    xp.multiply(dh, o, out=total)
+    _times_tanh_slope(xp, total, tanh_c, slope)
     total += dc
-    di[...] = total * g * i * (1 - i)
-    do[...] = dh * tanh_c * o * (1 - o)
-    dg[...] = total * i * (1 - g * g)
+    xp.multiply(total, g, out=di)
+    _times_sigmoid_slope(xp, di, i, slope)
+    xp.multiply(dh, tanh_c, out=do)
+    _times_sigmoid_slope(xp, do, o, slope)
+    xp.multiply(total, i, out=dg)
+    _times_tanh_slope(xp, dg, g, slope)
     total *= cont[..., None]
-    df[...] = total * c_prev * f * (1 - f)
+    xp.multiply(total, c_prev, out=df)
+    _times_sigmoid_slope(xp, df, f, slope)
     xp.multiply(total, f, out=dc_prev)
+
+
+def _times_sigmoid_slope(xp: Any, gradient: Any, y: Any, slope: Any) -> None:
+    """gradient *= y * (1 - y), the slope of a sigmoid from its output; `slope` is memory of that shape."""
+    xp.subtract(1, y, out=slope)
+    gradient *= y
+    gradient *= slope
+
+
+def _times_tanh_slope(xp: Any, gradient: Any, y: Any, slope: Any) -> None:
+    """gradient *= 1 - y^2, the slope of tanh from its output; `slope` is memory of that shape."""
+    xp.multiply(y, y, out=slope)
+    xp.subtract(1, slope, out=slope)
+    gradient *= slope
 
 
 def _four(gates: Any) -> list[Any]:
@@ -85,9 +107,8 @@ def rnn_forward(sums: Any, cont: Any, weight: Any, h0: Any, previous: Any) -> No
 
     weight: H x H; h0: N x H; `previous` (T x N x H) gets what of h each step begins with.
     """
-    h = sums
-    xp = backend.of(h).xp
-    from_hidden = xp.empty_like(h[0])
+    h, device = sums, backend.of(sums)
+    xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", h[0])
     for t in range(len(h)):
         xp.multiply(h[t - 1] if t else h0, cont[t][:, None], out=previous[t])
         inner_product.forward(previous[t], weight, None, from_hidden)
@@ -100,8 +121,10 @@ def rnn_backward(h: Any, cont: Any, weight: Any, dh: Any, dsums: Any) -> None:
 
     dh: N x H, holds the gradient of the last h from outside, and gets that of h0.
     """
+    device = backend.of(h)
+    slope = device.scratch("recurrent.slope", dh.shape, dh.dtype)
     for t in reversed(range(len(h))):
         dsums[t] += dh
-        dsums[t] *= 1 - h[t] * h[t]
+        _times_tanh_slope(device.xp, dsums[t], h[t], slope)
         inner_product.backward_data(dsums[t], weight, dh)
         dh *= cont[t][:, None]

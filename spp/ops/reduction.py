@@ -36,14 +36,15 @@ def _scaled(x: Any, y: Any, operation: str, coeff: float) -> float:
 
 
 def largest(x: Any, axis: int, count: int) -> tuple[Any, Any]:
-    """Indices (integers) and values of the `count` largest elements along an axis, the largest first.
+    """Indices (int64) and values of the `count` largest elements along an axis, the largest first, in scratch buffers.
 
     Of equal ones the last comes first. NaN counts as largest.
     """
-    xp = backend.of(x).xp
-    if count == 1:
-        indices = x.shape[axis] - 1 - xp.expand_dims(xp.flip(x, axis).argmax(axis), axis)
-    else:
-        from_last = xp.flip(xp.argsort(x, axis, kind="stable"), axis)
-        indices = from_last[(slice(None),) * axis + (slice(count),)]
-    return indices, xp.take_along_axis(x, indices, axis)
+    device = backend.of(x)
+    last = device.xp.moveaxis(x, axis, -1)
+    rows = device.load_matrix(last, last.ndim - 1, "reduction.rows")
+    found = [device.scratch(f"reduction.{name}", (len(rows), count), dtype)
+             for name, dtype in (("indices", "int64"), ("values", x.dtype))]
+    device.largest(rows, *found)
+    indices, values = (device.xp.moveaxis(array.reshape(*last.shape[:-1], count), -1, axis) for array in found)
+    return indices, values

@@ -30,27 +30,43 @@ def bilinear_backward(dy: Any, rows: Any, columns: Any, dx: Any) -> None:
 
 def repeat_forward(x: Any, y: Any) -> None:
     """Each pixel of x (N x C x h x w) as a block of y (N x C x H x W); H and W are multiples of h and w."""
-    xp = backend.of(x).xp
-    high, wide = y.shape[2] // x.shape[2], y.shape[3] // x.shape[3]
-    y[...] = xp.repeat(xp.repeat(x, high, 2), wide, 3)
+    _by_block(y, x.shape)[...] = x[:, :, :, None, :, None]
 
 
 def repeat_backward(dy: Any, dx: Any) -> None:
     """dx = the sum of dy over each block."""
-    n, c, h, w = dx.shape
-    dx[...] = dy.reshape(n, c, h, dy.shape[2] // h, w, dy.shape[3] // w).sum((3, 5))
+    _by_block(dy, dx.shape).sum((3, 5), out=dx)
+
+
+def _by_block(array: Any, shape: tuple[int, ...]) -> Any:
+    """A view N x C x h x high x w x wide: to cut an axis in two needs no copy in any order of memory."""
+    n, c, h, w = shape
+    return array.reshape(n, c, h, array.shape[2] // h, w, array.shape[3] // w)
 
 
 def unpool_forward(x: Any, place: Any, y: Any) -> None:
-    """y = 0, and x at its place h * W + w (integers of x's shape) in y's plane."""
-    xp = backend.of(x).xp
-    flat = xp.zeros((*y.shape[:2], y.shape[2] * y.shape[3]), y.dtype)
-    xp.put_along_axis(flat, place.reshape(*x.shape[:2], -1), x.reshape(*x.shape[:2], -1), 2)
-    y[...] = flat.reshape(y.shape)
+    """y = 0, and x at its place h * W + w (int64 of x's shape) in y's plane; of several for one place the last."""
+    device = backend.of(x)
+    planes = device.matrix(y, 2, "resize.large")
+    planes[...] = 0
+    index = _in_all_planes(place, planes.shape[1])
+    device.put_last(device.load_matrix(x, 2, "resize.small").reshape(-1), index, planes.reshape(-1))
+    device.store(planes.reshape(y.shape), y)
 
 
 def unpool_backward(dy: Any, place: Any, dx: Any) -> None:
     """dx = dy at the place."""
-    xp = backend.of(dy).xp
-    flat = dy.reshape(*dy.shape[:2], -1)
-    dx[...] = xp.take_along_axis(flat, place.reshape(*dx.shape[:2], -1), 2).reshape(dx.shape)
+    device = backend.of(dy)
+    planes, out = device.load_matrix(dy, 2, "resize.large"), device.matrix(dx, 2, "resize.small")
+    device.take_rows(planes.reshape(-1), _in_all_planes(place, planes.shape[1]), out.reshape(-1))
+    device.store(out.reshape(dx.shape), dx)
+
+
+def _in_all_planes(place: Any, size: int) -> Any:
+    """Places in planes of `size` pixels as places in all planes one after the other, in a row."""
+    device = backend.of(place)
+    index = device.scratch("resize.index", (place.shape[0] * place.shape[1], place.shape[2] * place.shape[3]),
+                           place.dtype)
+    index.reshape(place.shape)[...] = place
+    index += (device.xp.arange(len(index)) * size)[:, None]
+    return index.reshape(-1)

@@ -55,13 +55,13 @@ def _bins(start: np.ndarray, side: np.ndarray, bins: int, limit: int, inside: bo
 
 
 def max_forward(x: Any, image: Any, rows: Any, columns: Any, y: Any, argmax: Any) -> None:
-    """y (R x C x bins) = the largest x of each bin, argmax (int32) where it was; 0 and -1 for an empty bin."""
+    """y (R x C x bins) = the largest x of each bin, argmax (int32 or None) where it was; 0 and -1 for an empty bin."""
     backend.of(x).roi_max_pool(x, image, rows, columns, y, argmax)
 
 
-def max_backward(dy: Any, argmax: Any, image: Any, dx: Any) -> None:
+def max_backward(dy: Any, argmax: Any, image: Any, rows: Any, columns: Any, dx: Any) -> None:
     """dx = the sum of dy over the bins whose argmax is there."""
-    backend.of(dy).roi_max_pool_backward(dy, argmax, image, dx)
+    backend.of(dy).roi_max_pool_backward(dy, argmax, image, rows, columns, dx)
 
 
 def group_forward(x: Any, image: Any, rows: Any, columns: Any, y: Any) -> None:

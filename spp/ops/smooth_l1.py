@@ -6,13 +6,32 @@ from spp import backend
 
 def forward(d: Any, sigma: float, weight: Any = None) -> Any:
     """The sum of weight * f(d); f(d) = (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 1 / (2 sigma^2)."""
-    xp = backend.of(d).xp
-    size = xp.abs(d)
-    loss = xp.where(size < 1 / sigma ** 2, 0.5 * sigma ** 2 * d * d, size - 0.5 / sigma ** 2)
-    return (loss if weight is None else loss * weight).sum()
+    device = backend.of(d)
+    loss, square, near = _buffers(d)
+    device.xp.absolute(d, out=loss)
+    device.xp.less(loss, 1 / sigma ** 2, out=near)
+    loss -= 0.5 / sigma ** 2
+    device.xp.multiply(d, 0.5 * sigma ** 2, out=square)
+    square *= d
+    device.xp.copyto(loss, square, where=near)
+    if weight is not None:
+        loss *= weight
+    return loss.sum()
 
 
 def backward(d: Any, sigma: float) -> Any:
-    """f'(d): sigma^2 d where |d| < 1 / sigma^2, else the sign of d."""
-    xp = backend.of(d).xp
-    return xp.where(xp.abs(d) < 1 / sigma ** 2, sigma ** 2 * d, xp.sign(d))
+    """f'(d), in a scratch buffer: sigma^2 d where |d| < 1 / sigma^2, else the sign of d."""
+    device = backend.of(d)
+    slope, linear, near = _buffers(d)
+    device.xp.absolute(d, out=linear)
+    device.xp.less(linear, 1 / sigma ** 2, out=near)
+    device.xp.multiply(d, sigma ** 2, out=linear)
+    device.xp.sign(d, out=slope)
+    device.xp.copyto(slope, linear, where=near)
+    return slope
+
+
+def _buffers(d: Any) -> list[Any]:
+    """Two scratch buffers like d, and one of booleans."""
+    return [backend.of(d).scratch_like(f"smooth_l1.{name}", d, dtype)
+            for name, dtype in (("first", d.dtype), ("second", d.dtype), ("near", bool))]
