@@ -168,9 +168,9 @@ def machine() -> dict[str, Any]:
 
 def main(script: str, description: str | None, tasks: dict[str, Task], contenders: dict[str, Contender], make: Make,
          ours: str = "spp", extra: Iterable[str] = ()) -> None:
-    """The program: --rounds, --tasks, --contenders; prints tables and writes JSON beside the script.
+    """The program: --rounds, --tasks, --contenders; prints tables and writes JSON beside the script, task by task.
 
-    `extra` are tasks that run only when named.
+    `extra` are tasks that run only when named. What the JSON has of other tasks stays.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender at each task (default: 5)")
@@ -183,10 +183,12 @@ def main(script: str, description: str | None, tasks: dict[str, Task], contender
     if args.work:
         return _work(make, args.work)
     taking_part = present({name: contenders[name] for name in args.contenders})
-    results = {}
+    path = Path(script).with_suffix(".json")
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"contenders": {}, "tasks": {}}
     for name in args.tasks:
-        results[name] = measure(script, name, tasks[name], taking_part, args.rounds, ours)
-        report(name, tasks[name], results[name], ours)
-    record = {**machine(), "rounds": args.rounds,
-              "contenders": {name: contender.what for name, contender in taking_part.items()}, "tasks": results}
-    Path(script).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        found = before["tasks"][name] = measure(script, name, tasks[name], taking_part, args.rounds, ours)
+        report(name, tasks[name], found, ours)
+        record = {**machine(), "rounds": args.rounds,
+                  "contenders": before["contenders"] | {rival: taking_part[rival].what for rival in taking_part},
+                  "tasks": {task: before["tasks"][task] for task in tasks if task in before["tasks"]}}
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -124,7 +124,7 @@ def chosen(shape, outputs, kernel=3, stride=1, pad=1, dilation=1, group=1, dtype
     sizes = [convolution.output_size(size, kernel, stride, pad, dilation) for size in (height, width)]
     return winograd.pays(np.empty((count, height, width, channels), dtype), np.empty((count, *sizes, outputs), dtype),
                          np.empty((outputs, channels // group, kernel, kernel), dtype),
-                         (kernel, kernel, stride, stride, pad, pad, dilation, dilation), group)
+                         (kernel, kernel, stride, stride, pad, pad, dilation, dilation), group, "backward_data")
 
 
 def test_it_is_chosen_where_it_is_faster(monkeypatch):

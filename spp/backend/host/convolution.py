@@ -305,7 +305,7 @@ def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | No
         last_pass = bias_scale_shift(bias, scale, shift, len(weight), x.dtype)
     if plan:
         plan.forward(source, weight, last_pass, out)
-    elif winograd.pays(source, out, weight, geometry, group, forward=True):
+    elif winograd.pays(source, out, weight, geometry, group, "forward"):
         winograd.forward(source, weight, last_pass, out, geometry, group, lowest)
     elif _is_depthwise(weight, group):
         depthwise.forward(source, weight, last_pass, out, geometry, lowest)
@@ -340,7 +340,7 @@ def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray
     plan = onednn.plan("backward_data", out, source, weight, geometry, group)
     if plan:
         plan.backward_data(source, weight, out)
-    elif winograd.pays(out, source, weight, geometry, group):
+    elif winograd.pays(out, source, weight, geometry, group, "backward_data"):
         winograd.backward_data(source, weight, out, geometry, group)
     elif _is_depthwise(weight, group):
         depthwise.backward_data(source, weight, out, geometry)
@@ -371,7 +371,7 @@ def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndar
     plan = onednn.plan("backward_weights", source, gradient, dweight, geometry, group)
     if plan:
         return plan.backward_weights(source, gradient, dweight, dbias)
-    if winograd.pays(source, gradient, dweight, geometry, group):
+    if winograd.pays(source, gradient, dweight, geometry, group, "backward_weights"):
         winograd.backward_weights(source, gradient, dweight, geometry, group)
         if dbias is not None:
             dbias += channel_sums(dy, 1, 2)

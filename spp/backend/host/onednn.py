@@ -17,8 +17,7 @@ cores. Times as fast as our own kernels with a BLAS that uses AVX-512, for one i
   2 groups of 48 channels; 32 groups     1.5, 1.0; 3.5, 5.0      1.6; 9.2            0.9; 3.0
   depthwise                              0.8-1.1, 1.9            1.5-1.8             1.2-1.6
   too few tiles for Winograd             1.5-1.9                  -                   -
-  against Winograd by oneDNN's products  0.5-0.9, 0.5-0.7         0.9-1.1, 0.5-0.7    -
-  against Winograd by BLAS               -                        -                   0.4-1.3
+  against Winograd by oneDNN's products  0.5-0.9, 0.5-0.7         0.9-1.1, 0.5-0.7    0.9-1.1 (2 groups)
   inner product, 4 to 128 rows (one row) 0.5-2.9 (0.9-1.4)        1.2-4.1 (1.0)       1.1-2.7 (1.2-1.8)
 
 and so: whatever Winograd's algorithm with products by oneDNN (onednn_products.py) does not do, but of the gradients of
@@ -37,7 +36,6 @@ from spp.backend.host.onednn_library import FROM, TO, Library, Primitive, Refuse
 from spp.backend.host.scratch import scratch
 
 PLANS = 256            # as many shapes, of each direction, as ResNet-152 and several others have
-CHANNELS = 3                # times winograd.CHANNELS: with fewer, Winograd's gradient of weights is slower
 
 # oneDNN's numbers: kinds of propagation, the direct algorithm, arguments, layouts of a primitive's description.
 INFERENCE, TRAINING, DIRECT = 96, 64, 1
@@ -129,10 +127,7 @@ def plan(kind: str, x: np.ndarray, y: np.ndarray, weight: np.ndarray, geometry: 
         return None
     if kind == "backward_weights" and group == 1 or not y.flags.c_contiguous:      # it writes dense images
         return None
-    if kind != "backward_weights" and winograd.pays(x, y, weight, geometry, group, kind == "forward"):
-        return None
-    narrow = min(weight.shape[1], len(weight) // group) < CHANNELS * winograd.CHANNELS
-    if kind == "backward_weights" and not narrow and winograd.pays(x, y, weight, geometry, group):
+    if kind != "backward_weights" and winograd.pays(x, y, weight, geometry, group, kind):
         return None
     plans: dict[Any, Plan | None] = _local.__dict__.setdefault("plans", {})
     key = kind, x.shape, y.shape, weight.shape, geometry, group, relu, scaled, onednn.follow_numba()

@@ -3,7 +3,7 @@
 Those of Winograd's and of im2row's blocks are small, where oneDNN is several times as fast as BLAS.
 """
 import threading
-from typing import Any, Callable, Hashable
+from typing import Any, Callable, Hashable, Sequence
 
 import numba
 import numpy as np
@@ -52,14 +52,7 @@ class Products:
         images, results = onednn.layout((count, block, rows)), onednn.layout((count, block, columns))
         plain = onednn.layout((count, rows, columns), (0, 2, 1) if turned else None)
         blocked = onednn.any_layout((count, rows, columns))
-        onednn.functions.omp_set_num_threads(1)
-        try:
-            description = onednn.create("primitive_desc", "matmul_primitive_desc_create", onednn.engine, images,
-                                        blocked, onednn.ffi.NULL, results, onednn.attributes())
-        finally:
-            onednn.follow_numba()
-        if onednn.implementation(description).startswith("ref"):
-            raise Refused("oneDNN has only slow code for this product")
+        description = _by_one_thread(onednn, images, blocked, results, onednn.attributes())
         self.onednn, self.description = onednn, description
         self.layout = onednn.asked(description, WEIGHT_LAYOUT)
         self.bytes = onednn.functions.dnnl_memory_desc_get_size(self.layout)
@@ -68,7 +61,7 @@ class Products:
             onednn.attributes()), [(FROM, plain), (TO, self.layout)])
         self.each = [Primitive(onednn, description, [(X, images), (WEIGHT, self.layout), (Y, results)])
                      for _ in range(threads)]
-        self.table = np.array([[*primitive.addresses(), 0] for primitive in self.each], np.int64)
+        self.table = _table(self.each)
 
     def weights(self, part: np.ndarray, transform: Callable[[], np.ndarray],
                 kept: tuple[np.ndarray, Hashable] | None) -> np.ndarray:
@@ -84,12 +77,60 @@ class Products:
 
     def calls(self, v: np.ndarray, weights: np.ndarray, m: np.ndarray) -> np.ndarray:
         """What the kernel gives to `execute`, a row a thread; `v` and `m` begin with the threads."""
-        size = self.each[0].scratchpad
-        pads = scratch("products.scratchpad", (len(self.each), -(-size // 64) * 64), np.uint8)
+        pads = _scratchpads(self.each, len(self.each))
         for thread, primitive in enumerate(self.each):
-            primitive.set(v[thread], weights, m[thread], *[pads[thread]] if size else [])
+            primitive.set(v[thread], weights, m[thread], *pads[thread])
         self.table[:, STATUS] = 0
         return self.table
+
+
+class Sums:
+    """For each of some calls so many products (`count`), rows by block by columns, added to sums. Raises Refused.
+
+    v: calls x count x block x rows, m: calls x count x block x columns, sums: calls x count x rows x columns.
+    """
+
+    def __init__(self, onednn: Library, calls: int, count: int, block: int, rows: int, columns: int) -> None:
+        turned = onednn.layout((count, rows, block), (0, 2, 1))
+        others, sums = onednn.layout((count, block, columns)), onednn.layout((count, rows, columns))
+        description = _by_one_thread(onednn, turned, others, sums, onednn.attributes(add=True))
+        self.each = [Primitive(onednn, description, [(X, turned), (WEIGHT, others), (Y, sums)]) for _ in range(calls)]
+        self.table = _table(self.each)
+
+    def calls(self, v: np.ndarray, m: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        """What the kernel gives to `execute`, a row a call; each thread does a part of them, one after the other."""
+        pads = _scratchpads(self.each, numba.get_num_threads())
+        for call, primitive in enumerate(self.each):
+            primitive.set(v[call], m[call], sums[call], *pads[call])
+        self.table[:, STATUS] = 0
+        return self.table
+
+
+def _by_one_thread(onednn: Library, a: Any, b: Any, result: Any, attributes: Any) -> Any:
+    """The description of a product of matrices that the thread which asks for it does alone."""
+    onednn.functions.omp_set_num_threads(1)
+    try:
+        description = onednn.create("primitive_desc", "matmul_primitive_desc_create", onednn.engine, a, b,
+                                    onednn.ffi.NULL, result, attributes)
+    finally:
+        onednn.follow_numba()
+    if onednn.implementation(description).startswith("ref"):
+        raise Refused("oneDNN has only slow code for this product")
+    return description
+
+
+def _table(primitives: Sequence[Primitive]) -> np.ndarray:
+    return np.array([[*primitive.addresses(), 0] for primitive in primitives], np.int64)
+
+
+def _scratchpads(primitives: Sequence[Primitive], threads: int) -> list[list[np.ndarray]]:
+    """The further array that each primitive takes, if any: one a thread, of which each does a part, in order."""
+    size = primitives[0].scratchpad
+    if not size:
+        return [[]] * len(primitives)
+    pads = scratch("products.scratchpad", (threads, -(-size // 64) * 64), np.uint8)
+    return [[pads[thread]] for thread in range(threads)
+            for _ in range(thread * len(primitives) // threads, (thread + 1) * len(primitives) // threads)]
 
 
 def keeps(size: int) -> bool:
@@ -99,19 +140,28 @@ def keeps(size: int) -> bool:
 
 def of(threads: int, count: int, block: int, rows: int, columns: int, turned: bool = False) -> Products | None:
     """The Products of this shape; None without oneDNN, or where that is slow."""
+    return _made(Products, threads, count, block, rows, columns, turned)
+
+
+def sums_of(calls: int, count: int, block: int, rows: int, columns: int) -> Sums | None:
+    """The Sums of this shape; None without oneDNN, or where that is slow."""
+    return _made(Sums, calls, count, block, rows, columns)
+
+
+def _made(what: Any, *shape: int) -> Any:
     onednn = library()
     if onednn is None:
         return None
-    made: dict[Any, Products | None] = _local.__dict__.setdefault("made", {})
-    shape = threads, count, block, rows, columns, turned
-    if shape not in made:
+    made: dict[Any, Any] = _local.__dict__.setdefault("made", {})
+    key = what, *shape
+    if key not in made:
         if len(made) == PRODUCTS:
             del made[next(iter(made))]
         try:
-            made[shape] = Products(onednn, *shape)
+            made[key] = what(onednn, *shape)
         except Refused:
-            made[shape] = None
-    return made[shape]
+            made[key] = None
+    return made[key]
 
 
 def check(calls: np.ndarray) -> None:

@@ -38,12 +38,14 @@ PART_BYTES = 16 << 20       # of transformed tiles that one thread works on, for
 CACHED_BYTES = 768 << 10    # the same with oneDNN, whose small products are as fast as large ones
 NO_WEIGHTS = np.zeros((POINTS, 0, 0), np.float32)
 BATCH_BYTES = 64 << 20      # of transformed tiles that all threads work on, for the gradient of the weights
+SUMS_BYTES, BLOCK_BYTES = 5 << 19, 1 << 20      # with oneDNN, if its sums take no more, so many tiles for each thread
 
 # With BLAS: fewer channels, or outputs, gain nothing, and transforming the weights takes as long as so many tiles.
 CHANNELS, TILES_FOR_WEIGHTS = 32, 50
 # With oneDNN, against its own convolution: channels * outputs / (channels + outputs), and where that cannot write
 # beside other channels; the tiles that transforming the weights takes, and that reading those takes that are kept.
 MEAN_CHANNELS, BESIDE_CHANNELS, TILES_TO_ORDER, TILES_TO_READ = 20, 12, 300, 18
+SUMMED_CHANNELS, TILES_TO_SUM = 10, 16      # for the gradient of the weights, against a product of rows by BLAS
 
 PHASES = {(3, 1): (1, 0), (5, 2): (2, 1), (5, 1): (2, 3)}      # kernel and stride: side and shift of the lattice
 
@@ -76,6 +78,28 @@ def _transform_both(x, lattice, dy, group, first, count, grid, v, m):
         slot = task * 8
         transforms.inputs(x, lattice, first + slot, min(8, count - slot), grid, v, slot)
         transforms.outputs_adjoint(dy, group, first + slot, min(8, count - slot), grid, m, slot)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _multiply_in_blocks(x, lattice, dy, group, tiles, grid, v, m, calls):
+    """Each thread adds its share of all tiles, block by block in v and m, to the sums of its call."""
+    threads, _, block, _ = v.shape
+    blocks = -(-tiles // block)
+    for thread in numba.prange(threads):
+        for b in range(thread * blocks // threads, (thread + 1) * blocks // threads):
+            first, count = b * block, min(block, tiles - b * block)
+            transforms.inputs(x, lattice, first, count, grid, v[thread], 0)
+            transforms.outputs_adjoint(dy, group, first, count, grid, m[thread], 0)
+            v[thread, :, count:] = 0
+            m[thread, :, count:] = 0
+            execute(calls[thread])
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _execute_all(calls, threads):
+    for thread in numba.prange(threads):
+        for k in range(thread * POINTS // threads, (thread + 1) * POINTS // threads):
+            execute(calls[k])
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
@@ -152,11 +176,11 @@ def _grid(height: int, width: int) -> tuple[int, int]:
 
 
 def pays(x: np.ndarray, y: np.ndarray, weight: np.ndarray, geometry: Numbers, group: int,
-         forward: bool = False) -> bool:
+         kind: str) -> bool:
     """Whether this convolution can be done here, and that is faster: measured with the nets of docs/speed.md.
 
-    `x` and `y` are N x H x W x C, or their gradients; `geometry` is that of convolution.py. `forward`: the
-    transformed weights may be kept.
+    `x` and `y` are N x H x W x C, or their gradients; `geometry` is that of convolution.py. `kind`: "forward", of
+    which the transformed weights may be kept, "backward_data", "backward_weights".
     """
     kernel, stride, dilation = geometry[:2], geometry[2:4], geometry[6:]
     if EXACT or x.dtype != np.float32 or dilation != (1, 1) or kernel[0] != kernel[1] or stride[0] != stride[1]:
@@ -170,9 +194,15 @@ def pays(x: np.ndarray, y: np.ndarray, weight: np.ndarray, geometry: Numbers, gr
     if library() is None:
         few = min(rows, columns) < CHANNELS
     else:
-        least, to_read = (BESIDE_CHANNELS, 0) if pixels_apart(y) > outputs else (MEAN_CHANNELS, TILES_TO_READ)
+        least, by_weights = MEAN_CHANNELS, TILES_TO_ORDER
+        if kind == "backward_weights":
+            least, by_weights = SUMMED_CHANNELS, TILES_TO_SUM
+        elif kind == "forward":
+            beside = pixels_apart(y) > outputs
+            least = BESIDE_CHANNELS if beside else MEAN_CHANNELS
+            if onednn_products.keeps(4 * POINTS * rows * columns):
+                by_weights = 0 if beside else TILES_TO_READ
         few = rows * columns < least * (rows + columns)
-        by_weights = to_read if forward and onednn_products.keeps(4 * POINTS * rows * columns) else TILES_TO_ORDER
     if few:
         return False
     tiles = count * _grid(height, width)[0] * _grid(height, width)[1]
@@ -226,24 +256,51 @@ def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, geometr
     """Add the weights' gradient to `dweight`."""
     stride, channels = geometry[2], dweight.shape[1]
     phases = PHASES[geometry[0], stride][0] ** 2
-    grid, threads = _grid(*dy.shape[1:3]), numba.get_num_threads()
     rows, columns = channels * phases, len(dweight) // group
-    tiles = len(dy) * grid[0] * grid[1]
-    most = max(64, BATCH_BYTES // (4 * POINTS * (rows + columns)))
-    batch = -(-tiles // -(-tiles // most))
-    v = scratch("winograd.v", (POINTS, batch, rows), np.float32)
-    m = scratch("winograd.m", (POINTS, batch, columns), np.float32)
-    du = scratch("winograd.u", (POINTS, rows, columns), np.float32)
-    buffer = scratch("winograd.product", (threads, rows, columns), np.float32)
     taps = scratch("winograd.kernel", (columns, phases, channels, 3, 3), np.float32)
     x, dy = _by_group(x, group), _by_group(dy, group)
     for g, outputs in enumerate(_outputs_of(dweight, group)):
-        du[...] = 0
-        for first in range(0, tiles, batch):
-            count = min(batch, tiles - first)
-            _transform_both(x, _lattice(geometry, g), dy, g, first, count, grid, v, m)
-            _multiply_add(v, m, count, du, buffer)
         taps[...] = 0
+        du = _transformed_gradient(x, _lattice(geometry, g), dy, rows, columns)
         transforms.weights_adjoint(du, taps.reshape(columns, rows, 9).transpose(1, 0, 2))
         for part, phase in _phases(dweight[outputs], stride):
             part += taps[:, phase, :, :part.shape[2], :part.shape[3]]
+
+
+def _transformed_gradient(x: np.ndarray, lattice: Numbers, dy: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The sum over all tiles of the products of the transformed input and output's gradient, 36 x rows x columns."""
+    group, grid, threads = lattice[5], _grid(*dy.shape[1:3]), numba.get_num_threads()
+    tiles, a_tile = len(dy) * grid[0] * grid[1], 4 * POINTS * (rows + columns)
+    small = rows * columns <= SUMS_BYTES // (4 * POINTS)
+    most = max(16, BLOCK_BYTES // a_tile) if small else max(64, BATCH_BYTES // a_tile)
+    parts = threads if small else 1
+    batch = -(-tiles // (parts * -(-tiles // (parts * most))))
+    sums = onednn_products.sums_of(threads, POINTS, batch, rows, columns) if small else None
+    if sums:
+        v = scratch("winograd.v", (threads, POINTS, batch, rows), np.float32)
+        m = scratch("winograd.m", (threads, POINTS, batch, columns), np.float32)
+        each = scratch("winograd.u", (threads, POINTS, rows, columns), np.float32)
+        each[...] = 0
+        calls = sums.calls(v, m, each)
+        _multiply_in_blocks(x, lattice, dy, group, tiles, grid, v, m, calls)
+        onednn_products.check(calls)
+        for other in each[1:]:
+            each[0] += other
+        return each[0]
+    v = scratch("winograd.v", (POINTS, batch, rows), np.float32)
+    m = scratch("winograd.m", (POINTS, batch, columns), np.float32)
+    du = scratch("winograd.u", (POINTS, rows, columns), np.float32)
+    du[...] = 0
+    sums = onednn_products.sums_of(POINTS, 1, batch, rows, columns)
+    calls = sums.calls(v[:, np.newaxis], m[:, np.newaxis], du[:, np.newaxis]) if sums else NO_CALLS
+    buffer = scratch("winograd.product", (threads, rows, columns), np.float32)
+    for first in range(0, tiles, batch):
+        count = min(batch, tiles - first)
+        _transform_both(x, lattice, dy, group, first, count, grid, v, m)
+        if sums:
+            v[:, count:], m[:, count:] = 0, 0
+            _execute_all(calls, threads)
+        else:
+            _multiply_add(v, m, count, du, buffer)
+    onednn_products.check(calls)
+    return du
