@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, prange
 
 from spp.backend.host.pooling import lay, load, unload
+from spp.backend.host.scratch import scratch
 
 
 def roi_max_pool(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, y: np.ndarray,
@@ -44,9 +45,12 @@ def roi_max_pyramid(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns:
     rows, columns: int32 (R, sum of levels, 2), none empty. A level whose n divides an earlier level's must have bins
     that join whole bins of that level: it is computed from these. A NaN wins its bin.
     """
-    out = lay(y, "pool.out")
-    _max_pyramid(load(x, "pool.in"), image, rows, columns, np.array(levels), out)
-    unload(out, y)
+    turned = y.flags.c_contiguous       # each region's result is turned while it is in the cache
+    out = y if turned else lay(y, "pool.out")
+    buffer = scratch("pool.bins", (numba.get_num_threads(), y.shape[2], y.shape[1]), y.dtype)
+    _max_pyramid(load(x, "pool.in"), image, rows, columns, np.array(levels), buffer, out, turned)
+    if not turned:
+        unload(out, y)
 
 
 def roi_group_average(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray,
@@ -123,36 +127,51 @@ def _max_and_positions(x, image, rows, columns, y, argmax):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max_pyramid(x, image, rows, columns, levels, y):
-    for r in prange(len(image)):
-        plane, bins = x[image[r]], y[r]
-        first = begin = 0       # the level's bins, and its rows and columns of bins
-        for level in range(len(levels)):
-            n = levels[level]
-            source = at = 0     # the level that it is computed from: the last, so the coarsest, that n divides
-            passed = 0
-            for earlier in range(level):
-                if levels[earlier] % n == 0:
-                    source, at = levels[earlier], passed
-                passed += levels[earlier] ** 2
-            for p in range(n):
-                for q in range(n):
-                    best = bins[first + p * n + q]
-                    if source:
-                        side = source // n
-                        best[:] = bins[at + p * side * source + q * side]
-                        for i in range(p * side, (p + 1) * side):
-                            for j in range(q * side, (q + 1) * side):
-                                _take_larger(bins[at + i * source + j], best)
-                        continue
-                    top, bottom = rows[r, begin + p]
-                    left, right = columns[r, begin + q]
-                    best[:] = plane[top, left]
-                    for i in range(top, bottom):
-                        for j in range(left, right):
-                            _take_larger(plane[i, j], best)
-            first += n * n
-            begin += n
+def _max_pyramid(x, image, rows, columns, levels, buffer, y, turned):
+    """`buffer`: threads x bins x channels; y: regions x bins x channels, or, `turned`, regions x channels x bins."""
+    threads = len(buffer)
+    for thread in prange(threads):
+        bins = buffer[thread]
+        for r in range(thread * len(image) // threads, (thread + 1) * len(image) // threads):
+            _pyramid(x[image[r]], rows[r], columns[r], levels, bins)
+            if turned:
+                for c in range(bins.shape[1]):
+                    for b in range(bins.shape[0]):
+                        y[r, c, b] = bins[b, c]
+            else:
+                y[r] = bins
+
+
+@njit(cache=True, nogil=True)
+def _pyramid(plane, rows, columns, levels, bins):
+    """All levels of one region to bins x channels."""
+    first = begin = 0       # the level's bins, and its rows and columns of bins
+    for level in range(len(levels)):
+        n = levels[level]
+        source = at = 0     # the level that it is computed from: the last, so the coarsest, that n divides
+        passed = 0
+        for earlier in range(level):
+            if levels[earlier] % n == 0:
+                source, at = levels[earlier], passed
+            passed += levels[earlier] ** 2
+        for p in range(n):
+            for q in range(n):
+                best = bins[first + p * n + q]
+                if source:
+                    side = source // n
+                    best[:] = bins[at + p * side * source + q * side]
+                    for i in range(p * side, (p + 1) * side):
+                        for j in range(q * side, (q + 1) * side):
+                            _take_larger(bins[at + i * source + j], best)
+                    continue
+                top, bottom = rows[begin + p]
+                left, right = columns[begin + q]
+                best[:] = plane[top, left]
+                for i in range(top, bottom):
+                    for j in range(left, right):
+                        _take_larger(plane[i, j], best)
+        first += n * n
+        begin += n
 
 
 @njit(parallel=True, cache=True, nogil=True)
