@@ -79,7 +79,7 @@ class Products:
         """What the kernel gives to `execute`, a row a thread; `v` and `m` begin with the threads."""
         pads = _scratchpads(self.each, len(self.each))
         for thread, primitive in enumerate(self.each):
-            primitive.set(v[thread], weights, m[thread], *pads[thread])
+            primitive.set(v[thread], weights, m[thread], pads[thread])
         self.table[:, STATUS] = 0
         return self.table
 
@@ -96,12 +96,18 @@ class Sums:
         description = _by_one_thread(onednn, turned, others, sums, onednn.attributes(add=True))
         self.each = [Primitive(onednn, description, [(X, turned), (WEIGHT, others), (Y, sums)]) for _ in range(calls)]
         self.table = _table(self.each)
+        self.memory: list[int] = []
 
     def calls(self, v: np.ndarray, m: np.ndarray, sums: np.ndarray) -> np.ndarray:
         """What the kernel gives to `execute`, a row a call; each thread does a part of them, one after the other."""
-        pads = _scratchpads(self.each, numba.get_num_threads())
-        for call, primitive in enumerate(self.each):
-            primitive.set(v[call], m[call], sums[call], *pads[call])
+        threads = numba.get_num_threads()
+        pads = _scratchpads(self.each, threads)
+        memory = [threads, *(array.ctypes.data for array in (v, m, sums, pads))]
+        if memory != self.memory:       # else they are told already: buffers seldom move
+            for thread in range(threads):
+                for call in range(thread * len(self.each) // threads, (thread + 1) * len(self.each) // threads):
+                    self.each[call].set(v[call], m[call], sums[call], pads[thread])
+            self.memory = memory
         self.table[:, STATUS] = 0
         return self.table
 
@@ -123,14 +129,9 @@ def _table(primitives: Sequence[Primitive]) -> np.ndarray:
     return np.array([[*primitive.addresses(), 0] for primitive in primitives], np.int64)
 
 
-def _scratchpads(primitives: Sequence[Primitive], threads: int) -> list[list[np.ndarray]]:
-    """The further array that each primitive takes, if any: one a thread, of which each does a part, in order."""
-    size = primitives[0].scratchpad
-    if not size:
-        return [[]] * len(primitives)
-    pads = scratch("products.scratchpad", (threads, -(-size // 64) * 64), np.uint8)
-    return [[pads[thread]] for thread in range(threads)
-            for _ in range(thread * len(primitives) // threads, (thread + 1) * len(primitives) // threads)]
+def _scratchpads(primitives: Sequence[Primitive], threads: int) -> np.ndarray:
+    """The last array that primitives take, one a thread; those that need none do not look at it."""
+    return scratch("products.scratchpad", (threads, -(-max(1, primitives[0].scratchpad) // 64) * 64), np.uint8)
 
 
 def keeps(size: int) -> bool:

@@ -139,6 +139,20 @@ def _taps(weight: np.ndarray, stride: int) -> np.ndarray:
     return whole.reshape(outputs, 4 * channels, 9)
 
 
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _add_taps(taps, stride, side, shift, dweight):
+    """Outputs x phases x channels x 3 x 3, the parts of a kernel that meet each phase, added to the whole."""
+    kernel = dweight.shape[2]
+    for o in numba.prange(len(taps)):
+        for phase in range(side * side):
+            for c in range(taps.shape[2]):
+                for i in range(3):
+                    for j in range(3):
+                        row, column = phase // side * shift + stride * i, phase % side * shift + stride * j
+                        if row < kernel and column < kernel:
+                            dweight[o, c, row, column] += taps[o, phase, c, i, j]
+
+
 def _convolution(x: np.ndarray, x_lattice: Numbers, weight: np.ndarray, taps: Callable[[np.ndarray], np.ndarray],
                  last_pass: np.ndarray, y: np.ndarray, y_lattice: Numbers, grid: tuple[int, int],
                  lowest: np.float32 = np.float32(-np.inf), keep: bool = False) -> None:
@@ -263,8 +277,7 @@ def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, geometr
         taps[...] = 0
         du = _transformed_gradient(x, _lattice(geometry, g), dy, rows, columns)
         transforms.weights_adjoint(du, taps.reshape(columns, rows, 9).transpose(1, 0, 2))
-        for part, phase in _phases(dweight[outputs], stride):
-            part += taps[:, phase, :, :part.shape[2], :part.shape[3]]
+        _add_taps(taps, stride, *PHASES[geometry[0], stride], dweight[outputs])
 
 
 def _transformed_gradient(x: np.ndarray, lattice: Numbers, dy: np.ndarray, rows: int, columns: int) -> np.ndarray:
