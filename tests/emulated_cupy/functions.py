@@ -98,11 +98,6 @@ class ufunc:
         found = self._function(*map(unwrap, args[:count]), out=unwrap(out), dtype=dtype, casting=casting)
         return wrap(np.asarray(found, order="C")) if out is None else out
 
-    def at(self, a: ndarray, indices: Any, b: Any) -> None:
-        if self.name != "add":
-            raise NotImplementedError(f"`{self.name}.at` is not supported yet")
-        self._function.at(unwrap(a), wrapped(unwrap(indices), len(a)), unwrap(b))
-
 
 def _bound(line: str) -> tuple[str, inspect.Signature]:
     """Name and parameters of a line like "sum(a, axis=None)"."""
