@@ -28,7 +28,7 @@ test-gpu: setup  ## run the tests on a GPU; fails where none works
 	SPP_TEST_DEVICE=cuda $(BIN)/python -m pytest
 
 fuzz: setup  ## 10,000 mutated nets, solvers, weights and snapshots: clean errors only (minutes)
-	$(BIN)/python tests/fuzz.py
+	$(BIN)/python tests/support/fuzz.py
 
 bench: setup  ## time nets, layers and input on the CPU, beside what of torch, OpenVINO ... .venv has (an hour)
 	$(BIN)/python benchmarks/cpu.py

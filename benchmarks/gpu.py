@@ -20,7 +20,8 @@ import numpy as np
 
 import nets
 import turns
-from spp import backend, flops
+from spp import backend
+from spp.inspection import flops
 from spp.errors import SppError
 from spp.layers import TEST
 from spp.net import Net

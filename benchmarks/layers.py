@@ -26,7 +26,7 @@ SIDE = 3072         # of the matrices of the peak
 
 def layers_of(name: str, batch: int) -> list[dict[str, Any]]:
     """Name, type, shapes and FLOP of each layer that multiplies matrices, of a net built once."""
-    from spp.flops import layer_flops
+    from spp.inspection.flops import layer_flops
     from spp.net import Net
 
     net = Net(nets.inference(name, batch))

@@ -16,19 +16,19 @@ MAX_AXES = 32       # Caffe's
 class Memory:
     """A flat array that only grows, so that a change of image size reuses it; allocated on first use.
 
-    Once something else has been written there, `lost` says so, and what to do: reading raises it as a NetError.
+    Once something else has been written there, `overwritten` says so, and what to do: reading raises it as a NetError.
     """
 
     def __init__(self) -> None:
         self.flat: Any = None
-        self.lost = ""
+        self.overwritten = ""
         self.fill: Callable[[], Any] | None = None      # makes the first array; without it that is zeros
-        self.twin: Any = None       # a GPU's memory as a NumPy array, where somebody has asked for one: spp.mirror
+        self.host_copy: Any = None      # a GPU's memory as a NumPy array, once asked for: spp.host_copy
 
     def at_least(self, count: int, dtype: Any, backend: ModuleType) -> Any:
         """The array, of `count` elements or more; raises NetError if there is no memory for it."""
-        if self.lost:
-            raise NetError(self.lost)
+        if self.overwritten:
+            raise NetError(self.overwritten)
         try:
             if self.flat is None and self.fill:
                 self.flat, self.fill = self.fill(), None
@@ -57,7 +57,7 @@ class Blob:
         self._views: dict[str, Any] = {}
         self._shared = False
         self._channels: tuple[int, int] | None = None      # of another blob's channels the first that are this one's
-        self.face: Any = None       # a weak reference to this blob with NumPy arrays, once asked for: spp.mirror
+        self.host_view: Any = None      # a weak reference to this blob with NumPy arrays: spp.host_copy
 
     @property
     def count(self) -> int:
@@ -106,7 +106,7 @@ class Blob:
 
     def _view(self, which: str) -> Any:
         memory, (flat, view) = self._memory[which], self._views.get(which, (None, None))
-        if flat is not None and flat is memory.flat and not memory.lost:
+        if flat is not None and flat is memory.flat and not memory.overwritten:
             return view
         count = self.count
         if which == "data" and self._channels:
@@ -139,7 +139,7 @@ class Blob:
         """Use `other`'s memory for the gradient; the shapes may differ if `other` lies in Caffe's order."""
         self._share("diff", other)
 
-    def lie_in(self, other: "Blob", first: int) -> None:
+    def place_in(self, other: "Blob", first: int) -> None:
         """Keep the values in `other`'s memory, as its channels from `first` on; both 4-D and channels-last.
 
         From then on only the images' number and size may change, those of both alike; the gradient stays apart.

@@ -97,7 +97,7 @@ def _split_name(param: Any, top: tuple[int, int], blob: str) -> str:
 
 
 @dataclass
-class Facts:
+class BackwardNode:
     """What `backward_plan` needs to know of a layer.
 
     propagate_down: as given in the prototxt, one flag a bottom, or empty. differentiable: which bottoms may get a
@@ -120,7 +120,7 @@ def outputs(net: Any) -> list[str]:
     return sorted(unread)
 
 
-def backward_plan(layers: Sequence[Facts], force: bool) -> tuple[list[bool], list[list[bool]]]:
+def backward_plan(layers: Sequence[BackwardNode], force: bool) -> tuple[list[bool], list[list[bool]]]:
     """Which layers run backward, and which of their bottoms get a gradient.
 
     A layer, in net order, runs backward if a bottom needs a gradient or a parameter learns, and it leads to a
@@ -163,7 +163,7 @@ def backward_plan(layers: Sequence[Facts], force: bool) -> tuple[list[bool], lis
 
 
 @dataclass
-class Step:
+class FusionNode:
     """What `fused` needs to know of a layer: its kind, and the kinds that it can do in its own pass.
 
     Kinds: "relu", of negative_slope 0; "affine", a map of each channel that nothing is kept of for backward; "scale",
@@ -176,7 +176,7 @@ class Step:
     fuses: Sequence[str] = ()
 
 
-def fused(layers: Sequence[Step]) -> dict[int, list[int]]:
+def fused(layers: Sequence[FusionNode]) -> dict[int, list[int]]:
     """By its number, the layers right behind a layer that it can do in its own pass: they work in place on its top.
 
     Any number of affine maps or one scale, then a ReLU.

@@ -25,12 +25,12 @@ def join_concats(layers: Sequence[Any], bottoms: Sequence[Sequence[Blob]], tops:
                         for blob in bottom)):
             first = 0
             for blob in bottom:
-                blob.lie_in(top[0], first)
+                blob.place_in(top[0], first)
                 first += blob.shape[1]
 
 
 @dataclass(eq=False)
-class Tenant:
+class Allocation:
     """A piece of memory and the layers, by number, from the one that writes it to the last that reads it."""
 
     memory: Memory
@@ -39,26 +39,26 @@ class Tenant:
     first: int
     last: int
     start: int = 0              # where it lies in the arena
-    displaces: list[tuple[Memory, str]] = field(default_factory=list)     # memory and name of those it overwrites
+    overwrites: list[tuple[Memory, str]] = field(default_factory=list)     # memory and name of those it overwrites
 
-    def meets(self, other: "Tenant") -> bool:
+    def meets(self, other: "Allocation") -> bool:
         """Whether both are alive at some time."""
         return self.first <= other.last and other.first <= self.last
 
-    def overlaps(self, other: "Tenant") -> bool:
+    def overlaps(self, other: "Allocation") -> bool:
         """Whether both lie at some element."""
         return (self.count > 0 and other.count > 0
                 and self.start < other.start + other.count and other.start < self.start + self.count)
 
 
-def tenants(names: Sequence[Sequence[str]], bottoms: Sequence[Sequence[Blob]], tops: Sequence[Sequence[Blob]],
-            kept: Iterable[Blob]) -> list[Tenant]:
+def allocations(names: Sequence[Sequence[str]], bottoms: Sequence[Sequence[Blob]], tops: Sequence[Sequence[Blob]],
+                kept: Iterable[Blob]) -> list[Allocation]:
     """What lies in the memory of a net's tops, and when; by layer in net order: `names` of the tops, bottoms, tops.
 
-    Blobs that share memory are one tenant. `kept` are alive to the end. The tops of layers without bottoms are left
-    out: the caller fills them, or the layer does it once.
+    Blobs that share memory are one allocation. `kept` are alive to the end. The tops of layers without bottoms are
+    left out: the caller fills them, or the layer does it once.
     """
-    found: dict[Memory, Tenant] = {}
+    found: dict[Memory, Allocation] = {}
     fixed: set[Memory] = set()
     for i, (bottom, top) in enumerate(zip(bottoms, tops)):
         for blob in bottom:
@@ -68,37 +68,37 @@ def tenants(names: Sequence[Sequence[str]], bottoms: Sequence[Sequence[Blob]], t
             fixed.update(blob.memory for blob in top)
         for name, blob in zip([*names[i], *[""] * len(top)], top):
             if blob.memory not in fixed:
-                tenant = found.setdefault(blob.memory, Tenant(blob.memory, name, 0, i, i))
-                tenant.count = max(tenant.count, blob.count)
+                allocation = found.setdefault(blob.memory, Allocation(blob.memory, name, 0, i, i))
+                allocation.count = max(allocation.count, blob.count)
     for blob in kept:
         if blob.memory in found:
             found[blob.memory].last = len(tops)
     return list(found.values())
 
 
-def lay_out(found: Sequence[Tenant]) -> int:
-    """Give every tenant its place, none to two at the same time; returns the number of elements of the arena.
+def plan_offsets(found: Sequence[Allocation]) -> int:
+    """Give every allocation its place, none to two at the same time; returns the number of elements of the arena.
 
     The largest first, each into the narrowest gap between those that it meets.
     """
-    placed: list[Tenant] = []
-    for tenant in sorted(found, key=lambda tenant: -tenant.count):
-        meeting = sorted((other for other in placed if tenant.meets(other)), key=lambda other: other.start)
-        tenant.start = min(_gaps(meeting, tenant.count))[1]
-        placed.append(tenant)
-    for tenant in placed:
-        tenant.displaces = [(other.memory, other.name) for other in placed
-                            if other is not tenant and tenant.overlaps(other)]
-    return max((tenant.start + tenant.count for tenant in placed), default=0)
+    placed: list[Allocation] = []
+    for allocation in sorted(found, key=lambda allocation: -allocation.count):
+        meeting = sorted((other for other in placed if allocation.meets(other)), key=lambda other: other.start)
+        allocation.start = min(_gaps(meeting, allocation.count))[1]
+        placed.append(allocation)
+    for allocation in placed:
+        allocation.overwrites = [(other.memory, other.name) for other in placed
+                                 if other is not allocation and allocation.overlaps(other)]
+    return max((allocation.start + allocation.count for allocation in placed), default=0)
 
 
-def _gaps(taken: Sequence[Tenant], count: int) -> Iterator[tuple[float, int]]:
+def _gaps(taken: Sequence[Allocation], count: int) -> Iterator[tuple[float, int]]:
     """Width and start of every place for `count` elements beside those taken, which are sorted by start."""
     end = 0
-    for tenant in taken:
-        if tenant.start - end >= count:
-            yield tenant.start - end, end
-        end = max(end, -(-(tenant.start + tenant.count) // ALIGNMENT) * ALIGNMENT)
+    for allocation in taken:
+        if allocation.start - end >= count:
+            yield allocation.start - end, end
+        end = max(end, -(-(allocation.start + allocation.count) // ALIGNMENT) * ALIGNMENT)
     yield float("inf"), end
 
 
@@ -111,49 +111,50 @@ class Arena:
 
     def __init__(self, kept: Sequence[Blob]) -> None:
         self._kept = kept
-        self._tenants: list[Tenant] = []
-        self._by_layer: list[list[Tenant]] = []
+        self._allocations: list[Allocation] = []
+        self._by_layer: list[list[Allocation]] = []
         self._rooms: list[tuple[Blob, Memory, float]] = []      # of every top, and the elements that it may have
         self._flat: Any = None
 
     def prepare(self, net: Any) -> None:
         """Shape the whole net, and lay it out anew if it does not fit its layout; before a forward pass."""
-        lost = [tenant.memory.lost for tenant in self._tenants]
+        reasons = [allocation.memory.overwritten for allocation in self._allocations]
         try:
-            for tenant in self._tenants:
-                tenant.memory.lost = ""         # a layer whose sizes depend on values (Filter) looks at old ones here
+            for allocation in self._allocations:
+                # a layer whose sizes depend on values (Filter) reads old values here
+                allocation.memory.overwritten = ""
             net.reshape()
         finally:
-            for tenant, reason in zip(self._tenants, lost):
-                tenant.memory.lost = reason
+            for allocation, reason in zip(self._allocations, reasons):
+                allocation.memory.overwritten = reason
         if not self._rooms or any(blob.memory is not memory or blob.count > room
                                   for blob, memory, room in self._rooms):
             self._move_in(net)
 
     def _move_in(self, net: Any) -> None:
-        wanted = tenants([layer.param.top for layer in net.layers], net.bottoms, net.tops, self._kept)
-        for tenant in self._tenants:
-            tenant.memory.flat, tenant.memory.lost = None, ""
-        size = lay_out(wanted)
+        wanted = allocations([layer.param.top for layer in net.layers], net.bottoms, net.tops, self._kept)
+        for allocation in self._allocations:
+            allocation.memory.flat, allocation.memory.overwritten = None, ""
+        size = plan_offsets(wanted)
         if self._flat is None or self._flat.size < size:
             self._flat = None               # given back before the larger one is taken
             self._flat = net.context.backend.zeros(size, net.context.dtype)
-        for tenant in wanted:
-            tenant.memory.flat = self._flat[tenant.start:tenant.start + tenant.count]
-            tenant.memory.lost = _lost(tenant.name)
-        self._tenants = wanted
-        rooms = {tenant.memory: tenant.count for tenant in wanted}
+        for allocation in wanted:
+            allocation.memory.flat = self._flat[allocation.start:allocation.start + allocation.count]
+            allocation.memory.overwritten = _lost(allocation.name)
+        self._allocations = wanted
+        rooms = {allocation.memory: allocation.count for allocation in wanted}
         self._rooms = [(blob, blob.memory, rooms.get(blob.memory, math.inf)) for top in net.tops for blob in top]
         self._by_layer = [[] for _ in net.layers]
-        for tenant in wanted:
-            self._by_layer[tenant.first].append(tenant)
+        for allocation in wanted:
+            self._by_layer[allocation.first].append(allocation)
 
     def enter(self, index: int) -> None:
         """The layer of this number is about to write its tops."""
-        for tenant in self._by_layer[index]:
-            for memory, name in tenant.displaces:
-                memory.lost = _lost(name)
-            tenant.memory.lost = ""
+        for allocation in self._by_layer[index]:
+            for memory, name in allocation.overwrites:
+                memory.overwritten = _lost(name)
+            allocation.memory.overwritten = ""
 
 
 def _lost(name: str) -> str:

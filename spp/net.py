@@ -10,8 +10,8 @@ from spp import backend, graph, layers, memory, weights as weight_files
 from spp.blob import Blob
 from spp.errors import NetError, SppError
 from spp.layers import TEST, Context, Layer
-from spp.layers.base import Doubt, on_device
-from spp.learnable import collect
+from spp.layers.base import DeferredCheck, on_device
+from spp.training.learnable import collect
 from spp.proto import text
 
 log = logging.getLogger("spp.net")
@@ -143,8 +143,8 @@ class Net:
                                    f"{len(layer.param.bottom)} bottoms; found {len(given)}")
             layer.param_propagate_down = [self.param.force_backward or self._entries[id(blob)].lr_mult != 0
                                           for blob in layer.blobs]
-            facts.append(graph.Facts(layer.param.bottom, layer.param.top, given, layer.differentiable,
-                                     any(layer.param_propagate_down), bool(losses)))
+            facts.append(graph.BackwardNode(layer.param.bottom, layer.param.top, given, layer.differentiable,
+                                            any(layer.param_propagate_down), bool(losses)))
         self._needs_backward, self._propagate_down = graph.backward_plan(facts, self.param.force_backward)
         for layer, needed, flags in zip(self.layers, self._needs_backward, self._propagate_down):
             layer.runs_backward = needed
@@ -158,9 +158,9 @@ class Net:
     def _plan_fusion(self) -> dict[int, list[int]]:
         """By its number, the layers behind a layer that forward lets it do in its own pass."""
         return graph.fused([
-            graph.Step(list(layer.param.bottom), list(layer.param.top), layer.kind(),
-                       [kind for kind in layer.fuses if kind == "relu" or not backend.EXACT
-                        and (kind == "affine" or layer.runs_backward)])
+            graph.FusionNode(list(layer.param.bottom), list(layer.param.top), layer.kind(),
+                             [kind for kind in layer.fuses if kind == "relu" or not backend.EXACT
+                              and (kind == "affine" or layer.runs_backward)])
             for layer in self.layers])
 
     def _make_arena(self, keep: Sequence[str]) -> memory.Arena:
@@ -259,15 +259,15 @@ class Net:
         last = len(self.layers) - 1 if last is None else last
         total = sum(weight * blob.data.sum() for losses in self._losses[first:last + 1] for blob, weight in losses)
         arrived = self.context.backend.fetch(total)
-        doubts = [Doubt(layer) for layer in self.layers if layer.doubt is not None]
+        checks = [DeferredCheck(layer) for layer in self.layers if layer.deferred_check is not None]
 
-        def settled() -> float:
-            for doubt in doubts:
-                with self._located(doubt.layer.param):
-                    doubt.settle()
+        def checked_loss() -> float:
+            for check in checks:
+                with self._located(check.layer.param):
+                    check.raise_if_failed()
             return arrived()
 
-        return settled if doubts else arrived
+        return checked_loss if checks else arrived
 
     def backward(self) -> None:
         """Gradients of the loss: written to the blobs' diffs, added to the parameters' diffs.

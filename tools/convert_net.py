@@ -4,7 +4,9 @@ import os
 import sys
 from typing import Any, Sequence
 
-from spp.convert import caffe_files, cuda_convnet, torch_programs, weights
+from spp.convert import caffe_files, weights
+from spp.convert.cuda_convnet import layers as cuda_convnet
+from spp.convert.torch import programs as torch_programs
 from spp.errors import ConvertError
 from spp.net import Net
 from spp_tools.common import Parser, existing, guarded
@@ -88,7 +90,7 @@ def to_other(args: Any) -> list[str]:
             raise ConvertError(f"{model} has parameters; give their values: --weights FILE.caffemodel")
     if args.to == "torch":
         return [args.output, torch_programs.export(net, args.output)]
-    from spp.convert import onnx_export
+    from spp.convert.onnx.export import model as onnx_export
     onnx_export.export(net, None, args.output, notes)
     return [args.output]
 
@@ -110,7 +112,7 @@ def to_caffe(args: Any) -> list[str]:
         return from_cuda_convnet(args)
     if args.weights:
         raise ConvertError("an ONNX file has its own weights; leave out --weights")
-    from spp.convert import onnx_import
+    from spp.convert.onnx.importer import model as onnx_import
     onnx_import.convert(args.model, args.output, caffemodel, dict(args.shape))
     return [args.output, caffemodel]
 

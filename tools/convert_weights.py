@@ -3,7 +3,9 @@ import argparse
 import sys
 from typing import Any, Sequence
 
-from spp.convert import torch_files, torchvision_nets, weights
+from spp.convert import weights
+from spp.convert.torch import files as torch_files
+from spp.convert.torch import torchvision_nets
 from spp.errors import ConvertError
 from spp_tools.common import Parser, existing, guarded
 

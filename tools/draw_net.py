@@ -6,7 +6,8 @@ import subprocess
 import sys
 from typing import Sequence
 
-from spp import drawing, graph
+from spp import graph
+from spp.inspection import drawing
 from spp.atomic import replacing
 from spp.errors import SppError
 from spp.layers import TEST, TRAIN

@@ -6,7 +6,7 @@ from typing import Any, Sequence
 
 from spp.atomic import replacing
 from spp.errors import SppError
-from spp.reporting import read_history
+from spp.training.reporting import read_history
 from spp_tools.common import Parser, guarded
 
 DESCRIPTION = """Draw loss, accuracy and learning rate of one training, or of several to compare, into a PNG.

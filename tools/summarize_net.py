@@ -3,7 +3,7 @@ import argparse
 import sys
 from typing import Sequence
 
-from spp import flops
+from spp.inspection import flops
 from spp.layers import TEST, TRAIN
 from spp.net import Net
 from spp_tools.common import Parser, existing, guarded

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from spp.layers import TEST
 from spp.layers.data import Data
 from spp.net import Net
-from spp.reporting import output_text
+from spp.training.reporting import output_text
 from spp_tools.common import Parser, existing, guarded, names, positive
 
 DESCRIPTION = """Run a net with trained weights over its test data and print the mean of every output.

@@ -6,7 +6,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from spp import flops
+from spp.inspection import flops
 from spp.layers import TEST, TRAIN
 from spp.net import Net
 from spp.proto import text

@@ -9,9 +9,9 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from spp import snapshot
+from spp.training import snapshot
 from spp.errors import DataError
-from spp.reporting import History, LogLines, Progress, set_aside
+from spp.training.reporting import History, LogLines, Progress, set_aside
 from spp.solver import Solver
 from spp_tools.common import INTERRUPTED, Parser, existing, guarded, names, positive
 

@@ -11,12 +11,12 @@ def torch_module(net: Any) -> Any:
     ConvertError for a layer that it cannot compute, and where torch is not installed.
     """
     need("torch", "torch")
-    from spp.convert import torch_export
+    from spp.convert.torch import export as torch_export
     return torch_export.module(net)
 
 
 def torch_source(net: Any) -> str:
     """The Python source, needing torch only, of the class that `torch_module` makes; raises as that does."""
     need("torch", "torch")
-    from spp.convert import torch_export
+    from spp.convert.torch import export as torch_export
     return torch_export.source(net)

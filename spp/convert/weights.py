@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 
 from spp import weights as weight_files
-from spp.convert import state_dict, torch_files
+from spp.convert.torch import state_dict
+from spp.convert.torch import files as torch_files
 from spp.errors import ConvertError
 from spp.net import Net
 from spp.proto import caffe_pb2

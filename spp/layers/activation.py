@@ -1,6 +1,6 @@
 """Activation functions beside ReLU and TanH: Sigmoid, Swish, BNLL, ELU, PReLU."""
 from spp.errors import NetError
-from spp.layers.base import dims
+from spp.layers.base import format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import neuron
@@ -78,7 +78,7 @@ class PReLU(Neuron):
         slopes, shape = self.blobs[0].shape, bottom[0].shape
         if slopes and slopes != shape[1:2]:
             raise NetError(f"the number of channels changed: there are slopes for {slopes[0]}, the bottom's shape "
-                           f"is {dims(shape)}")
+                           f"is {format_shape(shape)}")
         super().reshape(bottom, top)
 
     def forward(self, bottom, top):

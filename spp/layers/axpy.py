@@ -1,6 +1,6 @@
 """Axpy."""
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 
 
@@ -13,10 +13,11 @@ class Axpy(Layer):
     def reshape(self, bottom, top):
         scale, x, y = (blob.shape for blob in bottom)
         if x != y or len(x) < 2:
-            raise NetError(f"bottoms 1 and 2 must have one shape N x C x ..., found {dims(x)} and {dims(y)}")
+            raise NetError(f"bottoms 1 and 2 must have one shape N x C x ..., found {format_shape(x)} and "
+                           f"{format_shape(y)}")
         if scale[:2] != x[:2] or bottom[0].count != x[0] * x[1]:
             raise NetError(f"bottom 0 must have one number for each of {x[0]} x {x[1]} channels, found shape "
-                           f"{dims(scale)}")
+                           f"{format_shape(scale)}")
         top[0].reshape(x)
 
     def forward(self, bottom, top):

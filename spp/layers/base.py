@@ -7,7 +7,8 @@ from typing import Any, Callable, Sequence, TypeVar, cast
 
 import numpy as np
 
-from spp import filler, mirror
+from spp import filler
+from spp import host_copy
 from spp.backend import host
 from spp.blob import Blob
 from spp.errors import NetError
@@ -69,22 +70,22 @@ class Blobs(list):
         return self[-1]
 
 
-class ShownBlobs(Blobs):
+class HostBlobs(Blobs):
     """A layer's parameters on a GPU, with NumPy arrays; `blobs` is the layer's own list."""
 
     def __init__(self, blobs: Blobs) -> None:
         super().__init__(blobs._context)
-        self.extend(map(mirror.shown, blobs))
+        self.extend(map(host_copy.host_view, blobs))
         self._blobs = blobs
 
     def add_blob(self, *shape: int) -> Blob:
-        self.append(mirror.shown(self._blobs.add_blob(*shape)))
+        self.append(host_copy.host_view(self._blobs.add_blob(*shape)))
         return self[-1]
 
 
-def shown_blobs(blobs: Blobs) -> Blobs:
+def host_views(blobs: Blobs) -> Blobs:
     """A layer's parameters with NumPy arrays."""
-    return ShownBlobs(blobs) if blobs._context.backend.asynchronous else blobs
+    return HostBlobs(blobs) if blobs._context.backend.asynchronous else blobs
 
 
 class Layer:
@@ -114,7 +115,7 @@ class Layer:
         self.blobs = Blobs(context)
         self.param_propagate_down: list[bool] = []
         self.rng: np.random.Generator | None = None
-        self.doubt: Any = None      # what `refuse` has not looked at yet
+        self.deferred_check: Any = None      # what `check_values` has not looked at yet
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Read and check the parameters; create `self.blobs`."""
@@ -129,7 +130,7 @@ class Layer:
         """Write `bottom[i].diff` where `propagate_down[i]`; add to `self.blobs[i].diff`."""
 
     def kind(self) -> str:
-        """What the layer is to one that fuses it: see graph.Step."""
+        """What the layer is to one that fuses it: see graph.FusionNode."""
         return ""
 
     def affine(self) -> Affine:
@@ -172,7 +173,7 @@ class Layer:
                 blob.memory.fill = functools.partial(_filled, shape, filler_param, self.context, self.name, index)
         return blob
 
-    def refuse(self, wrong: Any, values: Any, explain: Callable[[Any], str]) -> None:
+    def check_values(self, wrong: Any, values: Any, explain: Callable[[Any], str]) -> None:
         """Raise NetError(explain(value)) for the first of `values` where `wrong`, an array of booleans, is true.
 
         At once on the host; on a GPU, which would have to be waited for, when the net's loss is next looked at.
@@ -185,10 +186,10 @@ class Layer:
             return
         xp = self.context.backend.xp
         flags, found = wrong.any(), xp.take(values.reshape(-1), wrong.reshape(-1).argmax())
-        if self.doubt is not None:      # nobody looked since: the first one counts
-            before, value, _ = self.doubt
+        if self.deferred_check is not None:      # nobody looked since: the first one counts
+            before, value, _ = self.deferred_check
             flags, found = flags | before, xp.where(before, value, found)
-        self.doubt = flags, found, explain
+        self.deferred_check = flags, found, explain
 
     def check_counts(self, bottoms: int, tops: int) -> None:
         """Hold the number of bottoms and tops against the class's facts; raises NetError."""
@@ -201,16 +202,16 @@ class Layer:
             raise NetError(f"makes one top for each bottom, found {bottoms} bottom(s) and {tops} top(s)")
 
 
-class Doubt:
-    """What a layer on a GPU put off in `refuse`, on its way to the host."""
+class DeferredCheck:
+    """What a layer on a GPU put off in `check_values`, on its way to the host."""
 
     def __init__(self, layer: Layer) -> None:
-        wrong, self._found, self._explain = layer.doubt
+        wrong, self._found, self._explain = layer.deferred_check
         self._wrong = layer.context.backend.fetch(wrong)
         self.layer = layer
-        layer.doubt = None
+        layer.deferred_check = None
 
-    def settle(self) -> None:
+    def raise_if_failed(self) -> None:
         """Wait for it; raises NetError if something was wrong."""
         if self._wrong():
             raise NetError(self._explain(self._found.item()))
@@ -230,7 +231,7 @@ def canonical_axis(axis: int, ndim: int, name: str = "axis") -> int:
     return axis % ndim
 
 
-def dims(shape: Sequence[int]) -> str:
+def format_shape(shape: Sequence[int]) -> str:
     """A shape, or other numbers by axis, for a message: "2 x 3", and "()" where there is no axis."""
     return " x ".join(map(str, shape)) or "()"
 

@@ -2,7 +2,7 @@
 from typing import Sequence
 
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, dims
+from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
 from spp.ops import convolution
 
@@ -49,13 +49,14 @@ class Convolution(Layer):
     def reshape(self, bottom, top):
         shape = bottom[0].shape
         if len(shape) != self.axes:
-            raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {dims(shape)}")
+            raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {format_shape(shape)}")
         if shape[self.axis] != self.channels:
             raise NetError(f"the weights take {self.channels} input channels, found {shape[self.axis]} in shape "
-                           f"{dims(shape)}")
+                           f"{format_shape(shape)}")
         for blob in bottom:
             if blob.shape != shape:
-                raise NetError(f"all bottoms must have one shape, found {dims(shape)} and {dims(blob.shape)}")
+                raise NetError(f"all bottoms must have one shape, found {format_shape(shape)} and "
+                               f"{format_shape(blob.shape)}")
         sizes = map(self.op.output_size, shape[self.axis + 1:], self.kernel, self.stride, self.pad, self.dilation)
         top_shape = (*shape[:self.axis], self.outputs, *sizes)
         for blob in top:
@@ -108,5 +109,5 @@ def spatial_numbers(p, name, axes, default=None):
                        f"{len(given)} numbers")
     numbers = given * axes if len(given) == 1 else given
     if default != 0 and 0 in numbers:
-        raise NetError(f"{name} must be at least 1 on every axis, found {dims(numbers)}")
+        raise NetError(f"{name} must be at least 1 on every axis, found {format_shape(numbers)}")
     return numbers

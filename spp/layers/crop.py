@@ -1,6 +1,6 @@
 """Layers that take a part of a blob, or repeat it: Crop, Tile."""
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, dims
+from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
 from spp.ops import shape as parts
 
@@ -17,8 +17,8 @@ class Crop(Layer):
     def reshape(self, bottom, top):
         p, shape, wanted = self.param.crop_param, bottom[0].shape, bottom[1].shape
         if len(wanted) != len(shape):
-            raise NetError(f"bottoms must have equally many axes: bottom 0 is {dims(shape)}, bottom 1 "
-                           f"{dims(wanted)}")
+            raise NetError(f"bottoms must have equally many axes: bottom 0 is {format_shape(shape)}, bottom 1 "
+                           f"{format_shape(wanted)}")
         axis = canonical_axis(p.axis, len(shape))
         offsets = list(p.offset)
         if len(offsets) < 2:

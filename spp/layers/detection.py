@@ -4,7 +4,7 @@ import logging
 import numpy as np
 
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import detection
 
@@ -54,7 +54,7 @@ class PriorBox(Layer):
     def reshape(self, bottom, top):
         for i, blob in enumerate(bottom):
             if len(blob.shape) != 4:
-                raise NetError(f"bottom {i} must be N x C x H x W, found shape {dims(blob.shape)}")
+                raise NetError(f"bottom {i} must be N x C x H x W, found shape {format_shape(blob.shape)}")
         cells = bottom[0].shape[2:]
         top[0].reshape(1, 2, cells[0] * cells[1] * len(self.sizes) * 4)
 
@@ -101,15 +101,15 @@ class DetectionOutput(Layer):
     def reshape(self, bottom, top):
         loc, conf, priors = (blob.shape for blob in bottom)
         if len(priors) < 3 or priors[:2] != (1, 2) or bottom[2].count % 8:
-            raise NetError(f"bottom 2 must be priors of 1 x 2 x (P * 4), found shape {dims(priors)}")
+            raise NetError(f"bottom 2 must be priors of 1 x 2 x (P * 4), found shape {format_shape(priors)}")
         self.count = bottom[2].count // 8
         if not loc or not conf or loc[0] != conf[0]:
-            raise NetError(f"bottoms 0 and 1 must have one number of images, found shapes {dims(loc)} and "
-                           f"{dims(conf)}")
+            raise NetError(f"bottoms 0 and 1 must have one number of images, found shapes {format_shape(loc)} and "
+                           f"{format_shape(conf)}")
         for i, wanted, words in ((0, 4 * self.boxes_each, "coordinates"), (1, self.classes, "scores")):
             if bottom[i].count != loc[0] * self.count * wanted:
                 raise NetError(f"bottom {i} must have {wanted} {words} for each of {self.count} priors, found shape "
-                               f"{dims(bottom[i].shape)}")
+                               f"{format_shape(bottom[i].shape)}")
         top[0].reshape(1, 1, 1, 7)
 
     def forward(self, bottom, top):

@@ -1,6 +1,6 @@
 """Eltwise."""
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import eltwise
 
@@ -29,8 +29,8 @@ class Eltwise(Layer):
     def reshape(self, bottom, top):
         for i, blob in enumerate(bottom[1:], 1):
             if blob.shape != bottom[0].shape:
-                raise NetError(f"bottoms must have one shape: bottom 0 is {dims(bottom[0].shape)}, "
-                               f"bottom {i} is {dims(blob.shape)}")
+                raise NetError(f"bottoms must have one shape: bottom 0 is {format_shape(bottom[0].shape)}, "
+                               f"bottom {i} is {format_shape(blob.shape)}")
         top[0].reshape(bottom[0].shape)
 
     def forward(self, bottom, top, relu=False):

@@ -2,7 +2,7 @@
 import math
 
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, dims
+from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.convolution import spatial_numbers
 from spp.layers.registry import register
 from spp.ops import im2col
@@ -28,7 +28,7 @@ class Im2col(Layer):
     def reshape(self, bottom, top):
         shape = bottom[0].shape
         if len(shape) != self.axes:
-            raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {dims(shape)}")
+            raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {format_shape(shape)}")
         sizes = map(output_size, shape[self.axis + 1:], *self.geometry)
         channels = shape[self.axis] * math.prod(self.geometry[0])
         top[0].reshape(*shape[:self.axis], channels, *sizes)

@@ -5,15 +5,15 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, dims
+from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
 from spp.ops import indexing
 
 
 def row_indices(layer: Layer, blob: Blob, rows: int, what: str) -> Any:
-    """A blob's values as integers; `layer.refuse` one that is not at least 0 and below `rows`."""
+    """A blob's values as integers; `layer.check_values` one that is not at least 0 and below `rows`."""
     values = blob.data
-    layer.refuse(~((values >= 0) & (values < rows)), values, lambda found: (
+    layer.check_values(~((values >= 0) & (values < rows)), values, lambda found: (
         f"index {found:g} is out of range: {what} {rows} row(s), 0 to {rows - 1}"))
     return values.astype(np.int64)
 
@@ -38,7 +38,7 @@ class BatchReindex(Layer):
 
     def reshape(self, bottom, top):
         if len(bottom[1].shape) != 1:
-            raise NetError(f"the indices, bottom 1, must have 1 axis, found shape {dims(bottom[1].shape)}")
+            raise NetError(f"the indices, bottom 1, must have 1 axis, found shape {format_shape(bottom[1].shape)}")
         canonical_axis(0, len(bottom[0].shape))
         top[0].reshape(bottom[1].shape + bottom[0].shape[1:])
 
@@ -76,10 +76,11 @@ class Filter(Layer):
         *data, selector = bottom
         if not selector.shape or any(size != 1 for size in selector.shape[1:]):
             raise NetError(f"the selector, the last bottom, must have one number a row, found shape "
-                           f"{dims(selector.shape)}")
+                           f"{format_shape(selector.shape)}")
         for i, blob in enumerate(data):
             if blob.shape[:1] != selector.shape[:1]:
-                raise NetError(f"bottom {i} of shape {dims(blob.shape)} must have as many rows as the selector, "
+                raise NetError(f"bottom {i} of shape {format_shape(blob.shape)} must have as many rows as the "
+                               f"selector, "
                                f"which has {selector.shape[0]}")
         if self.rows is None:
             self.rows = np.arange(selector.shape[0])

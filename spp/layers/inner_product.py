@@ -2,7 +2,7 @@
 import math
 
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, dims
+from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
 from spp.ops import inner_product
 
@@ -33,7 +33,7 @@ class InnerProduct(Layer):
         inputs = math.prod(shape[self.axis:])
         if inputs != self.inputs:
             raise NetError(f"the input size changed: the weights take {self.inputs} inputs, the bottom of shape "
-                           f"{dims(shape)} has {inputs} from axis {self.axis} on; use the image "
+                           f"{format_shape(shape)} has {inputs} from axis {self.axis} on; use the image "
                            f"size the net was made for, or an SPP layer before this one")
         top[0].reshape(*shape[:self.axis], self.outputs)
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 
 
 class ClassIndices:
@@ -19,8 +19,8 @@ class ClassIndices:
     def read(self, labels: Any, shape: tuple[int, ...], classes: int, ignore_label: int | None) -> tuple[Any, Any]:
         """Labels (floats) as int64 of `shape` = outer + inner, and booleans: which are not the ignored label.
 
-        Both stay until the next call. Ignored ones become class 0, so that they can be looked up. `layer.refuse` a
-        label that is no class.
+        Both stay until the next call. Ignored ones become class 0, so that they can be looked up.
+        `layer.check_values` a label that is no class.
         """
         for blob in (self._indices, self._counted):
             blob.reshape(shape)
@@ -35,7 +35,7 @@ class ClassIndices:
         device.xp.greater_equal(indices, classes, out=other)
         outside |= other
         outside &= counted
-        self._layer.refuse(outside, indices, lambda found: (
+        self._layer.check_values(outside, indices, lambda found: (
             f"label {found} is no class of the {classes} that the scores have (0 to {classes - 1}); check num_output "
             "of the last layer against the labels of the data"))
         device.xp.logical_not(counted, out=other)
@@ -48,11 +48,11 @@ def check_shapes(scores: tuple[int, ...], labels: tuple[int, ...], label_count: 
     """The shape outer + inner of one label a prediction; raises NetError if `label_count` does not fit."""
     shape = scores[:axis] + scores[axis + 1:]
     if not scores[axis]:
-        raise NetError(f"the scores {dims(scores)} have no classes on axis {axis}")
+        raise NetError(f"the scores {format_shape(scores)} have no classes on axis {axis}")
     wanted = 1
     for size in shape:
         wanted *= size
     if wanted != label_count:
-        raise NetError(f"needs one label for each prediction: scores {dims(scores)} with class axis "
-                       f"{axis} want {wanted} labels, the label blob is {dims(labels)}")
+        raise NetError(f"needs one label for each prediction: scores {format_shape(scores)} with class axis "
+                       f"{axis} want {wanted} labels, the label blob is {format_shape(labels)}")
     return shape

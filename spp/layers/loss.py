@@ -4,7 +4,7 @@ from typing import Any
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, dims
+from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.labels import ClassIndices, check_shapes
 from spp.layers.registry import register
 from spp.ops import losses, softmax
@@ -47,14 +47,14 @@ def check_counts(bottom: list[Blob]) -> None:
     """Raise NetError unless bottoms 0 and 1 have as many elements as each other."""
     if bottom[0].count != bottom[1].count:
         raise NetError(f"bottoms 0 and 1 must have as many elements as each other: found shapes "
-                       f"{dims(bottom[0].shape)} and {dims(bottom[1].shape)}")
+                       f"{format_shape(bottom[0].shape)} and {format_shape(bottom[1].shape)}")
 
 
 def check_one_each(items: Blob, labels: Blob, what: str) -> None:
     """Raise NetError unless `labels` has one element for each of `items` (axis 0)."""
     if labels.count != items.shape[0]:
         raise NetError(f"needs one {what} for each of the {items.shape[0]} items, found {labels.count} in shape "
-                       f"{dims(labels.shape)}")
+                       f"{format_shape(labels.shape)}")
 
 
 def ignored_label(p: Any) -> int | None:
@@ -162,7 +162,7 @@ class InfogainLoss(SoftmaxWithLoss):
         shape = self.from_file.shape if len(bottom) < 3 else bottom[2].shape
         if math.prod(shape) != classes ** 2:
             raise NetError(f"the infogain matrix must be {classes} x {classes}, one row and column a class; found "
-                           f"shape {dims(shape)}")
+                           f"shape {format_shape(shape)}")
         self.matrix_shape = classes, classes
 
     def total(self, bottom):

@@ -4,7 +4,7 @@ import numpy as np
 from spp.data import datum
 from spp.data.transform import Transformer
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 
 
@@ -42,8 +42,8 @@ class MemoryData(Layer):
                 found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
                 raise self._error(f"{name} must be a float32 array, found {found}; use np.float32(...)")
         if data.ndim != 4 or data.shape[1:] != tuple(image):
-            raise self._error(f"data must have the shape n x {dims(image)}, found "
-                              f"{dims(data.shape)}")
+            raise self._error(f"data must have the shape n x {format_shape(image)}, found "
+                              f"{format_shape(data.shape)}")
         if not len(data) or len(data) % batch:
             raise self._error(f"the number of examples must be a multiple of batch_size {batch}, found {len(data)}")
         if labels.shape[:1] != data.shape[:1] or labels.size != len(data):

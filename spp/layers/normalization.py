@@ -5,7 +5,7 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import TEST, dims
+from spp.layers.base import TEST, format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import normalization
@@ -51,7 +51,7 @@ class BatchNorm(Neuron):
         channels = shape[1] if len(shape) > 1 else 1
         if channels != stored:
             raise NetError(f"the number of channels changed: the statistics are of {stored}, the bottom's shape is "
-                           f"{dims(shape)}")
+                           f"{format_shape(shape)}")
         self.axes = (1, 2) if len(shape) > 1 else (len(shape), len(shape))     # no axis: all is one channel
         self.by_channel = shape[1:2]
         super().reshape(bottom, top)

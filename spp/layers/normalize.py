@@ -1,7 +1,7 @@
 """Normalize."""
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import normalize
 from spp.proto import caffe_pb2
@@ -18,7 +18,7 @@ class Normalize(Layer):
     def setup(self, bottom, top):
         p, shape = self.param.norm_param, bottom[0].shape
         if len(shape) < 2:
-            raise NetError(f"needs a bottom of N x C x ..., found shape {dims(shape)}")
+            raise NetError(f"needs a bottom of N x C x ..., found shape {format_shape(shape)}")
         self.across, self.eps, self.channels = p.across_spatial, p.eps, shape[1]
         one = caffe_pb2.FillerParameter(value=1)
         self.add_filled((1 if p.channel_shared else self.channels,),

@@ -6,7 +6,7 @@ import numpy as np
 from spp.backend import host
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import TRAIN, Context, Layer, dims
+from spp.layers.base import TRAIN, Context, Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import pooling
 
@@ -53,7 +53,7 @@ class Pooling(Layer):
                            f"{self.method}; remove the top")
         self.axes = len(bottom[0].shape) - 2
         if not 1 <= self.axes <= 3:
-            raise NetError(f"needs a bottom of N x C x 1 to 3 spatial axes, found {dims(bottom[0].shape)}")
+            raise NetError(f"needs a bottom of N x C x 1 to 3 spatial axes, found {format_shape(bottom[0].shape)}")
         self._read_geometry(p)
         self.tables = Tables(self.context)
         self.drawn = self.method == "STOCHASTIC" and self.phase == TRAIN
@@ -69,8 +69,8 @@ class Pooling(Layer):
         elif p.HasField("kernel_size") or p.HasField("kernel_h") or p.HasField("kernel_w"):
             raise NetError("global_pooling: true takes the whole map; remove kernel_size, kernel_h, kernel_w")
         elif any(self.pad) or any(s != 1 for s in self.stride):
-            raise NetError(f"global_pooling: true needs pad 0 and stride 1, found pad {dims(self.pad)} and "
-                           f"stride {dims(self.stride)}")
+            raise NetError(f"global_pooling: true needs pad 0 and stride 1, found pad {format_shape(self.pad)} and "
+                           f"stride {format_shape(self.stride)}")
         if any(self.pad) and self.method == "STOCHASTIC":
             raise NetError("pad goes with pool: MAX and AVE only, found STOCHASTIC; set pad: 0")
         self.ceil = p.RoundMode.Name(p.round_mode) == "CEIL"
@@ -78,7 +78,7 @@ class Pooling(Layer):
     def reshape(self, bottom, top):
         shape = bottom[0].shape
         if len(shape) - 2 != self.axes:
-            raise NetError(f"was set up for {self.axes} spatial axes, found a bottom of {dims(shape)}")
+            raise NetError(f"was set up for {self.axes} spatial axes, found a bottom of {format_shape(shape)}")
         self.counts, self.regions, self.areas = self.tables.of(shape[2:], self._lay_windows)
         for blob in [*top, self.argmax]:
             blob.reshape(*shape[:2], *self.counts)

@@ -6,11 +6,11 @@ import sys
 from contextlib import contextmanager
 from typing import Any, Iterator, Sequence
 
-from spp import mirror
+from spp import host_copy
 from spp.backend import host
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Context, Layer, shown_blobs
+from spp.layers.base import Context, Layer, host_views
 from spp.layers.registry import register
 
 FACTS = ("bottoms", "tops", "one_top_per_bottom", "in_place", "is_loss", "differentiable")
@@ -47,7 +47,7 @@ class Python(Layer):
             user: Any = cls(param, dataclasses.replace(context, backend=host))
         user.param_str = user.param_str_ = p.param_str
         user.phase = self.phase
-        user.blobs = shown_blobs(self.blobs)
+        user.blobs = host_views(self.blobs)
         user.random_stream = self.random_stream      # so that it is saved with the solver's state
         stated = {name for base in cls.__mro__ if base not in Layer.__mro__ for name in vars(base)}
         for fact in stated.intersection(FACTS):
@@ -100,8 +100,8 @@ class Python(Layer):
     @contextmanager
     def _lent(self, method: str, bottom: Sequence[Blob], top: Sequence[Blob]) -> Iterator[list[list[Blob]]]:
         """Bottoms and tops as the user's code gets them, while it runs."""
-        with mirror.lent(bottom, top, self.blobs), self._noted(method):
-            yield [[mirror.shown(blob) for blob in blobs] for blobs in (bottom, top)]
+        with host_copy.host_access(bottom, top, self.blobs), self._noted(method):
+            yield [[host_copy.host_view(blob) for blob in blobs] for blobs in (bottom, top)]
 
     @contextmanager
     def _noted(self, method: str) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Layers of forks that put values into another order: Permute, Reorg, ShuffleChannel."""
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import rearrange
 
@@ -22,7 +22,7 @@ class Permute(Layer):
     def reshape(self, bottom, top):
         shape = bottom[0].shape
         if len(shape) != len(self.order):
-            raise NetError(f"was set up for a bottom of {len(self.order)} axes, found shape {dims(shape)}")
+            raise NetError(f"was set up for a bottom of {len(self.order)} axes, found shape {format_shape(shape)}")
         top[0].reshape([shape[axis] for axis in self.order])
 
     def forward(self, bottom, top):
@@ -46,7 +46,7 @@ class Reorg(Layer):
     def reshape(self, bottom, top):
         shape, s = bottom[0].shape, self.stride
         if len(shape) != 4:
-            raise NetError(f"needs a bottom of N x C x H x W, found shape {dims(shape)}")
+            raise NetError(f"needs a bottom of N x C x H x W, found shape {format_shape(shape)}")
         n, c, h, w = shape
         if c % s ** 2:
             raise NetError(f"the number of channels must be a multiple of stride^2 = {s ** 2}, found {c}")
@@ -75,7 +75,7 @@ class ShuffleChannel(Layer):
         shape = bottom[0].shape
         if len(shape) < 2 or self.group < 1 or shape[1] % self.group:
             raise NetError(f"the number of channels (axis 1) must be a multiple of group {self.group}, found shape "
-                           f"{dims(shape)}")
+                           f"{format_shape(shape)}")
         top[0].reshape(shape)
 
     def forward(self, bottom, top):

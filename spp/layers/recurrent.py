@@ -5,7 +5,7 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import inner_product, neuron, recurrent
 
@@ -62,21 +62,23 @@ class Recurrent(Layer):
     def reshape(self, bottom, top):
         x, cont = bottom[0].shape, bottom[1].shape
         if len(x) < 2 or x[0] < 1:
-            raise NetError(f"bottom 0 must be time steps x streams x inputs, with one step or more; found {dims(x)}")
+            raise NetError(f"bottom 0 must be time steps x streams x inputs, with one step or more; found "
+                           f"{format_shape(x)}")
         if cont != x[:2]:
-            raise NetError(f"bottom 1 must mark every time step of every stream, {dims(x[:2])}, as the beginning (0) "
-                           f"or continuation (1) of a sequence; found {dims(cont)}")
+            raise NetError(f"bottom 1 must mark every time step of every stream, {format_shape(x[:2])}, as the "
+                           f"beginning (0) "
+                           f"or continuation (1) of a sequence; found {format_shape(cont)}")
         if math.prod(x[2:]) != self.inputs:
             raise NetError(f"the weights take {self.inputs} inputs a time step, found {math.prod(x[2:])} in shape "
-                           f"{dims(x)}")
+                           f"{format_shape(x)}")
         steps, streams = x[:2]
         if self.static:
             self._check_static(bottom[2].shape, streams)
         one = 1, streams, self.outputs
         for i, blob in enumerate(bottom[len(bottom) - self.exposed:], len(bottom) - self.exposed):
             if blob.shape != one:
-                raise NetError(f"bottom {i}, a state before the first step, must be {dims(one)}; found "
-                               f"{dims(blob.shape)}")
+                raise NetError(f"bottom {i}, a state before the first step, must be {format_shape(one)}; found "
+                               f"{format_shape(blob.shape)}")
         self.sums.reshape(steps, streams, self.gates * self.outputs)
         self.previous.reshape(steps, streams, self.outputs)
         self.from_static.reshape(streams, self.gates * self.outputs)
@@ -93,10 +95,10 @@ class Recurrent(Layer):
     def _check_static(self, shape, streams):
         if shape[:1] != (streams,):
             raise NetError(f"bottom 2, the static input, must have one row for each of the {streams} streams; found "
-                           f"shape {dims(shape)}")
+                           f"shape {format_shape(shape)}")
         if math.prod(shape[1:]) != self.static_inputs:
             raise NetError(f"the weights take {self.static_inputs} static inputs a stream, found "
-                           f"{math.prod(shape[1:])} in shape {dims(shape)}")
+                           f"{math.prod(shape[1:])} in shape {format_shape(shape)}")
 
     def sum_inputs(self, bottom):
         """Write to self.sums what all inputs, static ones too, and the bias come to at each step; returns it."""
@@ -257,7 +259,7 @@ class LSTMUnit(Layer):
         cell, gates, cont = (blob.shape for blob in bottom)
         if not cell or gates != (*cell[:-1], 4 * cell[-1]) or cont != cell[:-1]:
             raise NetError(f"bottoms must be cells S x H, gates S x 4 H and cont S, of any shape S; found "
-                           f"{dims(cell)}, {dims(gates)} and {dims(cont)}")
+                           f"{format_shape(cell)}, {format_shape(gates)} and {format_shape(cont)}")
         self.activations.reshape(gates)
         for blob in (*top, self.dcell):
             blob.reshape(cell)

@@ -3,7 +3,7 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import resize
 
@@ -35,10 +35,11 @@ class Interp(Layer):
     def reshape(self, bottom, top):
         p, shape = self.param.interp_param, bottom[0].shape
         if len(shape) != 4:
-            raise NetError(f"needs a bottom of N x C x H x W, found shape {dims(shape)}")
+            raise NetError(f"needs a bottom of N x C x H x W, found shape {format_shape(shape)}")
         inner = [size + p.pad_beg + p.pad_end for size in shape[2:]]
         if min(inner) < 1:
-            raise NetError(f"pad_beg {p.pad_beg} and pad_end {p.pad_end} leave nothing of a map of {dims(shape[2:])}")
+            raise NetError(f"pad_beg {p.pad_beg} and pad_end {p.pad_end} leave nothing of a map of "
+                           f"{format_shape(shape[2:])}")
         if shape[2:] != self.made:
             counts = [self._count(size, given) for size, given in zip(inner, (p.height, p.width))]
             self.counts, move = counts, self.context.backend.from_host
@@ -98,10 +99,10 @@ class Upsample(Layer):
     def reshape(self, bottom, top):
         p, shape = self.param.upsample_param, bottom[0].shape
         if len(shape) != 4:
-            raise NetError(f"needs a bottom of N x C x H x W, found shape {dims(shape)}")
+            raise NetError(f"needs a bottom of N x C x H x W, found shape {format_shape(shape)}")
         if len(bottom) > 1 and bottom[1].shape != shape:
-            raise NetError(f"the values and their places must have one shape, found {dims(shape)} and "
-                           f"{dims(bottom[1].shape)}")
+            raise NetError(f"the values and their places must have one shape, found {format_shape(shape)} and "
+                           f"{format_shape(bottom[1].shape)}")
         size = (shape[2] * self.scale[0] - p.pad_out_h, shape[3] * self.scale[1] - p.pad_out_w)
         top[0].reshape(*shape[:2], *((p.upsample_h, p.upsample_w) if p.HasField("upsample_h") else size))
 
@@ -117,8 +118,9 @@ class Upsample(Layer):
         device.xp.less(place, 0, out=outside)
         device.xp.greater_equal(place, y.shape[2] * y.shape[3], out=above)
         outside |= above
-        self.refuse(outside, place, lambda found: (
-            f"place {found} lies outside the top of {dims(y.shape[2:])}; give upsample_h and upsample_w the size of "
+        self.check_values(outside, place, lambda found: (
+            f"place {found} lies outside the top of {format_shape(y.shape[2:])}; give upsample_h and upsample_w "
+            f"the size of "
             "the map that was pooled"))
         resize.unpool_forward(x, place, y)
 

@@ -3,7 +3,7 @@ import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import roi
 
@@ -21,9 +21,10 @@ class Regions(Layer):
         """Raise NetError unless the bottoms have the shapes of a map and its regions."""
         shape, regions = bottom[0].shape, bottom[1].shape
         if len(shape) != 4:
-            raise NetError(f"bottom 0 must be a map of N x C x H x W, found shape {dims(shape)}")
+            raise NetError(f"bottom 0 must be a map of N x C x H x W, found shape {format_shape(shape)}")
         if len(regions) < 2 or bottom[1].count != 5 * regions[0]:
-            raise NetError(f"bottom 1 must be regions of R x 5 (image, x1, y1, x2, y2), found shape {dims(regions)}")
+            raise NetError(f"bottom 1 must be regions of R x 5 (image, x1, y1, x2, y2), found shape "
+                           f"{format_shape(regions)}")
 
     def read(self, bottom):
         """The regions as a host array (R, 5), and the images they belong to, as int32 on the device."""

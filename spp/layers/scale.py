@@ -2,7 +2,7 @@
 from typing import Any, Callable
 
 from spp.errors import NetError
-from spp.layers.base import canonical_axis, dims
+from spp.layers.base import canonical_axis, format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import scale
@@ -41,8 +41,8 @@ class _AlongAxes(Neuron):
         shape = bottom[0].shape
         first = canonical_axis(p.axis, len(shape))
         if shape[first:first + len(operand.shape)] != operand.shape:
-            raise NetError(f"bottom 0 of shape {dims(shape)} does not have the axes "
-                           f"{dims(operand.shape)} from axis {first} on; check axis and num_axes")
+            raise NetError(f"bottom 0 of shape {format_shape(shape)} does not have the axes "
+                           f"{format_shape(operand.shape)} from axis {first} on; check axis and num_axes")
         return first
 
 
@@ -74,8 +74,8 @@ class Scale(_AlongAxes):
         self.scale = bottom[1] if len(bottom) > 1 else self.blobs[0]
         self.first = self.first_axis(bottom, self.scale, p)
         if p.bias_term and self.blobs[-1].shape != self.scale.shape:
-            raise NetError(f"the scale's shape changed from {dims(self.blobs[-1].shape)}, that of the "
-                           f"bias, to {dims(self.scale.shape)}")
+            raise NetError(f"the scale's shape changed from {format_shape(self.blobs[-1].shape)}, that of the "
+                           f"bias, to {format_shape(self.scale.shape)}")
         super().reshape(bottom, top)
 
     def kind(self):

@@ -2,7 +2,7 @@
 import math
 
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, dims
+from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
 
 
@@ -94,7 +94,7 @@ class Reshape(_SameValues):
             if size == 0:
                 if first + i >= len(shape):
                     raise NetError(f"reshape_param's shape has a 0, for a copied size, as number {i}, but the bottom "
-                                   f"{dims(shape)} has no axis {first + i}")
+                                   f"{format_shape(shape)} has no axis {first + i}")
                 sizes[i] = shape[first + i]
         reshaped = shape[:first] + tuple(sizes) + shape[last:]
         if -1 in sizes:
@@ -103,8 +103,8 @@ class Reshape(_SameValues):
             missing = math.prod(size or 1 for size in shape) // known
             reshaped = tuple(missing if size == -1 else size for size in reshaped)
         if math.prod(reshaped) != bottom[0].count:
-            raise NetError(f"cannot reshape {dims(shape)} ({bottom[0].count} elements) to "
-                           f"{dims(reshaped)} ({math.prod(reshaped)} elements)")
+            raise NetError(f"cannot reshape {format_shape(shape)} ({bottom[0].count} elements) to "
+                           f"{format_shape(reshaped)} ({math.prod(reshaped)} elements)")
         self.take_shape(bottom[0], top[0], reshaped)
 
 
@@ -127,7 +127,7 @@ class Concat(Layer):
             rest = blob.shape[:self.axis] + blob.shape[self.axis + 1:]
             if len(blob.shape) != len(first) or rest != first[:self.axis] + first[self.axis + 1:]:
                 raise NetError(f"bottoms must agree in all axes but axis {self.axis}: bottom 0 is "
-                               f"{dims(first)}, bottom {i} is {dims(blob.shape)}")
+                               f"{format_shape(first)}, bottom {i} is {format_shape(blob.shape)}")
         total = sum(blob.shape[self.axis] for blob in bottom)
         top[0].reshape(first[:self.axis] + (total,) + first[self.axis + 1:])
         if len(bottom) == 1:

@@ -1,7 +1,7 @@
 """SmoothL1Loss."""
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import Layer, dims
+from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import smooth_l1
 from spp.ops.losses import in_shape
@@ -34,8 +34,8 @@ class SmoothL1Loss(Layer):
         first = bottom[0]
         for i, blob in enumerate(bottom[1:], 1):
             if blob.count != first.count or blob.shape[:1] != first.shape[:1] or not first.shape:
-                raise NetError(f"bottoms must have one shape: bottom 0 is {dims(first.shape)}, bottom {i} is "
-                               f"{dims(blob.shape)}")
+                raise NetError(f"bottoms must have one shape: bottom 0 is {format_shape(first.shape)}, bottom {i} is "
+                               f"{format_shape(blob.shape)}")
         self.difference.reshape(first.shape)
         top[0].reshape(())
 

@@ -10,10 +10,11 @@ from typing import Any, Callable, ContextManager, Iterator, Sequence
 import numpy as np
 
 import spp.net
-from spp import mirror, weights as weight_files
+from spp import weights as weight_files
+from spp import host_copy
 from spp.atomic import replacing
 from spp.blob import Blob
-from spp.layers.base import shown_blobs
+from spp.layers.base import host_views
 from spp.pycaffe import common
 from spp.pycaffe.common import CaffeError, caffe_errors, readable
 
@@ -59,7 +60,8 @@ class Net:
         self.name = net.name
         self._seen = [*net.blobs.values(), *(blob for layer in net.layers for blob in layer.blobs)]
         self.layers = [_shown_layer(layer) for layer in net.layers]
-        self.blobs: OrderedDict[str, Blob] = OrderedDict((name, mirror.shown(b)) for name, b in net.blobs.items())
+        self.blobs: OrderedDict[str, Blob] = OrderedDict(
+            (name, host_copy.host_view(b)) for name, b in net.blobs.items())
         self.params = OrderedDict((layer.name, layer.blobs) for layer in self.layers if layer.name in net.params)
         self.inputs, self.outputs = list(net.inputs), list(net.outputs)
         self.layer_dict = OrderedDict((layer.name, layer) for layer in self.layers)
@@ -118,7 +120,7 @@ class Net:
 
     def _engine(self) -> ContextManager:
         """Around the engine's work on a GPU: arrays that were handed out go to the device, and come back."""
-        return mirror.exchanged(self._seen)
+        return host_copy.device_access(self._seen)
 
     @caffe_errors()
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> Arrays:
@@ -327,7 +329,7 @@ class Net:
         """The function, called in the middle of the engine's work, with the arrays up to date on both sides."""
         @functools.wraps(function)
         def called(*args: Any) -> Any:
-            with mirror.lent(self._seen):
+            with host_copy.host_access(self._seen):
                 return function(*args)
         return called
 
@@ -337,7 +339,7 @@ class _ShownLayer:
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
-        self.blobs = shown_blobs(layer.blobs)
+        self.blobs = host_views(layer.blobs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)

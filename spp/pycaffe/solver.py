@@ -6,12 +6,13 @@ from typing import Any, Callable, ContextManager
 
 import spp.net
 import spp.solver
-from spp import mirror, paths
+from spp import paths
+from spp import host_copy
 from spp.proto import text
 from spp.pycaffe import common
 from spp.pycaffe.common import caffe_errors, readable
 from spp.pycaffe.net import Net
-from spp.reporting import LogLines
+from spp.training.reporting import LogLines
 
 log = logging.getLogger("spp.pycaffe.solver")
 
@@ -106,7 +107,7 @@ class Solver:
 
     def _engine(self) -> ContextManager:
         """Around the engine's work: arrays that were handed out go to a GPU, and come back."""
-        return mirror.exchanged([blob for net in (self.net, *self.test_nets) for blob in net._seen])
+        return host_copy.device_access([blob for net in (self.net, *self.test_nets) for blob in net._seen])
 
     def _lending(self, function: Callable[[], Any]) -> Callable[[], Any]:
         for net in (self.net, *self.test_nets):

@@ -7,7 +7,7 @@ of the rows that stays in the cache: the time is that of reading the weights onc
 import numba
 import numpy as np
 
-from spp.backend.host import onednn
+from spp.backend.host.onednn import convolution as onednn
 from spp.backend.host.blas import one_thread
 from spp.backend.host.layout import store
 from spp.backend.host.scratch import scratch

@@ -1,0 +1,1 @@
+"""Convolution over two spatial axes on the host, one file a kernel."""

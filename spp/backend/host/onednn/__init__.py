@@ -1,0 +1,1 @@
+"""oneDNN's convolutions and matrix products, where its wheel is installed."""

@@ -1,0 +1,1 @@
+"""Nets of cuda-convnet as prototxt and solver."""

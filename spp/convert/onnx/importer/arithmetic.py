@@ -1,0 +1,166 @@
+"""ONNX operators of two arrays or more: Eltwise of one shape, Scale, Bias and Power where one is repeated."""
+from typing import Any
+
+import numpy as np
+
+from spp.convert.onnx.importer.net import Importer, reads
+from spp.convert.onnx.importer.graph import Shape, described
+from spp.convert.onnx.importer.layers import FLOAT_MAX, clipped, edit_axes
+from spp.errors import ConvertError
+from spp.proto import arrays
+
+
+@reads("Add", "Mul", "Sub", "Div")
+def arithmetic(importer: Importer, node: Any) -> None:
+    constants = [importer.const(name) for name in node.input]
+    if constants[1] is not None:
+        _with_constant(importer, node, node.input[0], constants[1])
+    elif constants[0] is not None:
+        _constant_first(importer, node, constants[0])
+    else:
+        _of_blobs(importer, node)
+
+
+def _with_constant(importer: Importer, node: Any, x: str, value: np.ndarray) -> None:
+    """x (op) a number, or numbers along neighbouring axes."""
+    op, blob = node.op_type, importer.blob(x, node)
+    if op == "Add" and _takes_bias(importer, node, x, value):
+        return
+    if op == "Div":
+        value, op = 1 / value.astype(np.float64), "Mul"
+    elif op == "Sub":
+        value, op = -value, "Add"
+    if value.size == 1:
+        _power(importer, node, blob, **{"scale" if op == "Mul" else "shift": float(value.ravel()[0])})
+        return
+    first, last = _span(importer, node, importer.shape(x), value.shape)
+    axes = {"axis": first} if first != 1 else {}
+    if last - first != 1:
+        axes["num_axes"] = last - first
+    weights = [value.reshape(importer.shape(x)[first:last])]
+    if op == "Mul":
+        importer.add("Scale", node, [blob], weights=weights, scale_param=axes)
+    else:
+        importer.add("Bias", node, [blob], weights=weights, bias_param=axes)
+
+
+def _takes_bias(importer: Importer, node: Any, x: str, value: np.ndarray) -> bool:
+    """Make the constant the bias of the InnerProduct before, if it has none and nothing else reads it."""
+    layer = next((layer for layer in importer.net.layer if layer.top[:1] == [importer.blobs[x]]), None)
+    if layer is None or layer.type != "InnerProduct" or len(layer.blobs) > 1 or not importer.sole(x):
+        return False
+    outputs = layer.inner_product_param.num_output
+    if value.size != outputs or value.shape[-1] != outputs:
+        return False
+    layer.inner_product_param.ClearField("bias_term")
+    importer.replace_top(layer, x, node.output[0], [arrays.from_proto(layer.blobs[0]), value.ravel()])
+    return True
+
+
+def _constant_first(importer: Importer, node: Any, value: np.ndarray) -> None:
+    if node.op_type in ("Add", "Mul"):
+        _with_constant(importer, node, node.input[1], value)
+        return
+    if value.size != 1:
+        raise ConvertError(f"{described(node)}: a constant array of {value.shape} {node.op_type} what is computed; "
+                           "only a number can come first")
+    blob, number = importer.blob(node.input[1], node), float(value.ravel()[0])
+    if node.op_type == "Sub":
+        _power(importer, node, blob, scale=-1.0, shift=number)
+        return
+    between = importer.within(node) if number != 1 else node.output[0]
+    importer.add("Power", node, [blob], between, power_param={"power": -1})
+    if number != 1:
+        _power(importer, node, between, scale=number)
+
+
+def _power(importer: Importer, node: Any, blob: str, **param: float) -> None:
+    importer.add("Power", node, [blob], power_param=param)
+
+
+def _of_blobs(importer: Importer, node: Any) -> None:
+    a, b = node.input
+    shape, other = importer.shape(a), importer.shape(b)
+    out = importer.shape(node.output[0])
+    op = node.op_type
+    if shape == other:
+        second = importer.blob(b, node)
+        if op == "Div":
+            second = importer.within(node)
+            importer.add("Power", node, [importer.blob(b, node)], second, power_param={"power": -1})
+        bottoms = [importer.blob(a, node), second]
+        coeff = {"coeff": [1.0, -1.0]} if op == "Sub" else {}
+        importer.add("Eltwise", node, bottoms,
+                     eltwise_param={"operation": 0} if op in ("Mul", "Div") else coeff)
+        return
+    large, small = (a, b) if shape == out else (b, a)
+    if importer.shape(large) != out or op in ("Sub", "Div") and large is b:
+        raise ConvertError(f"{described(node)}: shapes {shape} and {other} are both repeated, or the first is")
+    blob = importer.blob(small, node)
+    if op in ("Sub", "Div"):
+        turned = importer.within(node)
+        importer.add("Power", node, [blob], turned, power_param={"scale": -1} if op == "Sub" else {"power": -1})
+        blob = turned
+    first, blob = _operand(importer, node, blob, importer.shape(small), out)
+    bottoms = [importer.blob(large, node), blob]
+    if op in ("Mul", "Div"):
+        importer.add("Scale", node, bottoms, scale_param={"axis": first})
+    else:
+        importer.add("Bias", node, bottoms, bias_param={"axis": first})
+
+
+def _operand(importer: Importer, node: Any, blob: str, small: Shape, out: Shape) -> tuple[int, str]:
+    """The first axis of the result that an operand meets, and the operand without axes of 1, Tile between them."""
+    aligned = (1,) * (len(out) - len(small)) + small
+    meets = [axis for axis, size in enumerate(aligned) if size == out[axis]
+             and (size > 1 or axis >= len(out) - len(small) and axis == 0)]
+    if not meets:
+        raise ConvertError(f"{described(node)}: an array of one number, {small}, computed from the inputs")
+    first, last = meets[0], meets[-1] + 1
+    for axis in range(first, last):
+        if aligned[axis] != out[axis]:
+            top = importer.within(node)
+            importer.add("Tile", node, [blob], top, tile_param={
+                "axis": axis - (len(out) - len(small)), "tiles": out[axis]})
+            blob = top
+    offset = len(out) - len(small)
+    away = [axis - offset for axis in range(len(out) - 1, offset - 1, -1) if not first <= axis < last]
+    if away:
+        edit_axes(importer, node, blob, away, adds=False, last=(top := importer.within(node)))
+        blob = top
+    return first, blob
+
+
+def _span(importer: Importer, node: Any, shape: Shape, constant: Shape) -> tuple[int, int]:
+    """The neighbouring axes of x that a constant has, first and last + 1."""
+    aligned = (1,) * (len(shape) - len(constant)) + constant
+    meets = [axis for axis, size in enumerate(aligned) if size > 1]
+    if len(aligned) == len(shape) and meets:
+        first, last = meets[0], meets[-1] + 1
+        if aligned[first:last] == shape[first:last]:
+            return first, last
+    raise ConvertError(f"{described(node)}: a constant of {constant} does not have neighbouring axes of {shape}")
+
+
+@reads("Pow")
+def power(importer: Importer, node: Any) -> None:
+    value = importer.const(node.input[1])
+    if value is None or value.size != 1:
+        raise ConvertError(f"{described(node)}: only one constant number can be the exponent")
+    _power(importer, node, importer.blob(node.input[0], node), power=float(value.ravel()[0]))
+
+
+@reads("Sum", "Max", "Min")
+def many(importer: Importer, node: Any) -> None:
+    constants = [importer.const(name) for name in node.input]
+    if len(constants) == 2 and node.op_type != "Sum" and constants[1] is not None and constants[1].size == 1:
+        limit = float(constants[1].ravel()[0])
+        clipped(importer, node, node.input[0], *((limit, FLOAT_MAX) if node.op_type == "Max" else (-FLOAT_MAX, limit)))
+        return
+    bottoms = [importer.blob(name, node) for name in node.input]
+    if node.op_type == "Min" or len({importer.shape(name) for name in node.input}) > 1:
+        raise ConvertError(f"{described(node)}: Caffe's Eltwise has SUM, PROD and MAX of arrays of one shape")
+    if len(bottoms) == 1:
+        importer.alias(node.output[0], bottoms[0])
+    else:
+        importer.add("Eltwise", node, bottoms, eltwise_param={"operation": 2} if node.op_type == "Max" else {})

@@ -1,0 +1,184 @@
+"""The weights of a net as the tensors of a torch state_dict, and back; as NumPy arrays, so that it needs no torch.
+
+The tensors have the names and shapes of the module that spp.convert.torch_module makes. What a tensor cannot say
+is in the metadata, a dict of JSON values: of each BatchNorm the sums and their weight, so that the way back gives
+them bit by bit; of the input what `net_metadata` and the caller put there.
+"""
+import base64
+import math
+from typing import Any, Callable, Iterator, Mapping
+
+import numpy as np
+
+from spp.convert.torch.names import attributes, folded_scales, tensors
+from spp.errors import ConvertError
+from spp.layers import Layer
+
+Arrays = dict[str, np.ndarray]
+
+
+def from_net(net: Any) -> tuple[Arrays, dict[str, Any]]:
+    """The state_dict of a Net, and its metadata."""
+    arrays: Arrays = {}
+    statistics = {}
+    for layer, attribute, scale in _layers(net):
+        if layer.type == "BatchNorm":
+            statistics[attribute] = _write_batch_norm(layer, attribute, scale, arrays)
+            continue
+        for key, blob, to_torch, _ in _parameters(layer, attribute):
+            arrays[key] = np.ascontiguousarray(to_torch(_host(blob)))
+            if key.endswith(".bias_ih_l0"):     # Caffe has one bias where torch has two
+                arrays[key.replace("_ih_", "_hh_")] = np.zeros_like(arrays[key])
+    return arrays, {"net": net.name, "batch_norm": statistics} if statistics else {"net": net.name}
+
+
+def into_net(net: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any], source: str) -> None:
+    """Set a Net's weights to those of a state_dict; `source` names it in messages.
+
+    Raises ConvertError, and changes nothing, for a tensor that is missing, left over, or has another shape, and
+    for tensors of a shared parameter that differ.
+    """
+    state = _State(arrays, source)
+    values: list[tuple[Any, np.ndarray, str]] = []
+    for layer, attribute, scale in _layers(net):
+        if layer.type == "BatchNorm":
+            values += _read_batch_norm(layer, attribute, scale, state, metadata.get("batch_norm", {}).get(attribute))
+            continue
+        for key, blob, to_torch, from_torch in _parameters(layer, attribute):
+            shape = to_torch(_host(blob)).shape
+            array = state.take(key, shape)
+            if key.endswith(".bias_ih_l0"):
+                other = state.take(key.replace("_ih_", "_hh_"), shape, np.zeros(shape))
+                array = array + other if other.any() else array
+            values.append((blob, from_torch(array), key))
+    state.check_all_taken(net)
+    written: dict[int, tuple[np.ndarray, str]] = {}
+    for blob, array, key in values:
+        first = written.setdefault(id(blob.memory), (array, key))
+        if not np.array_equal(first[0].ravel(), array.ravel(), equal_nan=True):
+            raise ConvertError(f"{source}: tensors {first[1]!r} and {key!r} differ, but in net {net.name!r} they are "
+                               "one shared parameter; make them equal, or give the layers parameters of their own")
+    for blob, array, _ in values:
+        blob.data[...] = blob.backend.from_host(array.astype(blob.dtype).reshape(blob.shape))
+
+
+class _State:
+    """The tensors of a state_dict, and which of them were used."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], source: str) -> None:
+        self.arrays, self.source = arrays, source
+        self.taken: set[str] = set()
+
+    def take(self, key: str, shape: tuple[int, ...], default: np.ndarray | None = None) -> np.ndarray:
+        """The tensor of a key, which must have this shape."""
+        if key not in self.arrays:
+            if default is not None:
+                return default
+            raise ConvertError(f"{self.source}: there is no tensor {key!r}; it has {_some(list(self.arrays))}")
+        array = self.arrays[key]
+        if array.shape != shape:
+            raise ConvertError(f"{self.source}: tensor {key!r} is {_dims(array.shape)}, the net wants {_dims(shape)}")
+        if array.dtype.kind != "f":
+            raise ConvertError(f"{self.source}: tensor {key!r} holds {array.dtype} numbers; weights are floats")
+        self.taken.add(key)
+        return array
+
+    def check_all_taken(self, net: Any) -> None:
+        left = [key for key in self.arrays if key not in self.taken and not key.endswith("num_batches_tracked")]
+        if left:
+            raise ConvertError(f"{self.source}: no layer of net {net.name!r} has a place for {_some(left)}; are they "
+                               "the weights of another net?")
+
+
+def _layers(net: Any) -> Iterator[tuple[Layer, str, Layer | None]]:
+    """Layers with parameters, each with its attribute, and a BatchNorm with the Scale that is folded into it."""
+    names, scales = attributes(net.layers), folded_scales(net)
+    folded = {scale.name for scale in scales.values()}
+    for layer in net.layers:
+        if layer.blobs and layer.name not in folded:
+            yield layer, names[layer.name], scales.get(layer.name)
+
+
+def _parameters(layer: Layer, attribute: str) -> Iterator[tuple[str, Any, Callable, Callable]]:
+    """Key, blob, and the changes of its array to torch's form and back."""
+    for blob, name in zip(layer.blobs, tensors(layer)):
+        key = f"{attribute}.{name}" if name else attribute
+        if layer.type == "LSTM":
+            yield key, blob, swap_gates, swap_gates
+        elif layer.type == "PReLU":
+            yield key, blob, lambda array: array.reshape(-1), lambda array: array
+        else:
+            yield key, blob, lambda array: array, lambda array: array
+
+
+def swap_gates(array: np.ndarray) -> np.ndarray:
+    """Caffe's gates i, f, o, g in rows as torch's i, f, g, o; and back."""
+    return array.reshape(4, -1, *array.shape[1:])[[0, 1, 3, 2]].reshape(array.shape)
+
+
+def _write_batch_norm(layer: Layer, attribute: str, scale: Layer | None, arrays: Arrays) -> dict[str, Any]:
+    """Add torch's tensors of a BatchNorm; returns the metadata: what Caffe stores in its place."""
+    learned = scale.blobs if scale else layer.blobs[3:]
+    if learned:
+        arrays[f"{attribute}.weight"] = _host(learned[0])
+        arrays[f"{attribute}.bias"] = _host(learned[1]) if len(learned) > 1 else np.zeros_like(_host(learned[0]))
+    sums = [_host(blob) for blob in layer.blobs[:3]]
+    for name, array in zip(("running_mean", "running_var"), _means(*sums)):
+        arrays[f"{attribute}.{name}"] = array
+    arrays[f"{attribute}.num_batches_tracked"] = np.zeros((), np.int64)
+    return {name: [str(array.dtype), base64.b64encode(array.tobytes()).decode()]
+            for name, array in zip(("mean", "variance", "weight"), sums)}
+
+
+def _read_batch_norm(layer: Layer, attribute: str, scale: Layer | None, state: _State,
+                     stored: Any) -> Iterator[tuple[Any, np.ndarray, str]]:
+    """The values of a BatchNorm's blobs, and of its Scale's."""
+    learned, channels = scale.blobs if scale else layer.blobs[3:], layer.blobs[0].shape
+    for blob, name in zip(learned, ("weight", "bias")):
+        yield blob, state.take(f"{attribute}.{name}", channels), f"{attribute}.{name}"
+    if len(learned) == 1 and state.take(f"{attribute}.bias", channels, np.zeros(channels)).any():
+        raise ConvertError(f"{state.source}: tensor '{attribute}.bias' is not 0, and layer "
+                           f"{(scale or layer).name!r} has no bias; set bias_term: true in the prototxt")
+    running = [state.take(f"{attribute}.{name}", channels) for name in ("running_mean", "running_var")]
+    try:
+        sums = _sums(layer, running, stored)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConvertError(f"{state.source}: its metadata of {attribute!r} is damaged; convert the weights again, or "
+                           "remove it") from error
+    for i, array in enumerate(sums):
+        yield layer.blobs[i], array, f"{attribute} (statistics)"
+
+
+def _means(mean: np.ndarray, variance: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
+    """Mean and variance from their sums, as the BatchNorm layer computes them."""
+    factor = 1 / float(weight[0]) if weight[0] else 0.0
+    return [(array.astype(np.float64) * factor).astype(array.dtype) for array in (mean, variance)]
+
+
+def _sums(layer: Layer, running: list[np.ndarray], stored: Any) -> list[np.ndarray]:
+    """The sums and their weight: those of the metadata if they still give these means, else new ones.
+
+    New ones have the power of two nearest to the weight that a long training ends with: dividing by it is exact,
+    and training goes on with the momentum that torch had. Both take the unbiased variance, m / (m - 1) times that
+    of the batch, so that needs no change.
+    """
+    if stored:
+        sums = [np.frombuffer(base64.b64decode(text), np.dtype(dtype))
+                for dtype, text in (stored[name] for name in ("mean", "variance", "weight"))]
+        if all(old.tobytes() == new.tobytes() for old, new in zip(_means(*sums), running)):
+            return sums
+    rest = 1 - layer.param.batch_norm_param.moving_average_fraction
+    weight = 2.0 ** round(-math.log2(rest)) if 0 < rest < 1 else 1.0
+    return [*(array * array.dtype.type(weight) for array in running), np.array([weight])]
+
+
+def _host(blob: Any) -> np.ndarray:
+    return np.array(blob.backend.to_host(blob.data))
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "") if keys else "no tensors"
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "()"

@@ -1,0 +1,107 @@
+"""The parts of a torch module's source that grow while the layers of a net are written, one after the other."""
+import ast
+import inspect
+from typing import Any, Callable
+
+import numpy as np
+
+from spp.convert.torch import helpers as torch_helpers
+from spp.convert.torch.names import attributes, folded_scales, identifier
+from spp.layers import Layer
+
+# What stands for a layer's tops: an expression for each, in which bottoms are variables.
+Emit = Callable[["Writer", Layer, list[str]], list[str]]
+EMITTERS: dict[str, Emit] = {}
+HELPERS = [name for name, value in vars(torch_helpers).items() if getattr(value, "__module__", "") ==
+           torch_helpers.__name__]
+
+
+def emits(*types: str) -> Callable[[Emit], Emit]:
+    """Decorator: the function writes layers of these types. Called with the writer, the layer, and its bottoms'
+    variables, it returns an expression for each top, or one for all where it is a call that returns several."""
+    def enter(function: Emit) -> Emit:
+        EMITTERS.update(dict.fromkeys(types, function))
+        return function
+    return enter
+
+
+class Writer:
+    """The source of a class: lines of __init__ and of forward, and the variables that hold the blobs."""
+
+    def __init__(self, net: Any) -> None:
+        self.net = net
+        self.attributes = attributes(net.layers)
+        self.scales = folded_scales(net)
+        self.folded = {scale.name for scale in self.scales.values()}
+        self.modules: list[str] = []
+        self.lines: list[str] = []
+        self.variables: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+
+    def bottoms(self, layer: Layer) -> list[str]:
+        """The variables of a layer's bottoms."""
+        return [self.variables[name] for name in layer.param.bottom]
+
+    def shapes(self, layer: Layer) -> list[tuple[int, ...]]:
+        """The shapes of a layer's bottoms now; only their number of axes and of channels hold for all inputs."""
+        index = next(i for i, other in enumerate(self.net.layers) if other is layer)
+        return [blob.shape for blob in self.net.bottoms[index]]
+
+    def own(self, layer: Layer, expression: str) -> str:
+        """Make the layer's attribute of the module; returns it."""
+        self.modules.append(f"self.{self.attributes[layer.name]} = {expression}")
+        return f"self.{self.attributes[layer.name]}"
+
+    def variable(self, blob: str) -> str:
+        """The variable for a blob's name."""
+        if blob not in self._names:
+            taken = {"self", "torch", "nn", "F", "math", "tuple", "range", "len", "dict", "Net", *HELPERS,
+                     *self._names.values()}
+            self._names[blob] = identifier(blob, taken)
+        return self._names[blob]
+
+    def assign(self, layer: Layer, expressions: list[str]) -> None:
+        """Make the tops of a layer from these expressions; one that is a variable already is not copied."""
+        tops = list(layer.param.top)
+        if len(expressions) < len(tops):
+            targets = ", ".join(self.variable(top) for top in tops)
+            self.lines.append(f"{targets} = {expressions[0]}")
+            self.variables.update((top, self.variable(top)) for top in tops)
+            return
+        known = set(self.variables.values())
+        for top, expression in zip(tops, expressions):
+            if expression in known:
+                self.variables[top] = expression
+                continue
+            self.variables[top] = self.variable(top)
+            self.lines.append(f"{self.variable(top)} = {expression}")
+
+
+def helpers_in(text: str) -> list[str]:
+    """The sources of the helpers that a text uses, and of those that they use, in their file's order."""
+    found: set[str] = set()
+    queue = [text]
+    while queue:
+        words = {node.id for node in ast.walk(ast.parse(queue.pop())) if isinstance(node, ast.Name)}
+        for name in [name for name in HELPERS if name in words and name not in found]:
+            found.add(name)
+            queue.append(inspect.getsource(getattr(torch_helpers, name)))
+    return [inspect.getsource(getattr(torch_helpers, name)) for name in HELPERS if name in found]
+
+
+def number(value: float) -> str:
+    """A float of a prototxt, single precision, as short as it can be written."""
+    return repr(float(str(np.float32(value))))
+
+
+def sizes(values: Any) -> str:
+    """One number for all axes as such, others as a tuple."""
+    values = tuple(int(v) for v in values)
+    return str(values[0]) if len(set(values)) == 1 else repr(values)
+
+
+def options(**values: Any) -> str:
+    """The arguments that are not what torch takes without them, each led by a comma."""
+    plain = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "ceil_mode": False}
+    texts = {name: sizes(value) if isinstance(value, (tuple, list)) else repr(value) for name, value in values.items()}
+    return "".join(f", {name}={text}" for name, text in texts.items() if text != repr(plain[name]))

@@ -1,0 +1,1 @@
+"""What describes a net: operation counts, drawings, and the values that debug_info prints."""

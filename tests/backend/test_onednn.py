@@ -1,0 +1,334 @@
+"""oneDNN's convolutions and products: against our own kernels; weights that change."""
+import gc
+import threading
+import tracemalloc
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+import test_convolution
+import test_inner_product
+from spp.backend.host import convolution_forward, inner_product_forward
+from spp.backend.host.onednn import convolution as onednn
+from spp.backend.host.onednn import library as onednn_library
+from spp.backend.host.onednn import weight_copies
+from spp.backend.host.convolution import winograd
+from spp.ops import convolution
+from test_convolution import arrays, assert_near, identity, scaled
+
+needs_library = pytest.mark.skipif(onednn.library() is None, reason='oneDNN is absent: pip install "spp[onednn]"')
+
+
+def has_avx512():
+    image, weight = np.zeros((1, 9, 9, 16), np.float32), np.zeros((16, 16, 1, 1), np.float32)
+    plan = onednn.plan("forward", image, image, weight, (1, 1, 1, 1, 0, 0, 1, 1), 1)
+    return plan is not None and "avx512" in plan.onednn.implementation(plan.description)
+
+
+# Another processor has other code, which may not do all of these shapes.
+needs_avx512 = pytest.mark.skipif(not has_avx512(), reason='needs oneDNN (pip install "spp[onednn]") and AVX-512')
+
+CASES = [       # as in test_convolution: input N x C x ..., outputs, kernel, stride, pad, dilation, group
+    *(case for case in test_convolution.CASES if len(case[0]) == 4),
+    ((1, 3, 35, 30), 96, (7, 7), (2, 2), (1, 1), (1, 1), 1),
+    ((3, 3, 41, 38), 24, (11, 9), (4, 3), (0, 2), (1, 1), 1),
+    ((2, 48, 17, 15), 33, (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    ((2, 20, 12, 19), 50, (5, 5), (1, 1), (0, 0), (1, 1), 1),
+    ((2, 64, 12, 9), 48, (3, 3), (1, 2), (1, 0), (2, 3), 1),
+    ((2, 96, 13, 11), 64, (5, 3), (1, 1), (2, 1), (1, 1), 2),
+    ((2, 64, 9, 7), 64, (3, 3), (1, 1), (1, 1), (1, 1), 16),
+    ((2, 40, 14, 10), 40, (3, 3), (2, 2), (1, 1), (1, 1), 40),          # depthwise
+]
+CASE = CASES[-4]
+GROUPED = CASES[-3]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The names of what oneDNN did; Winograd's algorithm is off."""
+    done: list[str] = []
+    monkeypatch.setattr(winograd, "EXACT", True)
+    for name in ("forward", "backward_data", "backward_weights"):
+        monkeypatch.setattr(onednn.Plan, name, noting(done, name, getattr(onednn.Plan, name)))
+    monkeypatch.setattr(onednn, "product", noting(done, "product", onednn.product))
+    return done
+
+
+def noting(done, name, function):
+    def noted(*given, **more):
+        done.append(name)
+        return function(*given, **more)
+    return noted
+
+
+def without(monkeypatch, compute, *given):
+    """The same by our own kernels."""
+    with monkeypatch.context() as patch:
+        patch.setattr(onednn_library, "_load", lambda: None)
+        return compute(*given)
+
+
+def last(array):
+    """The same values, channels-last in memory."""
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def forward(case, x, weight, bias, **more):
+    y = np.full(arrays(case)[3].shape, np.nan, np.float32)
+    convolution_forward(last(x), weight, bias, y, *case[3:], **more)
+    return y
+
+
+@needs_library
+@pytest.mark.parametrize("case", CASES, ids=identity)
+def test_convolution_as_our_own(case, calls, monkeypatch):
+    given = arrays(case, np.float32)
+    wanted = without(monkeypatch, test_convolution.computed, case, *given)
+    assert not calls
+    assert_near(test_convolution.computed(case, *given), wanted, 1e-5)
+
+
+@needs_avx512
+@pytest.mark.parametrize("case", CASES[-8:], ids=identity)
+def test_the_usual_shapes_are_done(case, calls):
+    x, weight, bias, dy = arrays(case, np.float32)
+    test_convolution.computed(case, x, weight, bias, dy)
+    assert calls[0] == "forward"
+    assert ("backward_data" in calls) == (case[3][0] == case[3][1])     # not done for two strides
+    assert ("backward_weights" in calls) == (case[6] > 1)
+
+
+@needs_avx512
+@pytest.mark.parametrize("case", CASES[-8:], ids=identity)
+def test_relu_in_the_same_pass(case, calls):
+    x, weight, bias, _ = arrays(case, np.float32)
+    x[0, 0, 3, 3] = np.nan
+    plain, rectified = forward(case, x, weight, bias), forward(case, x, weight, bias, relu=True)
+    assert calls == ["forward", "forward"] and np.isnan(plain).any() and (plain < 0).any()
+    np.testing.assert_array_equal(rectified, np.maximum(plain, 0))
+    assert not np.signbit(rectified[rectified == 0]).any()
+    bias[-1] = np.inf
+    assert np.isposinf(forward(case, np.nan_to_num(x), weight, bias, relu=True)[:, -1]).all()
+
+
+@needs_avx512
+@pytest.mark.parametrize("case", CASES[-8:], ids=identity)
+def test_scale_and_shift_in_the_same_pass(case, calls):
+    x, weight, bias, dy = arrays(case, np.float32)
+    x[0, 0, 3, 3] = np.nan
+    for relu in (False, True):
+        found, wanted = scaled(case, (x, weight, bias, dy), relu)
+        np.testing.assert_allclose(found, wanted, 0, 1e-5 * np.nanmax(np.abs(wanted)))      # NaN where wanted
+        assert np.isnan(wanted).any() and np.isfinite(wanted).any()
+    assert calls == ["forward"] * 2
+
+
+# as in test_convolution; which of them are Winograd's
+BESIDE = [
+    (((2, 16, 21, 18), 64, (1, 1), (1, 1), (0, 0), (1, 1), 1), False),
+    (((2, 16, 21, 18), 64, (3, 3), (1, 1), (1, 1), (1, 1), 1), True),
+    (((1, 64, 13, 11), 48, (3, 3), (1, 1), (1, 1), (1, 1), 1), True),
+    (((2, 20, 12, 19), 50, (5, 5), (3, 3), (0, 0), (1, 1), 1), False),
+    (GROUPED, False),
+    (CASES[-1], False),
+]
+
+
+@needs_avx512
+@pytest.mark.parametrize("case, by_winograd", BESIDE)
+def test_beside_other_channels(case, by_winograd, monkeypatch):
+    monkeypatch.setattr(winograd, "EXACT", False)
+    done: list[str] = []
+    monkeypatch.setattr(winograd, "forward", noting(done, "winograd", winograd.forward))
+    x, weight, bias, dy = arrays(case, np.float32)
+    scale, shift = (np.linspace(first, last, len(weight), dtype=np.float32) for first, last in ((-1.3, 2), (3, -2)))
+    variants: Any = {}, {"relu": True, "scale": scale, "shift": shift}
+    for more in variants:
+        wanted = forward(case, x, weight, bias, **more)
+        for before, after in ((3, 5), (0, 16), (16, 0)):
+            done.clear()
+            total = np.full((len(dy), *dy.shape[2:], before + len(weight) + after), 7, np.float32)
+            y = total[..., before:before + len(weight)].transpose(0, 3, 1, 2)
+            convolution_forward(last(x), weight, bias, y, *case[3:], **more)
+            np.testing.assert_allclose(y, wanted, 0, 2e-5 * np.abs(wanted).max())
+            assert (total[..., :before] == 7).all() and (total[..., before + len(weight):] == 7).all()
+            assert done == ["winograd"] * by_winograd
+
+
+@needs_avx512
+def test_without_bias_and_any_order_of_memory(calls):
+    x, weight, bias, _ = arrays(CASE, np.float32)
+    wanted = forward(CASE, x, weight, 0 * bias)
+    np.testing.assert_array_equal(forward(CASE, x, weight, None), wanted)
+    turned = np.asfortranarray(weight)
+    np.testing.assert_allclose(forward(CASE, x, turned, None), wanted, 0, 1e-5 * np.abs(wanted).max())
+    assert calls == ["forward", "forward"]      # weights of another order are not
+
+
+@needs_avx512
+def test_gradients_of_parameters_are_added(calls):
+    x, weight, bias, dy = arrays(GROUPED, np.float32)
+    dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
+    for total in (dbias, None):
+        convolution.backward_weights(last(x), last(dy), dweight, total, *GROUPED[3:])
+    once = test_convolution.computed(GROUPED, x, weight, bias, dy)
+    assert calls.count("backward_weights") == 3
+    np.testing.assert_allclose(dweight, 2 * once[2], 0, 1e-5 * np.abs(dweight).max())
+    np.testing.assert_allclose(dbias, once[3], 0, 1e-5 * np.abs(dbias).max())
+
+
+@needs_avx512
+def test_weights_changed_in_place_are_seen(calls, monkeypatch):
+    x, weight, bias, _ = arrays(CASE, np.float32)
+    reorders: list[str] = []
+    monkeypatch.setattr(onednn.Primitive, "__call__", noting(reorders, "", onednn.Primitive.__call__))
+    first = forward(CASE, x, weight, bias)
+    assert len(reorders) == 2           # reorder and compute
+    np.testing.assert_array_equal(forward(CASE, x, weight, bias), first)
+    assert len(reorders) == 3           # compute alone
+    weight[7, 3, 1, 2] += 1
+    changed = forward(CASE, x, weight, bias)
+    wanted = without(monkeypatch, forward, CASE, x, weight, bias)
+    np.testing.assert_allclose(changed, wanted, 0, 1e-5 * np.abs(wanted).max())
+    assert np.abs(changed[:, 7] - first[:, 7]).max() > 0.1 and len(reorders) == 5
+    weight *= -1
+    np.testing.assert_allclose(forward(CASE, x, weight, -bias), -changed, 0, 1e-5 * np.abs(wanted).max())
+
+
+@needs_avx512
+@pytest.mark.parametrize("beside", [False, True])
+def test_changed_weights_are_seen_by_kernels_that_keep_them(beside, monkeypatch):
+    """Winograd's transformed, and im2row's in another order, which are kept too."""
+    monkeypatch.setattr(winograd, "EXACT", False)
+    case: Any = ((1, 64, 28, 28), 64, *([(5, 3), (1, 2)] if beside else [(3, 3), (1, 1)]), (1, 1), (1, 1), 1)
+    x, weight, bias, dy = arrays(case, np.float32)
+    transforms: list[str] = []
+    monkeypatch.setattr(weight_copies._Copy, "fill", noting(transforms, "", weight_copies._Copy.fill))
+    y = np.empty((*dy.shape[:1], *dy.shape[2:], 64 + 16 * beside), np.float32)[..., :64].transpose(0, 3, 1, 2)
+    for change, filled in ((0, 1), (0, 1), (1, 2), (0, 2)):
+        weight[7, 3, 1, 2] += change
+        convolution_forward(last(x), weight, bias, y, *case[3:])
+        wanted = without(monkeypatch, forward, case, x, weight, bias)
+        np.testing.assert_allclose(y, wanted, 0, 2e-5 * np.abs(wanted).max())
+        assert len(transforms) == filled
+
+
+@needs_avx512
+def test_one_copy_for_each_weight_as_long_as_it_lives(calls):
+    x, weight, bias, _ = arrays(CASE, np.float32)
+    other, wide = weight[::-1].copy(), np.concatenate([x, x], 3)
+    copies = weight_copies._local.copies
+    gc.collect()
+    before = len(copies)
+    one, two = forward(CASE, x, weight, bias), forward(CASE, x, other, bias[::-1].copy())
+    np.testing.assert_allclose(two[:, ::-1], one, 0, 1e-5 * np.abs(one).max())
+    larger = (wide.shape, *CASE[1:])
+    np.testing.assert_allclose(forward(larger, wide, weight, bias)[..., :2], one, 0, 1e-4)
+    np.testing.assert_array_equal(forward(CASE, x, weight, bias), one)
+    assert len(copies) == before + 2
+    del weight, other
+    gc.collect()
+    assert len(copies) == before
+
+
+def test_any_change_of_the_weights_changes_their_hash():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 63, 64, 65, 321, 300001):
+        weight = rng.normal(size=size).astype(np.float32)
+        seen = {weight_copies.content_hash(weight)}
+        assert weight_copies.content_hash(weight.copy()) in seen
+        for i in {0, 1, size // 3, size // 2, size - 2, size - 1} & set(range(size)):
+            changed = weight.copy()
+            for bit in (0, 1, 22, 23, 31):
+                changed.view(np.uint32)[i] = weight.view(np.uint32)[i] ^ np.uint32(1 << bit)
+                seen.add(weight_copies.content_hash(changed))
+        bits = 5 * len({0, 1, size // 3, size // 2, size - 2, size - 1} & set(range(size)))
+        assert len(seen) == 1 + bits
+        seen.add(weight_copies.content_hash(-weight))
+        seen.add(weight_copies.content_hash(np.zeros_like(weight)))
+        assert len(seen) == 3 + bits - (size == 1)      # its sign was one of the bits
+        if size > 1:
+            assert weight_copies.content_hash(weight[::-1].copy()) not in seen
+
+
+@needs_avx512
+def test_shapes_are_forgotten_in_order(calls, monkeypatch):
+    monkeypatch.setattr(onednn, "PLANS", 2)
+    monkeypatch.setattr(onednn, "_local", threading.local())
+    for width in (9, 10, 11, 9):
+        case = (2, 16, 8, width), *CASE[1:3], (1, 1), (1, 1), (1, 1), 1
+        given = arrays(case, np.float32)
+        assert_near([forward(case, *given[:3])], without(monkeypatch, test_convolution.computed, case, *given), 1e-5)
+    assert [key[1][2] for key in onednn._local.plans] == [11, 9] and calls == ["forward"] * 4
+
+
+@needs_library
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("n, inputs, outputs", test_inner_product.SIZES)
+def test_inner_product_as_our_own(n, inputs, outputs, transpose, calls, monkeypatch):
+    given = test_inner_product.arrays(n, inputs, outputs, transpose, np.float32)
+    wanted = without(monkeypatch, test_inner_product.computed, given, transpose)
+    assert not calls
+    test_inner_product.assert_near(test_inner_product.computed(given, transpose), wanted, 1e-5)
+    assert calls == ["product"] * ((n > 1) + ((inputs if transpose else outputs) > 1)) * (n * inputs > 0)
+
+
+@needs_library
+def test_float64_is_never_done(calls):
+    test_convolution.computed(CASE, *arrays(CASE))
+    test_inner_product.computed(test_inner_product.arrays(3, 5, 4, False), False)
+    assert not calls
+
+
+@needs_avx512
+def test_results_repeat_whatever_the_python_thread_and_are_near_for_any_number_of_threads(calls):
+    given = arrays(GROUPED, np.float32)
+    several = test_convolution.computed(GROUPED, *given)
+    found = []
+    workers = [threading.Thread(target=lambda: found.append(test_convolution.computed(GROUPED, *given)))
+               for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for again in (*found, test_convolution.computed(GROUPED, *given)):
+        assert all(np.array_equal(a, s) for a, s in zip(again, several))
+    assert len(found) == 3 and calls.count("forward") == 5
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        assert_near(test_convolution.computed(GROUPED, *given), several, 1e-5)
+    finally:
+        numba.set_num_threads(threads)
+
+
+@needs_avx512
+def test_a_second_call_allocates_nothing(calls):
+    x, weight, bias, dy = arrays(GROUPED, np.float32)
+    x, dy = last(x), last(dy)
+    y, dx, dweight, dbias = dy.copy(order="K"), x.copy(order="K"), weight.copy(), bias.copy()
+
+    def work():
+        convolution.forward(x, weight, bias, y, *GROUPED[3:])
+        convolution.backward_data(dy, weight, dx, *GROUPED[3:])
+        convolution.backward_weights(x, dy, dweight, dbias, *GROUPED[3:])
+
+    work()
+    tracemalloc.start()
+    try:
+        work()
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        work()
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert len(calls) == 9 and peak < 10_000
+
+
+def test_inner_product_forward_stays_with_our_own(calls):
+    x, weight, bias, dy = test_inner_product.arrays(3, 5, 4, False, np.float32)
+    inner_product_forward(x, weight, bias, dy, False)
+    assert not calls

@@ -1,0 +1,156 @@
+"""Winograd's convolution: against single products, and float64 at the shapes of real nets; when it is chosen."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from spp.backend.host.onednn import library as onednn_library
+from spp.backend.host.convolution import winograd
+from spp.ops import convolution
+from test_convolution import arrays, assert_near, computed, expected, identity, scaled
+
+CASES = [       # as in test_convolution: input N x C x ..., outputs, kernel, stride, pad, dilation, group
+    ((2, 3, 9, 7), 4, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((1, 2, 13, 6), 3, (3, 3), (1, 1), (0, 0), (1, 1), 1),
+    ((3, 2, 5, 8), 3, (3, 3), (1, 1), (2, 0), (1, 1), 1),
+    ((1, 2, 3, 4), 2, (3, 3), (1, 1), (6, 5), (1, 1), 1),           # pads larger than the kernel
+    ((1, 2, 3, 3), 2, (3, 3), (1, 1), (0, 0), (1, 1), 1),           # one pixel of output
+    ((2, 3, 11, 14), 2, (5, 5), (2, 2), (1, 1), (1, 1), 1),
+    ((1, 2, 12, 9), 3, (5, 5), (2, 2), (0, 3), (1, 1), 1),
+    ((2, 1, 8, 7), 3, (5, 5), (2, 2), (2, 4), (1, 1), 1),
+    ((1, 2, 6, 8), 2, (5, 5), (2, 2), (0, 0), (1, 1), 1),           # a last row and column that no window sees
+    ((2, 3, 11, 8), 2, (5, 5), (1, 1), (2, 1), (1, 1), 1),
+    ((1, 2, 5, 9), 3, (5, 5), (1, 1), (0, 6), (1, 1), 1),
+    ((2, 6, 9, 7), 4, (3, 3), (1, 1), (1, 1), (1, 1), 2),           # groups
+    ((1, 6, 12, 9), 9, (5, 5), (2, 2), (1, 0), (1, 1), 3),
+    ((2, 4, 10, 7), 6, (5, 5), (1, 1), (2, 2), (1, 1), 2),
+]
+REAL = [
+    ((2, 96, 55, 55), 256, (5, 5), (2, 2), (1, 1), (1, 1), 1),
+    ((4, 256, 13, 13), 384, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((16, 384, 10, 13), 256, (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    ((4, 96, 27, 27), 256, (5, 5), (1, 1), (2, 2), (1, 1), 2),      # AlexNet's conv2
+]
+TOLERANCE = 2e-5
+each_case = pytest.mark.parametrize("case", CASES, ids=identity)
+
+
+@pytest.fixture(autouse=True)
+def without_onednn(monkeypatch):
+    """Which would take some of the shapes."""
+    monkeypatch.setattr(onednn_library, "_load", lambda: None)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Winograd wherever it can be done; the list of the calls that did it."""
+    calls: list[str] = []
+    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(winograd, "CHANNELS", 0)
+    monkeypatch.setattr(winograd, "TILES_FOR_WEIGHTS", -1e9)
+    for name in ("forward", "backward_data", "backward_weights"):
+        monkeypatch.setattr(winograd, name, noting(calls, name, getattr(winograd, name)))
+    return calls
+
+
+def noting(calls, name, kernel):
+    def noted(*given):
+        calls.append(name)
+        kernel(*given)
+    return noted
+
+
+@each_case
+def test_against_single_products(case, always):
+    given = arrays(case, np.float32)
+    assert_near(computed(case, *given), expected(case, *given), TOLERANCE)
+    assert always == ["forward", "backward_data", "backward_weights"]
+
+
+@each_case
+def test_scale_and_shift_in_the_same_pass(case, always):
+    given = arrays(case, np.float32)
+    for relu in (False, True):
+        found, wanted = scaled(case, given, relu)
+        assert_near([found], [wanted], TOLERANCE)
+    assert always == ["forward"] * 2
+
+
+@each_case
+def test_several_blocks_and_batches_give_the_same(case, always, monkeypatch):
+    case = ((9, case[0][1], 35, 42), *case[1:])         # more tiles than the least block and batch
+    given = arrays(case, np.float32)
+    whole = computed(case, *given)
+    monkeypatch.setattr(winograd, "PART_BYTES", 1)
+    monkeypatch.setattr(winograd, "BATCH_BYTES", 1)
+    assert_near(computed(case, *given), whole, 1e-5)
+    again = computed(case, *given)
+    for a, b in zip(again, computed(case, *given)):
+        np.testing.assert_array_equal(a, b)             # to the bit
+    assert len(always) == 12
+
+
+@pytest.mark.parametrize("case", REAL, ids=identity)
+def test_error_at_the_shapes_of_real_nets(case, monkeypatch):
+    monkeypatch.setattr(winograd, "EXACT", False)
+    given = arrays(case, np.float32)
+    exact = computed(case, *(a.astype(np.float64) for a in given))
+    found = computed(case, *given)
+    assert_near(found, exact, TOLERANCE)
+    monkeypatch.setattr(winograd, "EXACT", True)
+    plain = computed(case, *given)
+    assert_near(plain, exact, TOLERANCE / 2)
+    assert all((f != p).any() for f, p in zip(found[:3], plain))       # another algorithm was at work
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=identity)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_seen(case, value, always):
+    x, weight, bias, dy = arrays(case, np.float32)
+    for target, index in ((x, (1, 2, 4, 5)), (weight, (1, 0, 2, 1)), (dy, (0, 1, 2, 3)), (bias, (1,))):
+        before, target[index] = target[index], value
+        with np.errstate(invalid="ignore"):
+            wanted = expected(case, x, weight, bias, dy)
+        for f, w in zip(computed(case, x, weight, bias, dy), wanted):
+            assert (np.isfinite(f) <= np.isfinite(w)).all()
+        target[index] = before
+    assert_near(computed(case, x, weight, bias, dy), expected(case, x, weight, bias, dy), TOLERANCE)
+
+
+def chosen(shape, outputs, kernel=3, stride=1, pad=1, dilation=1, group=1, dtype=np.float32):
+    """Whether Winograd is chosen for an N x C x H x W input."""
+    count, channels, height, width = shape
+    sizes = [convolution.output_size(size, kernel, stride, pad, dilation) for size in (height, width)]
+    return winograd.pays(np.empty((count, height, width, channels), dtype), np.empty((count, *sizes, outputs), dtype),
+                         np.empty((outputs, channels // group, kernel, kernel), dtype),
+                         (kernel, kernel, stride, stride, pad, pad, dilation, dilation), group, "backward_data")
+
+
+def test_it_is_chosen_where_it_is_faster(monkeypatch):
+    monkeypatch.setattr(winograd, "EXACT", False)
+    assert chosen((32, 256, 13, 13), 384) and not chosen((1, 256, 13, 13), 384)
+    assert chosen((2, 96, 55, 55), 256, 5, 2) and not chosen((1, 96, 55, 55), 256, 5, 2)
+    assert chosen((1, 64, 56, 56), 64) and not chosen((1, 512, 14, 14), 512)
+    assert not chosen((32, 16, 27, 27), 64) and not chosen((32, 64, 27, 27), 16)
+    assert not chosen((0, 256, 13, 13), 384)
+
+
+def test_it_is_not_chosen_for_what_it_cannot_do(monkeypatch):
+    monkeypatch.setattr(winograd, "EXACT", False)
+    large = (32, 128, 28, 28)
+    assert chosen(large, 128)
+    for other in ({"group": 16}, {"dilation": 2}, {"stride": 2}, {"kernel": 7}, {"kernel": 1}, {"dtype": np.float64}):
+        assert not chosen(large, 128, **other)
+    monkeypatch.setattr(winograd, "EXACT", True)
+    assert not chosen(large, 128)
+
+
+@pytest.mark.parametrize("value, exact", [(None, False), ("", False), ("0", False), ("1", True)])
+def test_the_environment_turns_it_off(value, exact):
+    environment = {name: given for name, given in os.environ.items() if name != "SPP_EXACT"}
+    if value is not None:
+        environment["SPP_EXACT"] = value
+    code = "from spp.backend.host.convolution import winograd; print(winograd.EXACT)"
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) == f"{exact}\n"

@@ -1,0 +1,68 @@
+"""What torch writes as ONNX, of torchvision's nets, becomes nets that compute the same."""
+import warnings
+
+import numpy as np
+import pytest
+
+from spp.net import Net
+
+torch = pytest.importorskip("torch", reason="needs pip install 'spp[torch]'")
+pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
+pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
+onnx_import = pytest.importorskip("spp.convert.onnx.importer.model")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """torchvision.models; the CPU's torch lacks operators of a torchvision that was built for CUDA, which declares."""
+    declared = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        try:
+            declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        except RuntimeError:
+            pass        # torchvision has it
+    return pytest.importorskip("torchvision.models")
+
+
+def narrow(model):
+    """The model with small fully connected layers: a test needs no 500 MB."""
+    nn = torch.nn
+    inputs = next(layer.in_features for layer in model.classifier if isinstance(layer, nn.Linear))
+    model.classifier = nn.Sequential(nn.Linear(inputs, 32), nn.ReLU(True), nn.Dropout(), nn.Linear(32, 10))
+    return model
+
+
+MAKERS = {
+    "alexnet": lambda models: narrow(models.alexnet()),
+    "vgg": lambda models: narrow(models.VGG(models.vgg.make_layers([16, "M", 32, 32, "M", 512, "M"], True))),
+    "squeezenet": lambda models: models.squeezenet1_1(num_classes=10),
+    "resnet18": lambda models: models.resnet18(num_classes=10),
+    "googlenet": lambda models: models.googlenet(num_classes=10, aux_logits=False, init_weights=False),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("dynamo", [False, True], ids=["script", "dynamo"])
+def test_a_net_of_torchvision(tmp_path, models, name, dynamo):
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="torch's newer exporter needs onnxscript")
+    torch.manual_seed(0)
+    model, path = MAKERS[name](models).eval(), str(tmp_path / "net.onnx")
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+    size = 56 if name == "vgg" else 112 if name in ("resnet18", "googlenet") else 224
+    x = torch.randn(2, 3, size, size)
+    kept = {} if dynamo else {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (x,), path, dynamo=dynamo, **kept, **({"external_data": False} if dynamo else {}))
+    net = Net(onnx_import.read(path), device="cpu")
+    found, = net.forward(**{net.inputs[0]: x.numpy()}).values()
+    with torch.no_grad():
+        expected = model(x).numpy()
+    assert found.shape == expected.shape and np.ptp(expected) > 0.01
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
+    if name == "resnet18" and not dynamo:
+        assert sum(layer.type == "BatchNorm" for layer in net.layers) == 20
