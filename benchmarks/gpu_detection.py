@@ -20,6 +20,7 @@ import gpu
 import nets
 import turns
 from spp import backend
+from spp.backend.types import Bins
 from spp.errors import SppError
 from spp.layers import TEST
 from spp.net import Net
@@ -62,11 +63,10 @@ def pyramids(x: Any, windows: np.ndarray, features: Any) -> None:
     used = backend.of(x)
     first, last = windows[:, :2].astype(int), windows[:, 2:].astype(int) + 1
     edges = spp.window_bins(np.stack([first[:, 1], last[:, 1], first[:, 0], last[:, 0]], 1), LEVELS)
-    rows, columns = map(used.from_host, edges)
-    image = used.from_host(np.zeros(len(windows), np.int32))
+    table = Bins(*map(used.from_host, (np.zeros(len(windows), np.int32), *edges)))
     counts = [bins * bins for bins in LEVELS]
     pooled = used.xp.empty((len(windows), x.shape[1], sum(counts)), x.dtype)
-    spp.windows_forward(x, image, rows, columns, LEVELS, pooled)
+    spp.windows_forward(x, table, LEVELS, pooled)
     spp.flatten_forward(pooled, counts, features)
 
 

@@ -1,4 +1,5 @@
 """LRN."""
+from spp.backend.types import LrnParameters
 from spp.errors import NetError
 from spp.layers.base import Layer
 from spp.layers.registry import register
@@ -18,9 +19,7 @@ class LRN(Layer):
         if p.local_size % 2 == 0:
             raise NetError(f"local_size must be odd, found {p.local_size}")
         self.within = p.NormRegion.Name(p.norm_region) == "WITHIN_CHANNEL"
-        self.numbers = [p.local_size, p.alpha, p.beta]
-        if not self.within:
-            self.numbers.append(p.k)
+        self.numbers = LrnParameters(p.local_size, p.alpha, p.beta, p.k)
 
     def reshape(self, bottom, top):
         shape = bottom[0].shape
@@ -31,9 +30,9 @@ class LRN(Layer):
 
     def forward(self, bottom, top):
         run = lrn.within_forward if self.within else lrn.across_forward
-        run(bottom[0].data, top[0].data, *self.numbers)
+        run(bottom[0].data, top[0].data, self.numbers)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             run = lrn.within_backward if self.within else lrn.across_backward
-            run(top[0].diff, bottom[0].data, bottom[0].diff, *self.numbers)
+            run(top[0].diff, bottom[0].data, bottom[0].diff, self.numbers)

@@ -12,6 +12,7 @@ from spp.layers.registry import register
 from spp.layers.scale import Scale
 from spp.ops import normalization
 from spp.ops.affine import Affine
+from spp.ops.normalization import Gradients, Statistics
 from spp.proto import caffe_pb2
 
 
@@ -53,7 +54,7 @@ class BatchNorm(Neuron):
         if channels != stored:
             raise NetError(f"the number of channels changed: the statistics are of {stored}, the bottom's shape is "
                            f"{format_shape(shape)}")
-        self.axes = (1, 2) if len(shape) > 1 else (len(shape), len(shape))     # no axis: all is one channel
+        self.axes = (1, 1) if len(shape) > 1 else (len(shape), 0)     # no axis: all is one channel
         self.by_channel = shape[1:2]
         super().reshape(bottom, top)
 
@@ -63,7 +64,7 @@ class BatchNorm(Neuron):
 
     @property
     def fusion_kind(self) -> str:
-        return "" if self.of_batch or self.runs_backward or self.axes != (1, 2) else AFFINE
+        return "" if self.of_batch or self.runs_backward or self.axes != (1, 1) else AFFINE
 
     def affine(self):
         return self._normalize(*self._stored())
@@ -86,9 +87,9 @@ class BatchNorm(Neuron):
         affine.forward(x, top[0].data, *self.axes, epilogue.relu)
 
     def _normalize(self, mean, variance):
-        self.mean, self.factor = mean, 1 / self.context.backend.xp.sqrt(variance + self.eps)
+        self.statistics = Statistics(mean, 1 / self.context.backend.xp.sqrt(variance + self.eps))
         scale, bias = self._scale_and_bias()
-        return Affine(mean, self.factor * scale, bias)
+        return Affine(mean, self.statistics.factor * scale, bias)
 
     def _scale_and_bias(self):
         """The learned scale and bias, in the shape of the statistics; 1 and 0 where there are none."""
@@ -109,7 +110,7 @@ class BatchNorm(Neuron):
     def gradient_of_scale(self, bottom: Sequence[Blob], top: Sequence[Blob], dy: Array) -> Array:
         """The gradient of the scale (C) that the last forward multiplied by, from the top's gradient `dy`."""
         dy_sum = normalization.bias_gradient(dy, *self.axes)
-        return normalization.scale_gradient(dy, self.kept(bottom, top), self.mean, self.factor, dy_sum, *self.axes)
+        return normalization.scale_gradient(dy, self.kept(bottom, top), self.statistics, dy_sum, *self.axes)
 
     def backward(self, top, propagate_down, bottom):
         self._backward(top[0], propagate_down[0], bottom[0], self.learned, self.param_propagate_down[3:])
@@ -131,17 +132,17 @@ class BatchNorm(Neuron):
         if of_batch or any(learns):
             bias_gradient = normalization.bias_gradient(dy, *self.axes)
         if of_batch or list(learns[:1]) == [True]:
-            scale_gradient = normalization.scale_gradient(dy, self.kept([bottom], [top]), self.mean, self.factor,
+            scale_gradient = normalization.scale_gradient(dy, self.kept([bottom], [top]), self.statistics,
                                                           bias_gradient, *self.axes)
         for blob, flag, gradient in zip(learned, learns, (scale_gradient, bias_gradient)):
             if flag:
                 blob.diff[...] += gradient.reshape(-1)
         factor = learned[0].data.reshape(self.by_channel) if learned else 1
         if of_batch:
-            normalization.backward(dy, self.kept([bottom], [top]), self.mean, self.factor, scale_gradient,
-                                   bias_gradient, dx, *self.axes, factor)
+            normalization.backward(dy, self.kept([bottom], [top]), self.statistics,
+                                   Gradients(scale_gradient, bias_gradient), dx, *self.axes, scale=factor)
         elif dx is not None:
-            Affine(scale=self.factor * factor).forward(dy, dx, *self.axes)
+            Affine(scale=self.statistics.factor * factor).forward(dy, dx, *self.axes)
 
 
 @register("MVN")
@@ -168,8 +169,8 @@ class MVN(Neuron):
         mean, variance = normalization.moments(x, *self.axes)
         if p.normalize_variance:
             self.keep(bottom, top)
-            self.mean, self.factor = mean, 1 / (self.context.backend.xp.sqrt(variance) + p.eps)
-            Affine(mean, self.factor).forward(x, y, *self.axes)
+            self.statistics = Statistics(mean, 1 / (self.context.backend.xp.sqrt(variance) + p.eps))
+            Affine(*self.statistics).forward(x, y, *self.axes)
         else:
             Affine(mean).forward(x, y, *self.axes)
 
@@ -181,7 +182,7 @@ class MVN(Neuron):
         if self.param.mvn_param.normalize_variance:
             x = self.kept(bottom, top).reshape(dy.shape)
             dy_sum = normalization.bias_gradient(dy, *self.axes)
-            dy_y = normalization.scale_gradient(dy, x, self.mean, self.factor, dy_sum, *self.axes)
-            normalization.backward(dy, x, self.mean, self.factor, dy_y, dy_sum, dx, *self.axes)
+            dy_y = normalization.scale_gradient(dy, x, self.statistics, dy_sum, *self.axes)
+            normalization.backward(dy, x, self.statistics, Gradients(dy_y, dy_sum), dx, *self.axes)
         else:
             normalization.mean_backward(dy, dx, *self.axes)

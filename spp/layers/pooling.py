@@ -1,37 +1,35 @@
 """Pooling."""
-from typing import Any, Callable
+import functools
+from typing import Callable, Sequence
 
 import numpy as np
 
 from spp.backend import host
+from spp.backend.types import Array, Geometry, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import TRAIN, Context, Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import pooling
 
-KEPT_SIZES = 4
+KEPT_SIZES = 4      # of the maps that were pooled last
+Tables = tuple[Sequence[int], Array, Array]     # numbers of regions along the axes, or per level; regions; areas
 
 
-class Tables:
-    """The tables of regions of a layer that pools, on its device, by the size of the map: of the sizes met last.
+def cached_tables(context: Context, make: Callable[..., Tables]) -> Callable[..., Tables]:
+    """`make`, a function of the map's size, with its regions and areas on the layer's device, cached by size.
 
-    A GPU keeps with a table what the backward pass derives from it: at a size that comes again nothing waits for the
-    host.
+    A GPU keeps with a table what the backward pass derives from it, so at a size that is cached nothing waits for the
+    host. `make` must not refer to the layer, whose memory a cycle of references would keep.
     """
+    move = context.backend.from_host
 
-    def __init__(self, context: Context) -> None:
-        self._move = context.backend.from_host
-        self._kept: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
+    @functools.lru_cache(KEPT_SIZES)
+    def tables(*size: int) -> Tables:
+        counts, regions, areas = make(*size)
+        return counts, move(regions), move(areas)
 
-    def of(self, size: tuple[int, ...], make: Callable[..., tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
-        """What make(*size) gives: counts of regions along the axes, and on the device regions and areas."""
-        if size not in self._kept:
-            if len(self._kept) == KEPT_SIZES:
-                del self._kept[next(iter(self._kept))]
-            counts, regions, areas = make(*size)
-            self._kept[size] = counts, self._move(regions), self._move(areas)
-        return self._kept[size]
+    return tables
 
 
 @register("Pooling")
@@ -55,7 +53,8 @@ class Pooling(Layer):
         if not 1 <= self.axes <= 3:
             raise NetError(f"needs a bottom of N x C x 1 to 3 spatial axes, found {format_shape(bottom[0].shape)}")
         self._read_geometry(p)
-        self.tables = Tables(self.context)
+        make = functools.partial(_windows, self.kernel, self.stride, self.pad, self.ceil)
+        self.tables = cached_tables(self.context, make)
         self.drawn = self.method == "STOCHASTIC" and self.phase == TRAIN
         if self.drawn:
             self.random_stream()
@@ -79,13 +78,9 @@ class Pooling(Layer):
         shape = bottom[0].shape
         if len(shape) - 2 != self.axes:
             raise NetError(f"was set up for {self.axes} spatial axes, found a bottom of {format_shape(shape)}")
-        self.counts, self.regions, self.areas = self.tables.of(shape[2:], self._lay_windows)
+        self.counts, self.regions, self.areas = self.tables(*shape[2:])
         for blob in [*top, self.argmax]:
             blob.reshape(*shape[:2], *self.counts)
-
-    def _lay_windows(self, *size):
-        kernel = size if self.kernel is None else self.kernel
-        return pooling.sliding_regions(size, kernel, self.pad, self.stride, self.ceil)
 
     def forward(self, bottom, top):
         x, y = bottom[0].data, top[0].data
@@ -114,6 +109,10 @@ class Pooling(Layer):
             pooling.average_backward(dy, self.regions, self.areas, dx)
         else:
             pooling.expected_backward(dy, bottom[0].data, top[0].data, self.regions, self.areas, dx)
+
+
+def _windows(kernel: Numbers | None, stride: Numbers, pad: Numbers, ceil: bool, *size: int) -> Tables:
+    return pooling.sliding_regions(size, Geometry(kernel or size, stride, pad), ceil)
 
 
 def _sizes(p, name, axes):

@@ -1,6 +1,7 @@
 """Layers of forks that resize maps: Interp, Upsample."""
 import numpy as np
 
+from spp.backend.types import Interpolation
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
@@ -44,7 +45,7 @@ class Interp(Layer):
             counts = [self._count(size, given) for size, given in zip(inner, (p.height, p.width))]
             self.counts, move = counts, self.context.backend.from_host
             self.rows, self.columns = (
-                tuple(move(part) for part in resize.bilinear_axis(-p.pad_beg, size, count, self.context.dtype))
+                Interpolation(*map(move, resize.bilinear_axis(-p.pad_beg, size, count, self.context.dtype)))
                 for size, count in zip(inner, counts))
             self.made = shape[2:]
         top[0].reshape(*shape[:2], *self.counts)

@@ -1,6 +1,7 @@
 """Pooling of regions of interest: ROIPooling, PSROIPooling."""
 import numpy as np
 
+from spp.backend.types import Bins
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
@@ -55,15 +56,15 @@ class ROIPooling(Regions):
             blob.reshape(bottom[1].shape[0], bottom[0].shape[1], *self.pooled)
 
     def forward(self, bottom, top):
-        rois, self.image = self.read(bottom)
-        bins = roi.max_bins(rois, self.pooled, self.scale, bottom[0].shape[2:])
-        self.rows, self.columns = map(self.context.backend.from_host, bins)
+        rois, image = self.read(bottom)
+        rows_and_columns = roi.max_bins(rois, self.pooled, self.scale, bottom[0].shape[2:])
+        self.bins = Bins(image, *map(self.context.backend.from_host, rows_and_columns))
         argmax = self.argmax.data if self.runs_backward else None
-        roi.max_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data, argmax)
+        roi.max_forward(bottom[0].data, self.bins, top[0].data, argmax)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            roi.max_backward(top[0].diff, self.argmax.data, self.image, self.rows, self.columns, bottom[0].diff)
+            roi.max_backward(top[0].diff, self.argmax.data, self.bins, bottom[0].diff)
 
 
 @register("PSROIPooling")
@@ -86,11 +87,11 @@ class PSROIPooling(Regions):
         top[0].reshape(bottom[1].shape[0], self.outputs, self.group, self.group)
 
     def forward(self, bottom, top):
-        rois, self.image = self.read(bottom)
-        bins = roi.group_bins(rois, self.group, self.scale, bottom[0].shape[2:])
-        self.rows, self.columns = map(self.context.backend.from_host, bins)
-        roi.group_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data)
+        rois, image = self.read(bottom)
+        rows_and_columns = roi.group_bins(rois, self.group, self.scale, bottom[0].shape[2:])
+        self.bins = Bins(image, *map(self.context.backend.from_host, rows_and_columns))
+        roi.group_forward(bottom[0].data, self.bins, top[0].data)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            roi.group_backward(top[0].diff, self.image, self.rows, self.columns, bottom[0].diff)
+            roi.group_backward(top[0].diff, self.bins, bottom[0].diff)

@@ -96,7 +96,7 @@ class Scale(_AlongAxes):
     def forward_fused(self, bottom, top, epilogue):
         self.keep(bottom, top)
         self.fused_gradient = None
-        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.scale.shape),
+        self.affine().forward(bottom[0].data, top[0].data, self.first, len(self.scale.shape),
                               epilogue.relu)
 
     def backward(self, top, propagate_down, bottom):
@@ -115,7 +115,7 @@ class Scale(_AlongAxes):
                 else:
                     self.scale.diff[...] += found
         if propagate_down[0]:
-            Affine(scale=self.scale.data).forward(dy, bottom[0].diff, self.first, self.first + len(self.scale.shape))
+            Affine(scale=self.scale.data).forward(dy, bottom[0].diff, self.first, len(self.scale.shape))
 
 
 @register("Bias")
@@ -141,7 +141,7 @@ class Bias(_AlongAxes):
         return Affine(bias=self.bias.data)
 
     def forward_fused(self, bottom, top, epilogue):
-        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.bias.shape),
+        self.affine().forward(bottom[0].data, top[0].data, self.first, len(self.bias.shape),
                               epilogue.relu)
 
     def backward(self, top, propagate_down, bottom):

@@ -1,10 +1,13 @@
 """SPP: spatial pyramid pooling."""
+import functools
+from typing import Callable
+
 import numpy as np
 
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer
-from spp.layers.pooling import Tables
+from spp.layers.pooling import Tables, cached_tables
 from spp.layers.registry import register
 from spp.ops import pooling, spp
 
@@ -36,7 +39,10 @@ class SPP(Layer):
         if self.method not in ("MAX", "AVE"):
             raise NetError(f"spp_param's pool must be MAX or AVE, found {self.method}")
         self.rule = p.BinRule.Name(p.bin_rule)
-        self.tables = Tables(self.context)
+        make: Callable[..., Tables] = functools.partial(spp.caffe_regions, pyramid_height=p.pyramid_height)
+        if p.bins:
+            make = functools.partial(spp.pyramid_regions, levels=tuple(p.bins), rule=self.rule)
+        self.tables = cached_tables(self.context, make)
         self.pooled = Blob((), self.context.dtype, self.context.backend)
         self.argmax = Blob((), np.int32, self.context.backend)
 
@@ -44,19 +50,13 @@ class SPP(Layer):
         if len(bottom[0].shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {bottom[0].shape}")
         n, channels, *size = bottom[0].shape
-        self.counts, self.regions, self.areas = self.tables.of(tuple(size), self._lay_bins)
+        self.counts, self.regions, self.areas = self.tables(*size)
         for blob in (self.pooled, self.argmax):
             blob.reshape(n, channels, len(self.regions), 1)
         if self.param.spp_param.pyramid_height == 1:
             top[0].reshape(n, channels, 1, 1)
         else:
             top[0].reshape(n, channels * len(self.regions))
-
-    def _lay_bins(self, height, width):
-        p = self.param.spp_param
-        if p.bins:
-            return spp.pyramid_regions(height, width, p.bins, self.rule)
-        return spp.caffe_regions(height, width, p.pyramid_height)
 
     def forward(self, bottom, top):
         pooled = self.pooled.data[..., 0]
