@@ -36,7 +36,7 @@ def bins(a: int, n: int, rule: str = "AUTO") -> list[tuple[int, int]]:
 
 def pyramid_regions(height: int, width: int, levels: Sequence[int],
                     rule: str = "AUTO") -> tuple[list[int], np.ndarray, np.ndarray]:
-    """The bins of all levels, n x n each, of a map: levels in the order given, rows of bins before columns.
+    """The bins of all levels, n x n each, of a map: in the order of `levels`, and by rows within a level.
 
     Returns the number of bins of each level; the regions, int32 (B, 6); and their areas, int32 (B).
     """

@@ -1,4 +1,6 @@
-"""NVIDIA GPUs: CuPy arrays, the kernels of kernels.cu, cuDNN and cuBLAS. The same functions as the host's.
+"""NVIDIA GPUs: CuPy arrays, the kernels of kernels.cu, cuDNN and cuBLAS.
+
+The functions are those of spp.backend.host, whose docstrings give the shapes and dtypes of their arguments.
 
 New arrays are in C order (N x C x H x W); every function accepts any strides. All work goes to the current stream of
 the current device, where the arguments must be stored: `DeviceBackend(index)` is this backend for one GPU, and its
@@ -33,19 +35,7 @@ from spp.backend.cuda.softmax import softmax, softmax_backward, softmax_loss, so
 from spp.backend.cuda.transform import transform
 from spp.backend.cuda.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
                                      sgd_update)
-
-__all__ = [
-    "Feed", "adadelta_update", "adagrad_update", "adam_update", "add_rows", "asynchronous", "average_pool",
-    "average_pool_backward", "bilinear", "bilinear_backward", "channel_affine", "channel_combine", "channel_dots",
-    "channel_moments", "channel_sums", "convolution_backward_data", "convolution_backward_weights",
-    "convolution_forward", "draw_mask", "empty_matrix", "fetch", "from_host", "inner_product_backward_data",
-    "inner_product_backward_weights", "inner_product_forward", "largest", "load_matrix", "lrn_across",
-    "lrn_across_backward", "lrn_within", "lrn_within_backward", "max_pool", "max_pool_backward",
-    "nesterov_update", "nms", "number", "precisions", "prefers_channels_last", "put_last", "relu", "relu_backward",
-    "rmsprop_update", "roi_group_average", "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward",
-    "roi_max_pyramid", "sample_pool", "scratch", "scratch_like", "sgd_update", "softmax", "softmax_backward",
-    "softmax_loss", "softmax_loss_backward", "store", "synchronize", "take_columns", "take_rows", "to_host",
-    "transform", "use", "weighted_sum", "xp", "zeros"]
+from spp.backend.protocol import Backend
 
 xp = cupy
 prefers_channels_last = False
@@ -104,7 +94,7 @@ class DeviceBackend:
         self.index = index
 
     def __getattr__(self, name: str) -> Any:
-        if name in __all__:
+        if name in vars(Backend):
             return globals()[name]
         raise AttributeError(f"backends have no {name!r}")
 

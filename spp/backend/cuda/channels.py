@@ -50,10 +50,7 @@ def _sums(x: cupy.ndarray, z: cupy.ndarray, dots: bool, axis: int, num_axes: int
 
 def channel_affine(x: cupy.ndarray, shift: Array | float, scale: Array | float, bias: Array | float, y: cupy.ndarray,
                    axis: int, num_axes: int, *, relu: bool = False) -> None:
-    """y = (x - shift) * scale + bias, then max(y, 0) if `relu`, where NaN stays NaN; y may be x.
-
-    shift, scale, bias: a number, or an array with one value per channel.
-    """
+    """y = (x - shift) * scale + bias, then max(y, 0) if `relu`, where NaN stays NaN; y may be x."""
     out, sizes = empty(y), _sizes(x, axis, num_axes)
     values, steps = _by_channel((shift, scale, bias), x, x.shape[axis:axis + num_axes])
     launch("channel_affine", x.size, x.dtype, load(x), *values, out, *sizes[1:], *steps, relu)

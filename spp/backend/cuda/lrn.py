@@ -12,10 +12,7 @@ from spp.backend.types import LrnParameters, Numbers
 
 
 def lrn_across(x: cupy.ndarray, y: cupy.ndarray, p: LrnParameters) -> None:
-    """y = x * scale^-beta; scale = k + alpha / size * sum of x^2 over the `size` channels around each.
-
-    x, y: N x C x (any axes), one floating dtype. Beyond the first and the last channel x counts as 0.
-    """
+    """y = x * scale^-beta; scale = k + alpha / size * sum of x^2 over the `size` channels around each."""
     out = empty(y)
     count, sizes = _across(x, p.size)
     launch("lrn_across", count, x.dtype, load(x), out, *sizes, p.alpha / p.size, float(p.beta), float(p.k))
@@ -40,10 +37,7 @@ def lrn_across_backward(dy: cupy.ndarray, x: cupy.ndarray, dx: cupy.ndarray, p: 
 
 
 def lrn_within(x: cupy.ndarray, y: cupy.ndarray, p: LrnParameters) -> None:
-    """y = x * scale^-beta; scale = 1 + alpha / size^2 * sum of x^2 over the size x size window around each position.
-
-    x, y: N x C x H x W, one floating dtype. Beyond the border x counts as 0; the divisor is size^2 there too.
-    """
+    """y = x * scale^-beta; scale = 1 + alpha / size^2 * sum of x^2 over the window around each position."""
     out = empty(y)
     launch("lrn_within", x.size, x.dtype, load(x), out, *_within(x, p.size), p.alpha / p.size ** 2, float(p.beta))
     store(out, y)

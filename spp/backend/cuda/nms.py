@@ -6,10 +6,6 @@ from spp.backend.cuda.kernels import launch_one_block
 
 
 def nms(boxes: cupy.ndarray, threshold: float, eta: float, mask: cupy.ndarray) -> None:
-    """mask (K, bool) = whether a box is kept: its IoU with every box kept before it is at most `threshold`.
-
-    boxes: (K, 4), x1, y1, x2, y2 with areas (x2 - x1) * (y2 - y1), best first. If eta is below 1, the threshold is
-    multiplied by it after every kept box, while it is above 0.5.
-    """
+    """mask (K, bool) = whether a box is kept: its IoU with every box kept before it is at most `threshold`."""
     overlaps = cupy.empty(len(boxes), np.float64)
     launch_one_block("nms", len(boxes), boxes.dtype, boxes, np.float64(threshold), np.float64(eta), overlaps, mask)

@@ -1,9 +1,4 @@
-"""Pooling over regions of a map: sliding windows, pyramid bins and detection windows are tables of regions.
-
-A table is int32 (B, 6), one row per region: z0, z1, y0, y1, x0, x1, half-open, inside the map and not empty; 0, 1 for
-axes that the map lacks. Maps are N x C x (1 to 3 spatial axes), pooled arrays N x C x (any axes, B elements in the
-order of the table), of one floating dtype. A table must not change after its first use.
-"""
+"""Pooling over tables of regions, as in spp.backend.host.pooling. A table must not change after its first use."""
 import math
 import weakref
 from typing import Any
@@ -19,10 +14,7 @@ MANY = 4        # regions per position of the map; above it, as for detection wi
 
 
 def max_pool(x: cupy.ndarray, regions: cupy.ndarray, y: cupy.ndarray, argmax: cupy.ndarray | None) -> None:
-    """y = the largest x of each region; argmax (int32, or None) = its position in the map, (z * H + y) * W + x.
-
-    The first of equal values wins; a NaN wins its region, so that it shows.
-    """
+    """y = the largest x of each region; argmax (int32, or None) = its position in the map, (z * H + y) * W + x."""
     out, (where, keep) = empty(y), positions(argmax, regions)
     if len(regions) > MANY * math.prod(x.shape[2:]):
         by_pixel = load(cupy.moveaxis(x, 1, -1))
@@ -61,11 +53,7 @@ def average_pool_backward(dy: cupy.ndarray, regions: cupy.ndarray, divisors: cup
 
 def sample_pool(x: cupy.ndarray, regions: cupy.ndarray, uniform: cupy.ndarray, y: cupy.ndarray,
                 argmax: cupy.ndarray) -> None:
-    """y = one x of each region, chosen with probability x / sum x; argmax = its position, as in `max_pool`.
-
-    uniform: random numbers 0 <= u < 1 with the shape and dtype of y. x must not be negative. A region of zeros gives
-    its first position; a NaN in a region gives NaN.
-    """
+    """y = one x of each region, chosen with probability x / sum x; argmax = its position, as in `max_pool`."""
     out, where = empty(y), empty(argmax)
     _forward("sample_pool", x, regions, regions, load(uniform), out, where)
     store(out, y)

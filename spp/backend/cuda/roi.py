@@ -1,8 +1,4 @@
-"""Pooling of regions, each in one image of a batch: max (Fast R-CNN), position-sensitive average (R-FCN).
-
-Maps are N x C x H x W, pooled arrays R x C x rows x columns of bins, of one floating dtype. `bins.rows` and
-`bins.columns`: int32 (R, bins, 2), half-open intervals inside the map. The result of an empty bin is 0.
-"""
+"""Pooling of regions, each in one image of a batch, as in spp.backend.host.roi."""
 import functools
 from typing import Sequence
 
@@ -16,10 +12,7 @@ from spp.backend.types import Bins
 
 
 def roi_max_pool(x: cupy.ndarray, bins: Bins, y: cupy.ndarray, argmax: cupy.ndarray | None) -> None:
-    """y = the largest x of each bin; argmax (int32, or None) = its position h * W + w, -1 for an empty bin.
-
-    The first of equal values wins; a NaN wins its bin.
-    """
+    """y = the largest x of each bin; argmax (int32, or None) = its position h * W + w, -1 for an empty bin."""
     out, (where, keep) = empty(y), positions(argmax, bins.image)
     launch("roi_max_pool", y.size, x.dtype, load(x), *map(load, bins), out, where, keep, *y.shape[1:], *x.shape[2:])
     store(out, y)

@@ -13,11 +13,7 @@ def take_columns(x: cupy.ndarray, columns: cupy.ndarray, y: cupy.ndarray) -> Non
 
 
 def largest(x: cupy.ndarray, indices: cupy.ndarray, values: cupy.ndarray) -> None:
-    """values = the k largest elements of each row, the largest first; indices (int64) = their columns.
-
-    x: R x C; indices, values: R x k. All are C-contiguous. Of equal elements the last comes first. NaN counts as
-    largest.
-    """
+    """values = the k largest elements of each row, the largest first; indices (int64) = their columns."""
     count = values.shape[1]
     if count == 1:
         indices[...] = x.shape[1] - 1 - cupy.flip(x, 1).argmax(1)[:, None]

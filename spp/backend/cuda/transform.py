@@ -8,11 +8,7 @@ from spp.backend.cuda.layout import empty, load, store
 
 def transform(images: cupy.ndarray, mirrored: cupy.ndarray, shift: cupy.ndarray, place: cupy.ndarray,
               mean: cupy.ndarray, scale: float, y: cupy.ndarray) -> None:
-    """y = (images + shift - mean) * scale, computed in float32, and flipped left to right where `mirrored`.
-
-    images: uint8, N x H x W x C; mirrored: bool, N; shift: float32, N x C; mean: float32, (C,), or rows x columns x
-    C, of which each image uses H x W pixels from its row and column `place` (int32, N x 2) on; y: N x C x H x W.
-    """
+    """y = (images + shift - mean) * scale, computed in float32, and flipped left to right where `mirrored`."""
     out = empty(y)
     height, width, channels = images.shape[1:]
     columns, by = (mean.shape[1], channels) if mean.ndim == 3 else (0, 0)

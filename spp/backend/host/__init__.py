@@ -32,19 +32,6 @@ from spp.backend.host.transform import transform
 from spp.backend.host.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
                                      sgd_update)
 
-__all__ = [
-    "Feed", "adadelta_update", "adagrad_update", "adam_update", "add_rows", "asynchronous", "average_pool",
-    "average_pool_backward", "bilinear", "bilinear_backward", "channel_affine", "channel_combine", "channel_dots",
-    "channel_moments", "channel_sums", "convolution_backward_data", "convolution_backward_weights",
-    "convolution_forward", "draw_mask", "empty_matrix", "fetch", "from_host", "inner_product_backward_data",
-    "inner_product_backward_weights", "inner_product_forward", "largest", "load_matrix", "lrn_across",
-    "lrn_across_backward", "lrn_within", "lrn_within_backward", "max_pool", "max_pool_backward",
-    "nesterov_update", "nms", "number", "precisions", "prefers_channels_last", "put_last", "relu", "relu_backward",
-    "rmsprop_update", "roi_group_average", "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward",
-    "roi_max_pyramid", "sample_pool", "scratch", "scratch_like", "sgd_update", "softmax", "softmax_backward",
-    "softmax_loss", "softmax_loss_backward", "store", "synchronize", "take_columns", "take_rows", "to_host",
-    "transform", "use", "weighted_sum", "xp", "zeros"]
-
 xp = np
 prefers_channels_last = True
 precisions = ("fp32",)      # of convolution and inner product
