@@ -1,9 +1,7 @@
 """Batches of foreground and background windows, cropped, padded and warped as R-CNN does, read ahead."""
-import math
-from typing import Any
-
 import numpy as np
 
+from spp.boxes import context_window
 from spp.data import images
 from spp.data.ahead import workers
 from spp.data.listing import read_bytes
@@ -13,7 +11,6 @@ from spp.data.windows import WindowFile
 from spp.errors import DataError
 from spp.proto import caffe_pb2
 
-Span = tuple[int, int, int, int, int]
 PREFETCH = 4            # batches, as Caffe's
 USED = ("scale", "mirror", "crop_size", "mean_file", "mean_value", "mean_mode")
 
@@ -88,16 +85,11 @@ class WindowBatches(Stream):
     def _write(self, window: int, mirrored: bool, out: np.ndarray) -> None:
         """Warp a window into `out`, H x W x C; what lies outside the image is the mean, that is 0."""
         image = self._image(self._windows.image[window], window)
-        box = self._windows.boxes[window]
-        across, down = placed(box, image.shape[:2], self._crop, self._context_pad, self._square)
-        left, right, before, width, after = across
-        upper, lower, top, height, _ = down
-        if mirrored:
-            before = after
-        width, height = _fitted(before, width, self._crop), _fitted(top, height, self._crop)
-        before, top = min(before, self._crop - width), min(top, self._crop - height)
-        patch = images.resize(image[upper:lower, left:right], height, width)
-        part = (slice(top, top + height), slice(before, before + width))
+        box, size = self._windows.boxes[window], (image.shape[0], image.shape[1])
+        across, down = context_window(box, size, self._crop, self._context_pad, self._square)
+        (left, width), (top, height) = across.place(self._crop, mirrored), down.place(self._crop)
+        patch = images.resize(image[down.start:down.stop, across.start:across.stop], height, width)
+        part = (slice(top, top + height), slice(left, left + width))
         out[...] = 0
         np.subtract(images.flip(patch) if mirrored else patch, self._mean[part], out[part])
         out[part] *= self._scale
@@ -117,44 +109,6 @@ class WindowBatches(Stream):
         except DataError as error:
             raise DataError(f"{self._windows.place(window)}: image '{listed.path}': {error}") from error
         return image
-
-
-def placed(box: Any, size: tuple[int, int], crop: int, context_pad: int = 0,
-           square: bool = False) -> tuple[Span, Span]:
-    """Where a window's pixels lie in its image, and go in the crop: a span across and one down.
-
-    A span is (first pixel in the image, one past the last, padding before, length, padding after), the last
-    three in pixels of the crop. `box` is x1, y1, x2, y2, both ends in it; `size` the image's height, width.
-    The window grows about its centre so that, warped, it has `context_pad` pixels around it, and with
-    `square` to the length of its longer side first; what then lies outside the image is padding.
-    """
-    x1, y1, x2, y2 = map(int, box)
-    if context_pad or square:
-        # float32 and halves rounded away from 0, as Caffe: a pixel more or less is seen after warping
-        scale = np.float32(crop) / np.float32(crop - 2 * context_pad)
-        half_width, half_height = np.float32(x2 - x1 + 1) / 2, np.float32(y2 - y1 + 1) / 2
-        center_x, center_y = x1 + half_width, y1 + half_height
-        if square:
-            half_width = half_height = max(half_width, half_height)
-        x1, x2 = _round(center_x - half_width * scale), _round(center_x + half_width * scale)
-        y1, y2 = _round(center_y - half_height * scale), _round(center_y + half_height * scale)
-    return _span(x1, x2, size[1], crop), _span(y1, y2, size[0], crop)
-
-
-def _span(first: int, last: int, size: int, crop: int) -> Span:
-    before, after = max(0, -first), max(0, last - size + 1)
-    scale = np.float32(crop) / np.float32(last - first + 1)
-    start, stop = first + before, last + 1 - after
-    return start, stop, _round(before * scale), _round((stop - start) * scale), _round(after * scale)
-
-
-def _round(value: Any) -> int:
-    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
-
-
-def _fitted(before: int, length: int, crop: int) -> int:
-    """The length after padding, cut to the crop (rounding may pass it), and a pixel at least."""
-    return max(1, min(length, crop - before))
 
 
 def mean_patch(param: caffe_pb2.TransformationParameter, channels: int) -> np.ndarray:

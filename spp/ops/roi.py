@@ -1,18 +1,14 @@
 """Pooling of regions of interest: max over bins (Fast R-CNN's RoI pooling), position-sensitive average (R-FCN).
 
-A region is (image, x1, y1, x2, y2) in the coordinates of the input image; spatial_scale leads to those of the map.
+A region is (image, x1, y1, x2, y2), a box (`spp.boxes`) in the coordinates of the input image; spatial_scale
+converts them to those of the map.
 """
 from typing import Any
 
 import numpy as np
 
 from spp import backend
-
-
-def rounded(x: Any) -> Any:
-    """To the nearest whole number, halves away from zero, as C's round; NumPy's takes halves to even."""
-    wide = np.asarray(x, np.float64)        # where + 0.5 is exact for every float32
-    return np.copysign(np.floor(np.abs(wide) + 0.5), wide).astype(np.asarray(x).dtype)
+from spp.boxes import round_half_away
 
 
 def max_bins(rois: np.ndarray, pooled: tuple[int, int], scale: float,
@@ -22,7 +18,7 @@ def max_bins(rois: np.ndarray, pooled: tuple[int, int], scale: float,
     Fast R-CNN's rule: corners scaled and rounded, both inside; at least one pixel a side; bin i from
     floor(i * side / bins) to ceil((i + 1) * side / bins).
     """
-    corners = rounded(rois[:, 1:5] * rois.dtype.type(scale))
+    corners = round_half_away(rois[:, 1:5] * rois.dtype.type(scale))
     sides = []
     for axis, bins in zip((1, 0), pooled):
         start, end = corners[:, axis], corners[:, axis + 2]
@@ -32,7 +28,7 @@ def max_bins(rois: np.ndarray, pooled: tuple[int, int], scale: float,
 
 def group_bins(rois: np.ndarray, bins: int, scale: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """As `max_bins` by R-FCN's rule: corners rounded, then scaled; at least 0.1 a side, and not in whole pixels."""
-    corners = rounded(rois[:, 1:5])
+    corners = round_half_away(rois[:, 1:5])
     sides = []
     for axis in (1, 0):
         start = corners[:, axis] * rois.dtype.type(scale)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from one_layer import OneLayer
-from spp.data.window_batches import placed
+from spp.boxes import context_window
 from spp.data.windows import read_windows
 from spp.errors import SppError
 from spp.layers import TEST, TRAIN
@@ -207,41 +207,7 @@ def test_cached_images_are_not_read_again(make, here):
         read.forward()
 
 
-# --- where their pixels go; the expected numbers are worked out by hand
-
-def test_a_window_inside_is_warped_whole():
-    assert placed((10, 5, 29, 24), (40, 60), 10) == ((10, 30, 0, 10, 0), (5, 25, 0, 10, 0))
-    assert placed((3, 4, 3, 30), (40, 60), 227) == ((3, 4, 0, 227, 0), (4, 31, 0, 227, 0))
-
-
-def test_context_pad_grows_a_window_about_its_center():
-    """scale 10 / (10 - 2 * 2) = 5/3; x: center 20, half 10 -> 3.33, 36.67 -> 3 .. 37; y: 15 -+ 16.67 -> -2 .. 32.
-
-    Down: 35 rows, of which 2 lie above the image: 2 * 10/35 = 0.57 -> 1; the other 33: 9.43 -> 9.
-    """
-    assert placed((10, 5, 29, 24), (40, 60), 10, 2) == ((3, 38, 0, 10, 0), (0, 33, 1, 9, 0))
-
-
-def test_square_grows_the_shorter_side_first():
-    """center 20, 10; half 10 both: x 10 .. 30, y 0 .. 20, one more than the window, as in Caffe."""
-    assert placed((10, 5, 29, 14), (40, 60), 21, 0, True) == ((10, 31, 0, 21, 0), (0, 21, 0, 21, 0))
-    # half 2.5 both, center 3.5: 1 .. 6; down 2.5 -+ 2.5: 0 .. 5
-    assert placed((1, 2, 5, 2), (40, 60), 6, 0, True) == ((1, 7, 0, 6, 0), (0, 6, 0, 6, 0))
-
-
-def test_halves_are_rounded_away_from_zero():
-    """Half 1.5, center 0.5 .. and scale 2: 0.5 - 3 = -2.5 -> -3; 0.5 + 3 = 3.5 -> 4; banker's rounding gives -2, 4."""
-    across, _ = placed((-1, 10, 1, 12), (40, 60), 8, 2)
-    assert across == (0, 5, 3, 5, 0)
-
-
-def test_padding_on_every_side():
-    """Center 4, 4.5, halves 4, 4.5, scale 2: x -4 .. 12, y -5 .. 14.
-
-    17 columns of 40/17 pixels: 4 outside are 9.41, 8 inside 18.82, 5 outside 11.76. 20 rows of 2: 5, 9 and 6.
-    """
-    assert placed((0, 0, 7, 8), (9, 8), 40, 10) == ((0, 8, 9, 19, 12), (0, 9, 10, 18, 12))
-
+# --- where their pixels go (tests/engine/test_boxes.py has the arithmetic)
 
 def test_a_crop_is_the_patch_in_its_place(crop):
     """The window above: columns 3 .. 37, rows 0 .. 32, warped to 10 x 9 below one row of padding."""
@@ -255,7 +221,7 @@ def test_a_crop_is_the_patch_in_its_place(crop):
 
 def test_the_padding_is_mirrored_too(crop):
     """x -7 .. 27, 35 columns, 7 of them outside: 2 of 10 pixels, right of the mirrored patch."""
-    assert placed((0, 5, 19, 24), (40, 60), 10, 2)[0] == (0, 28, 2, 8, 0)
+    assert context_window((0, 5, 19, 24), (40, 60), 10, 2)[0] == (0, 28, 2, 8, 0)
     plain, = crop("0 5 19 24", context_pad=2)
     np.testing.assert_array_equal(plain[1:, 2:], resized(slice(0, 33), slice(0, 28), 9, 8))
     found = crop("0 5 19 24", "crop_size: 10 mirror: true", batch_size=30, context_pad=2)
