@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from spp.data.ahead import workers
-from spp.data.stream import Stream
+from spp.data.stream import Batch, Stream
 from spp.data.transform import ORDER, RECORDS, SKIP, Transformer, generator
 from spp.errors import DataError
 from spp.proto import caffe_pb2
@@ -42,7 +42,7 @@ class Batches(Stream):
     """
 
     def __init__(self, source: Images, transform_param: caffe_pb2.TransformationParameter, batch_size: int,
-                 phase: int, seed: int = 0, prefetch: int = 4, rand_skip: int = 0, shuffle: bool = False) -> None:
+                 phase: int, seed: int = 0, prefetch: int = 4, *, rand_skip: int = 0, shuffle: bool = False) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, found {batch_size}")
         threads = workers()
@@ -68,7 +68,7 @@ class Batches(Stream):
         Where reading ahead has not begun, one record is read for it.
         """
         if self._begun:
-            return self._peek()[0].shape
+            return self._peek().arrays[0].shape
         record = self._position * self._batch_size
         with self._named(record):
             image, _ = self._source.read(self._index(record), self._transformer.color)
@@ -108,14 +108,15 @@ class Batches(Stream):
         except DataError as error:
             raise DataError(f"{self._source.name(self._index(record))}: {error}") from error
 
-    def _make(self, batch: int) -> tuple[Any, ...] | None:
-        return self._fill(batch, self.as_bytes and self._transformer.stages(self._size(batch)))
+    def _make(self, batch: int) -> Batch | None:
+        return self._fill(batch, self._as_bytes and self._transformer.stages(self._size(batch)))
 
-    def _fill(self, batch: int, as_bytes: bool) -> tuple[Any, ...] | None:
+    def _fill(self, batch: int, as_bytes: bool) -> Batch | None:
         size = self._size(batch)
         labels = np.empty(self._batch_size, np.float32)
         data: Any = None
         pixels: Any = None
+        memory = None
         for i in range(self._batch_size):
             if self._unwanted:
                 return None
@@ -127,7 +128,8 @@ class Batches(Stream):
             with self._named(record):
                 shape = self._transformer.shape(image.shape, size)
                 if data is None:
-                    data = self._memory((self._batch_size, *shape), np.uint8 if as_bytes else np.float32)
+                    dtype = np.uint8 if as_bytes else np.float32
+                    data, memory = self._empty((self._batch_size, *shape), dtype)
                     if as_bytes:
                         pixels = self._transformer.pixels(data)
                 if shape != data.shape[1:]:
@@ -139,7 +141,7 @@ class Batches(Stream):
                     self._transformer.stage(image, pixels, i, rng, size)
                 else:
                     self._transformer.write(image, data[i], rng, size)
-        return pixels if as_bytes else data.transpose(0, 3, 1, 2), labels
+        return Batch((pixels if as_bytes else data.transpose(0, 3, 1, 2), labels), memory)
 
 
 def _text(shape: tuple[int, ...]) -> str:

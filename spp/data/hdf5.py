@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from spp.atomic import replacing
-from spp.data.stream import Stream
+from spp.data.stream import Batch, Stream
 from spp.data.transform import ORDER, ROWS, generator
 from spp.errors import DataError
 
@@ -102,7 +102,7 @@ class HDF5Batches(Stream):
                 self._rows(self._seed, round_, file)[rows] if self._shuffle else rows)
             done += count
 
-    def _make(self, batch: int) -> tuple[np.ndarray, ...] | None:
+    def _make(self, batch: int) -> Batch | None:
         arrays = tuple(np.empty(shape, self._dtype) for shape in self.shapes)
         for part, index, rows in self._pieces(batch):
             if self._unwanted:
@@ -113,7 +113,7 @@ class HDF5Batches(Stream):
                     _copy(self._file(path)[name], rows, array[part])
             except (OSError, KeyError, ValueError) as error:
                 raise DataError(f"HDF5 file '{path}' is damaged, or was changed meanwhile: {error}") from error
-        return arrays
+        return Batch(arrays)
 
     def _file(self, path: str) -> Any:
         if self._open[0] != path:

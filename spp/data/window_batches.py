@@ -5,7 +5,7 @@ from spp.boxes import context_window
 from spp.data import images
 from spp.data.ahead import workers
 from spp.data.listing import read_bytes
-from spp.data.stream import Stream
+from spp.data.stream import Batch, Stream
 from spp.data.transform import RECORDS, check, generator, read_mean
 from spp.data.windows import WindowFile
 from spp.errors import DataError
@@ -66,9 +66,9 @@ class WindowBatches(Stream):
                                 f"{getattr(param, field):g}), and a batch wants {count}; change {field} or "
                                 "fg_fraction")
 
-    def _make(self, batch: int) -> tuple[np.ndarray, ...] | None:
+    def _make(self, batch: int) -> Batch | None:
         crop, channels = self._crop, self._windows.channels
-        data = self._memory((self._batch_size, crop, crop, channels))
+        data, memory = self._empty((self._batch_size, crop, crop, channels))
         labels = np.zeros(self._batch_size, np.float32)
         first_foreground = self._batch_size - self._foregrounds
         for i in range(self._batch_size):
@@ -80,7 +80,7 @@ class WindowBatches(Stream):
             if i >= first_foreground:
                 labels[i] = self._windows.label[window]
             self._write(window, self._mirror and bool(rng.integers(2)), data[i])
-        return data.transpose(0, 3, 1, 2), labels
+        return Batch((data.transpose(0, 3, 1, 2), labels), memory)
 
     def _write(self, window: int, mirrored: bool, out: np.ndarray) -> None:
         """Warp a window into `out`, H x W x C; what lies outside the image is the mean, that is 0."""

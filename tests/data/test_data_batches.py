@@ -170,7 +170,7 @@ def test_images_stay_bytes_where_they_may(make):
     """Image 5 is floats, and so is its batch; memory is used again for the other kind."""
     expected = take(make(AUGMENT, seed=3, source=Source(floats=[5])), 12)
     batches = make(AUGMENT, seed=3, source=Source(floats=[5]))
-    batches.as_bytes = True
+    batches.prepare(host.Feed().empty, as_bytes=True)
     kinds = []
     for data, labels in expected:
         assert batches.peek_shape() == data.shape

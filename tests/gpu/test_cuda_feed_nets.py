@@ -177,7 +177,7 @@ def test_closing_with_a_batch_on_its_way(files, transformed):
     assert isinstance(layer, StreamLayer)
     net.forward()
     layer.batches._take_head()
-    layer.feed.start(layer.batches._head.result())
+    layer.feed.start(layer.batches._head.result().arrays)
     found = net.blobs["data"].data.get()
     net.close()
     net.close()
