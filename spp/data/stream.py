@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spp.data.ahead import ahead, program_ends
+from spp.data.ahead import ahead, program_ends, workers
+from spp.errors import DataError
 
 
 class Batch(NamedTuple):
@@ -19,16 +20,20 @@ class Batch(NamedTuple):
 
 
 class Stream(ABC):
-    """Batches 0, 1, 2, ... from `_make`, of which `depth` are made ahead on `threads` threads.
+    """Batches 0, 1, 2, ... from `_make`, made ahead on `threads` threads (None: `ahead.workers`).
 
-    Everything about a batch is a pure function of the seed and its number (draw with `transform.generator`).
-    So the numbers do not depend on the threads, and setting the position costs nothing.
+    At least `prefetch` batches are made ahead, and at least one per thread. Everything about a batch is a pure
+    function of the seed and its number (draw with `transform.generator`). So the numbers do not depend on the threads,
+    and setting the position costs nothing. Raises DataError for a batch_size below 1.
     """
 
-    def __init__(self, seed: int, depth: int, threads: int) -> None:
+    def __init__(self, batch_size: int, seed: int, prefetch: int, threads: int | None = None) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, found {batch_size}")
+        self._batch_size = batch_size
         self._seed = seed
-        self._depth = depth
-        self._threads = threads
+        self._threads = threads or workers()
+        self._depth = max(prefetch, self._threads)
         self._position = 0
         self._futures: Any = None                   # the generator of futures of the batches from `_position` on
         self._head: Any = None                      # the future of batch `_position`, after it was taken from there

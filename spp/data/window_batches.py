@@ -3,10 +3,9 @@ import numpy as np
 
 from spp.boxes import context_window
 from spp.data import images
-from spp.data.ahead import workers
 from spp.data.listing import read_bytes
 from spp.data.stream import Batch, Stream
-from spp.data.transform import RECORDS, check, generator, read_mean
+from spp.data.transform import RECORDS, check, generator, mean_per_channel, read_mean
 from spp.data.windows import WindowFile
 from spp.errors import DataError
 from spp.proto import caffe_pb2
@@ -16,12 +15,12 @@ USED = ("scale", "mirror", "crop_size", "mean_file", "mean_value", "mean_mode")
 
 
 class WindowBatches(Stream):
-    """Batches of windows: first background, then int(batch_size * fg_fraction) foreground.
+    """Batches of windows: background windows, then int(batch_size * fg_fraction) foreground windows.
 
-    `next` gives data, float32, N x C x crop_size x crop_size, and labels, float32, N (background: 0). A
+    `next` returns data, float32, N x C x crop_size x crop_size, and labels, float32, N (background: 0). A
     window whose overlap reaches fg_threshold is foreground; else, if it is below bg_threshold, background.
-    They are drawn with replacement, and mirrored with probability 1/2 where `mirror` says so. `cache_images`
-    keeps the image files' bytes in memory once they are read.
+    Windows are drawn with replacement, and with `mirror` flipped with probability 1/2. `cache_images`
+    keeps the bytes of the image files in memory after they are read.
 
     Raises DataError for parameters that are out of range or do not fit the windows, and from `next` for a bad
     image, which it names.
@@ -29,8 +28,7 @@ class WindowBatches(Stream):
 
     def __init__(self, windows: WindowFile, param: caffe_pb2.WindowDataParameter,
                  transform_param: caffe_pb2.TransformationParameter, seed: int = 0) -> None:
-        threads = workers()
-        super().__init__(seed, max(PREFETCH, threads), threads)
+        super().__init__(param.batch_size, seed, PREFETCH)
         _check(param, transform_param)
         self._windows = windows
         self._crop: int = transform_param.crop_size
@@ -40,7 +38,6 @@ class WindowBatches(Stream):
         self._scale = np.float32(transform_param.scale)
         self._mean = mean_patch(transform_param, windows.channels)
         self._files: dict[int, bytes] | None = {} if param.cache_images else None
-        self._batch_size: int = param.batch_size
         # float32, as Caffe's product and comparisons: 10 * 0.7 is 7, and an overlap of 0.6 reaches 0.6
         foreground = windows.overlap >= np.float32(param.fg_threshold)
         background = ~foreground & (windows.overlap < np.float32(param.bg_threshold))
@@ -58,12 +55,12 @@ class WindowBatches(Stream):
         if unlabelled.size:
             raise DataError(f"{self._windows.place(unlabelled[0])}: a foreground window (its overlap reaches "
                             f"fg_threshold {param.fg_threshold:g}) needs a class of 1 or more, found 0")
-        for kind, count, found, field, way in (
+        for kind, count, windows, field, comparison in (
                 ("foreground", self._foregrounds, self._foreground, "fg_threshold", "at least"),
                 ("background", self._batch_size - self._foregrounds, self._background, "bg_threshold", "below")):
-            if count and not found.size:
-                raise DataError(f"window file '{self._windows.source}' has no {kind} window (overlap {way} {field} "
-                                f"{getattr(param, field):g}), and a batch wants {count}; change {field} or "
+            if count and not windows.size:
+                raise DataError(f"window file '{self._windows.source}' has no {kind} window (overlap {comparison} "
+                                f"{field} {getattr(param, field):g}), and a batch needs {count}; change {field} or "
                                 "fg_fraction")
 
     def _make(self, batch: int) -> Batch | None:
@@ -83,7 +80,7 @@ class WindowBatches(Stream):
         return Batch((data.transpose(0, 3, 1, 2), labels), memory)
 
     def _write(self, window: int, mirrored: bool, out: np.ndarray) -> None:
-        """Warp a window into `out`, H x W x C; what lies outside the image is the mean, that is 0."""
+        """Warp a window into `out`, H x W x C; pixels outside the image have the mean colour, that is 0."""
         image = self._image(self._windows.image[window], window)
         box, size = self._windows.boxes[window], (image.shape[0], image.shape[1])
         across, down = context_window(box, size, self._crop, self._context_pad, self._square)
@@ -104,7 +101,7 @@ class WindowBatches(Stream):
                     self._files[index] = data
             image = images.decode(data, self._windows.channels == 3)
             if image.shape[:2] != (listed.height, listed.width):
-                raise DataError(f"is {image.shape[0]} x {image.shape[1]} pixels (height x width), and the window "
+                raise DataError(f"is {image.shape[0]} x {image.shape[1]} pixels (height x width), but the window "
                                 f"file says {listed.height} x {listed.width}; correct it")
         except DataError as error:
             raise DataError(f"{self._windows.place(window)}: image '{listed.path}': {error}") from error
@@ -112,14 +109,11 @@ class WindowBatches(Stream):
 
 
 def mean_patch(param: caffe_pb2.TransformationParameter, channels: int) -> np.ndarray:
-    """What is subtracted from a crop, H x W x C: the mean image's centre (or all of it, warped), or mean_value."""
+    """The mean to subtract from a crop, H x W x C: the mean image's centre (or all of it, warped), or mean_value."""
     crop = param.crop_size
     if not param.mean_file:
         values = np.array(param.mean_value or [0], np.float32)
-        if values.size not in (1, channels):
-            raise DataError(f"mean_value is given {values.size} times; specify either 1 mean_value or as many as "
-                            f"the image has channels: {channels}")
-        return np.broadcast_to(values, (crop, crop, channels))
+        return np.broadcast_to(mean_per_channel(values, channels), (crop, crop, channels))
     mean = read_mean(param.mean_file)
     if mean.shape[2] != channels:
         raise DataError(f"mean_file '{param.mean_file}' has {mean.shape[2]} channel(s), and the window file's "
@@ -142,8 +136,6 @@ def _check(param: caffe_pb2.WindowDataParameter, transform_param: caffe_pb2.Tran
     crop = transform_param.crop_size
     if not crop:
         raise DataError("transform_param needs crop_size, the side of the warped windows; set it (R-CNN: 227)")
-    if param.batch_size < 1:
-        raise DataError(f"batch_size must be at least 1, found {param.batch_size}")
     if 2 * param.context_pad >= crop:
         raise DataError(f"context_pad {param.context_pad} on both sides leaves nothing of crop_size {crop}; make "
                         "it smaller (R-CNN: 16)")

@@ -1,7 +1,6 @@
 """SSD's boxes: priors around the cells of a map, predictions decoded against them, non-maximum suppression.
 
-Boxes are (x1, y1, x2, y2) as fractions of the image's width and height, 0 to 1 (`spp.boxes.from_unit` gives
-pixels); arrays are NumPy's.
+Boxes are (x1, y1, x2, y2) as parts of the image's width and height, 0 to 1; arrays are of the host.
 """
 from typing import Sequence
 

@@ -1,7 +1,6 @@
 """Pooling of regions of interest: max over bins (Fast R-CNN's RoI pooling), position-sensitive average (R-FCN).
 
-A region is (image, x1, y1, x2, y2), a box (`spp.boxes`) in the coordinates of the input image; spatial_scale
-converts them to those of the map.
+A region is (image, x1, y1, x2, y2) in the coordinates of the input image; spatial_scale leads to those of the map.
 """
 from typing import Any
 

@@ -194,9 +194,9 @@ def test_checking_the_size(run, classes):
     (["no", "db"], r"root folder 'no' not found \(looked from /.*\); check the path"),
     (["photos", "no.txt", "db"], "list file 'no.txt' cannot be read: No such file or directory"),
     (["photos", "photos/list", "db"], "list:2: expected `path label`, the label a whole number, found 'x y'"),
-    (["photos/cat", "db"], "'photos/cat' has no folders, one a class; make them, or give a list file"),
+    (["photos/cat", "db"], "'photos/cat' has no class folders; create one per class, or give a list file"),
     (["photos", "photos"], "'photos' exists already; remove it, or give the database another name"),
-    (["photos", "nothing/db"], "'nothing/db' cannot be made: Not a directory; 'nothing' must be a folder"),
+    (["photos", "nothing/db"], "'nothing/db' cannot be created: Not a directory; 'nothing' must be a folder"),
     (["photos/cat", "nothing", "db"], "none of the 1 files could be read as an image; check ROOT_FOLDER")])
 def test_mistakes_get_one_line(run, classes, arguments, message):
     Path("photos/list").write_text("cat/c.png 1\nx y\n")

@@ -200,8 +200,8 @@ def test_images_of_different_sizes(make):
     assert [batches.next()[0].shape[2] for _ in range(4)] == [8, 9, 10, 8]
     assert make("crop_size: 8", source=Source(shape=shape)).next()[0].shape == (4, 3, 8, 8)
     batches = make(source=Source(shape=shape))
-    message = (r"image 1: makes an input of 9 x 9 x 3 \(height x width x channels\), the first of its batch "
-               "one of 8 x 9 x 3; images of different sizes need batch_size 1")
+    message = (r"image 1: gives an input of 9 x 9 x 3 \(height x width x channels\), but the first image of its batch "
+               "gives 8 x 9 x 3; images of different sizes need batch_size 1")
     with pytest.raises(DataError, match=message):
         batches.next()
 

@@ -146,7 +146,7 @@ def test_an_existing_target_is_not_touched(tmp_path):
     path = build(tmp_path / "db", numbered(3))
     with pytest.raises(DataError, match="'.*db' exists already; remove it, or give the database another"):
         DatabaseWriter(path)
-    with pytest.raises(DataError, match="'.*late' was made by somebody else meanwhile; nothing was written"):
+    with pytest.raises(DataError, match="'.*late' was created by another program in the meantime; nothing"):
         with DatabaseWriter(str(tmp_path / "late")) as writer:
             writer.put(b"k", b"v")
             (tmp_path / "late").touch()
@@ -161,7 +161,7 @@ def test_the_folders_above_are_made(tmp_path):
 
 def test_a_target_in_a_file(tmp_path):
     (tmp_path / "no").touch()
-    with pytest.raises(DataError, match="cannot be made: Not a directory; '.*/no' must be a folder that can be"):
+    with pytest.raises(DataError, match="cannot be created: Not a directory; '.*/no' must be a folder that can be"):
         DatabaseWriter(str(tmp_path / "no" / "db"))
 
 

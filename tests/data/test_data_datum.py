@@ -156,7 +156,7 @@ def test_bad_list_files(tmp_path):
 
 
 def test_class_folders(tmp_path):
-    with pytest.raises(DataError, match="has no folders, one a class; make them, or give a list file"):
+    with pytest.raises(DataError, match="has no class folders; create one per class, or give a list file"):
         listing.list_folders(str(tmp_path))
     for name in ("dog/2.jpg", "dog/10.jpg", "cat/deep/x.png", "cat/a b.jpg", "cat/.hidden", ".git/x",
                  "beside.txt"):

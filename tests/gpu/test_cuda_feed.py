@@ -120,7 +120,7 @@ class Batches(Stream):
                   np.random.default_rng(0).normal(100, 30, (20, 9, 3)).astype(np.float32))
 
     def __init__(self):
-        super().__init__(0, 2, 2)
+        super().__init__(batch_size=2, seed=0, prefetch=2, threads=2)
 
     @staticmethod
     def _shape(batch):

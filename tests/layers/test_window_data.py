@@ -123,8 +123,8 @@ WRONG = [("# 0", "# 1", r"1: expected `# 0` \(the images are numbered 0, 1, 2 ..
          ("4 0.300 3 4 5 6", "4 nan 3 4 5 6", "9: expected an overlap of 0 to 1, found"),
          ("4 0.300 3 4 5 6", "4 0.3 6 4 5 6", "9: expected x1 <= x2 and y1 <= y2, found '4 0.3 6 4 5 6'"),
          ("4 0.300 3 4 5 6", "4 0.3 3 7 5 6", "9: expected x1 <= x2 and y1 <= y2, found"),
-         ("4 0.300 3 4 5 6", "4 0.3 3 40 5 46", r"9: expected a window that meets its image of 40 x 60 pixels"),
-         ("4 0.300 3 4 5 6", "4 0.3 -3 4 -1 6", r"9: expected a window that meets its image of 40 x 60 pixels")]
+         ("4 0.300 3 4 5 6", "4 0.3 3 40 5 46", r"9: expected a window that overlaps its image of 40 x 60 pixels"),
+         ("4 0.300 3 4 5 6", "4 0.3 -3 4 -1 6", r"9: expected a window that overlaps its image of 40 x 60 pixels")]
 
 
 @pytest.mark.parametrize("old, new, message", WRONG)
@@ -139,7 +139,7 @@ def test_no_file_and_an_empty_one(here):
     with pytest.raises(SppError, match="window file 'none' cannot be read: No such file or directory; check the path"):
         read_windows("none")
     (here / "empty").write_text("\n")
-    with pytest.raises(SppError, match="window file 'empty' is empty; give one in R-CNN's form"):
+    with pytest.raises(SppError, match="window file 'empty' is empty; give one in R-CNN's format"):
         read_windows("empty")
 
 
@@ -318,13 +318,13 @@ USED = "scale, mirror, crop_size, mean_file, mean_value, mean_mode"
     ("crop_size: 10", "crop_size: 10 mean_file: 'gray'", r"mean_file 'gray' has 1 channel\(s\), and the window file's "
                                                          "images 3"),
     ("fg_threshold: 0.6", "fg_threshold: 1.1", r"window file 'windows' has no foreground window \(overlap at least "
-                                               r"fg_threshold 1.1\), and a batch wants 2; change fg_threshold or"),
+                                               r"fg_threshold 1.1\), and a batch needs 2; change fg_threshold or"),
     ("fg_threshold: 0.6", "bg_threshold: 0", r"window file 'windows' has no background window \(overlap below "
-                                             r"bg_threshold 0\), and a batch wants 6; change bg_threshold or fg_"),
+                                             r"bg_threshold 0\), and a batch needs 6; change bg_threshold or fg_"),
     ("fg_threshold: 0.6", "fg_threshold: 0", r"windows:10: a foreground window \(its overlap reaches fg_threshold 0\) "
                                              "needs a class of 1 or more, found 0"),
     ("root_folder: ''", "root_folder: 'x/'", r"windows:\d+: image 'x/photos/\d.png': cannot be read: No such file"),
-    ("'windows'", "'sizes'", r"sizes:\d+: image 'photos/\d.png': is 40 x 60 pixels \(height x width\), and the window "
+    ("'windows'", "'sizes'", r"sizes:\d+: image 'photos/\d.png': is 40 x 60 pixels \(height x width\), but the window "
                              "file says 41 x 60; correct it"),
     ("'windows'", "'damaged'", r"damaged:\d+: image 'windows': cannot be decoded as an image"),
     ("top: 'label'", "", r"takes exactly 2 top blob\(s\), found 1")])
