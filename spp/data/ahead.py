@@ -18,7 +18,7 @@ from spp.errors import DataError
 
 WORKERS = "SPP_DATA_WORKERS"        # environment variable: number of threads per source
 MAX_WORKERS = 4                     # unless the variable is set
-IDLE_CHECK = 0.2                     # seconds after which an idle thread checks whether the program has ended
+IDLE_CHECK = 0.2                    # seconds after which an idle thread checks whether the program has ended
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

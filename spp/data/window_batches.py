@@ -10,7 +10,7 @@ from spp.data.windows import WindowFile
 from spp.errors import DataError
 from spp.proto import caffe_pb2
 
-PREFETCH = 4            # batches, as Caffe's
+PREFETCH = 4            # batches, as in Caffe
 USED = ("scale", "mirror", "crop_size", "mean_file", "mean_value", "mean_mode")
 
 
