@@ -74,12 +74,12 @@ def clip(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float, eta: float = 1.0, top_k: int = -1,
         offset: int = 1) -> np.ndarray:
-    """Greedy non-maximum suppression: the indices of the boxes that stay, best first.
+    """Greedy non-maximum suppression: the indices of the boxes that are kept, best first.
 
-    boxes: N x 4; scores: N. A box is dropped if its IoU with a better one that stays exceeds `threshold`; of equal
-    scores the first comes first. Only the top_k best are considered (-1: all). With eta below 1 the threshold is
-    multiplied by it after every box that stays, while it is above 0.5 (SSD). offset: a side is x2 - x1 + offset; 1 for
-    boxes in pixels, 0 for SSD's corners.
+    boxes: N x 4; scores: N. A box is dropped if its IoU with a better kept box exceeds `threshold`; of equal scores
+    the first is better. Only the top_k best boxes are considered (-1: all). With eta below 1 the threshold is
+    multiplied by it after every kept box while it is above 0.5 (SSD). offset: sides are x2 - x1 + offset; 1 for boxes
+    in pixels, 0 for SSD's corners.
     """
     order = np.argsort(-scores, kind="stable")
     if top_k > -1:
@@ -87,9 +87,9 @@ def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float, eta: float = 1.
     ranked = boxes[order]
     if offset:
         ranked = ranked + np.array([0, 0, offset, offset], np.float64)
-    kept = np.empty(len(order), bool)
-    backend.of(boxes).nms(np.ascontiguousarray(ranked), threshold, eta, kept)
-    return order[kept]
+    mask = np.empty(len(order), bool)
+    backend.of(boxes).nms(np.ascontiguousarray(ranked), threshold, eta, mask)
+    return order[mask]
 
 
 class CropRule(NamedTuple):
@@ -103,8 +103,8 @@ class CropRule(NamedTuple):
     last_included: bool
 
 
-# A pixel more or less is seen after warping, so each is as its original: Caffe's window_data_layer.cpp with C's round,
-# and pycaffe's detector.py with NumPy's, whose slices leave the last row and column out.
+# A pixel more or less is visible after warping, so each is like its original: Caffe's window_data_layer.cpp rounds
+# as C does, pycaffe's detector.py as NumPy does (halves to even), and its slices leave out the last row and column.
 WINDOW_DATA = CropRule(np.float32, round_half_away, last_included=True)
 PYCAFFE = CropRule(np.float64, np.round, last_included=False)
 
