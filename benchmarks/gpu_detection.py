@@ -21,6 +21,7 @@ import nets
 import turns
 from spp import backend
 from spp.backend.types import Bins
+from spp.boxes import to_half_open
 from spp.errors import SppError
 from spp.layers import TEST
 from spp.net import Net
@@ -61,8 +62,7 @@ def make(contender: str, name: str) -> Callable[[], Any] | None:
 def pyramids(x: Any, windows: np.ndarray, features: Any) -> None:
     """features (count x FEATURES) = the levels of each window on the map x, 1 x C x H x W, one after the other."""
     used = backend.of(x)
-    first, last = windows[:, :2].astype(int), windows[:, 2:].astype(int) + 1
-    edges = spp.window_bins(np.stack([first[:, 1], last[:, 1], first[:, 0], last[:, 0]], 1), LEVELS)
+    edges = spp.window_bins(to_half_open(windows.astype(int)), LEVELS)
     table = Bins(*map(used.from_host, (np.zeros(len(windows), np.int32), *edges)))
     counts = [bins * bins for bins in LEVELS]
     pooled = used.xp.empty((len(windows), x.shape[1], sum(counts)), x.dtype)

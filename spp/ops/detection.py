@@ -7,7 +7,7 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from spp import backend
+from spp.boxes import nms
 
 
 def aspect_ratios(parameters: Sequence[float], flip: bool) -> list[float]:
@@ -86,13 +86,9 @@ def best(boxes: np.ndarray, scores: np.ndarray, rules: Suppression) -> np.ndarra
 
     boxes: (P, 4); scores: (P,).
     """
-    order = np.flatnonzero(scores > rules.confidence_threshold)
-    order = order[np.argsort(-scores[order], kind="stable")]
-    if rules.top_k > -1:
-        order = order[:rules.top_k]
-    mask = np.empty(len(order), bool)
-    backend.of(boxes).nms(np.ascontiguousarray(boxes[order]), rules.nms_threshold, rules.eta, mask)
-    return order[mask]
+    candidates = np.flatnonzero(scores > rules.confidence_threshold)
+    return candidates[nms(boxes[candidates], scores[candidates], rules.nms_threshold, rules.eta, rules.top_k,
+                          offset=0)]
 
 
 def detections(boxes: np.ndarray, scores: np.ndarray, background: int, rules: Suppression,

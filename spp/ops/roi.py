@@ -6,15 +6,7 @@ import numpy as np
 
 from spp import backend
 from spp.backend.types import Array, Bins
-
-
-def round_half_away(x: np.ndarray) -> np.ndarray:
-    """To the nearest whole number, halves away from zero, as C's round does; NumPy rounds halves to even.
-
-    x: of any floating dtype, which the result has too.
-    """
-    wide = np.asarray(x, np.float64)        # where + 0.5 is exact for every float32
-    return np.copysign(np.floor(np.abs(wide) + 0.5), wide).astype(np.asarray(x).dtype)
+from spp.boxes import round_half_away
 
 
 def max_bins(rois: np.ndarray, pooled: tuple[int, int], scale: float,
