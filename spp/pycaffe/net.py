@@ -311,21 +311,21 @@ class Net:
 
     def before_forward(self, function: Callable[[int], Any]) -> None:
         """Call `function(layer number)` before each layer's forward; so do the next three."""
-        self._net.before_forward.append(self._lending(function))
+        self._net.before_forward.append(self._with_host_access(function))
 
     def after_forward(self, function: Callable[[int], Any]) -> None:
         """After each layer's forward."""
-        self._net.after_forward.append(self._lending(function))
+        self._net.after_forward.append(self._with_host_access(function))
 
     def before_backward(self, function: Callable[[int], Any]) -> None:
         """Before each layer's backward, whether it has a gradient to compute or not."""
-        self._net.before_backward.append(self._lending(function))
+        self._net.before_backward.append(self._with_host_access(function))
 
     def after_backward(self, function: Callable[[int], Any]) -> None:
         """After each layer's backward."""
-        self._net.after_backward.append(self._lending(function))
+        self._net.after_backward.append(self._with_host_access(function))
 
-    def _lending(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _with_host_access(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, called in the middle of the engine's work, with the arrays up to date on both sides."""
         @functools.wraps(function)
         def called(*args: Any) -> Any:

@@ -1,6 +1,6 @@
-"""What a training tells while it runs: log lines in Caffe's words, a history file, a progress bar.
+"""Listeners of a training: log lines in Caffe's words, a history file, a progress bar.
 
-A solver calls its listeners; a listener changes nothing in the training.
+A solver calls the methods of its listeners in their order, at the events that Listener describes.
 """
 import json
 import math
@@ -18,38 +18,44 @@ Outputs = Sequence[tuple[str, float, float]]    # (blob name, value, loss weight
 
 
 class Listener:
-    """Does nothing; a child overrides what it wants to hear of."""
+    """One method per event of a training; each does nothing, and a subclass overrides those that it needs."""
 
     def on_start(self, solver: Any) -> None:
-        """The training begins, or goes on, at `solver.iter`."""
+        """`solve` begins or resumes the training at `solver.iter`."""
+
+    def on_step_begin(self, solver: Any) -> None:
+        """An iteration begins, before its first forward pass."""
+
+    def on_gradients(self, solver: Any) -> None:
+        """The gradients of an iteration are complete and not yet applied; the listener may change them."""
 
     def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
-        """The update that makes `iteration` updates has been done, with `images` images."""
+        """Update number `iteration` has been applied; its gradients are of `images` images."""
 
     def on_display(self, solver: Any, iteration: int, loss: float, lr: float, outputs: Outputs) -> None:
-        """Every `display` iterations, before the update: the loss averaged over `average_loss` of them."""
+        """Every `display` iterations, before the update; `loss` is the mean of the last `average_loss` iterations."""
 
     def on_test_batch(self, solver: Any, index: int, done: int, batches: int) -> None:
         """Test net `index` has been run on `done` of its `batches` batches."""
 
     def on_test(self, solver: Any, iteration: int, index: int, outputs: Outputs, loss: float | None) -> None:
-        """Test net `index` has been run: outputs averaged over `test_iter` batches, and so the loss.
+        """Test net `index` has been run; outputs and loss are means over its `test_iter` batches.
 
-        The loss is None unless `test_compute_loss`.
+        The loss is None unless the solver has `test_compute_loss`.
         """
 
     def on_snapshot(self, solver: Any, path: str) -> None:
         """A snapshot has been written to `path`."""
 
     def on_message(self, solver: Any, text: str) -> None:
-        """Anything else that a reader of the log should know."""
+        """A further line for the log."""
 
     def on_end(self, solver: Any, reason: str) -> None:
         """The training has ended: `reason` is "done" or "stopped"."""
 
 
 class Pace:
-    """How fast the training goes; the time that tests and snapshots take does not count."""
+    """Measures training speed; the time of tests and snapshots is excluded."""
 
     def __init__(self) -> None:
         self.iterations = self.images = 0
@@ -65,7 +71,7 @@ class Pace:
         self._last = now
 
     def skip(self) -> None:
-        """Something that is not training has ended."""
+        """Exclude the time since the last call: a test or a snapshot has ended."""
         self._last = time.perf_counter()
 
     def take(self) -> tuple[int, int, float]:

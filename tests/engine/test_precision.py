@@ -9,7 +9,7 @@ import pytest
 
 import cuda_cpu
 from programs import error_of, run
-from small_solver import NET as SMALL_NET, Recorder, weights
+from small_solver import NET as SMALL_NET, Hook, Recorder, weights
 from spp.training import snapshot
 from spp.backend import host
 from spp.errors import NetError, SolverError
@@ -118,7 +118,7 @@ def test_an_overflow_skips_the_update(make, any_precision, bad):
         if solver.iter == 2:
             solver.net.learnable[1].blob.diff[3] = bad
 
-    solver.after_gradients.append(spoil)
+    solver.listeners.append(Hook(spoil))
     solver.step(2)
     before, history = weights(solver), [h.copy() for h in solver.history]
     solver.step(1)
@@ -150,6 +150,6 @@ def test_the_scale_grows_slowly_and_is_in_snapshots(make, any_precision):
 def test_gradients_that_overflow_without_scaling(make, any_precision):
     solver = make(device="cpu", precision="fp16")
     solver.loss_scale.restore({"value": 1.0, "updates": 0})
-    solver.after_gradients.append(lambda: solver.net.learnable[0].blob.diff.fill(np.inf))
+    solver.listeners.append(Hook(lambda: solver.net.learnable[0].blob.diff.fill(np.inf)))
     with pytest.raises(SolverError, match="overflow fp16 without any loss scaling: training has diverged; lower"):
         solver.step(1)

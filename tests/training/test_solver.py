@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from small_solver import NET, Recorder, weights
+from small_solver import NET, Hook, Recorder, weights
 from spp.training import policies
 from spp.training import snapshot
 from spp.errors import SolverError, SppError
@@ -94,8 +94,7 @@ def test_functions_called_where_a_step_begins_and_where_its_gradients_are_comple
         gradient = max(abs(entry.blob.diff).max() for entry in solver.net.learnable)
         seen.append((name, solver.iter, gradient > 0, weights(solver)[0].copy()))
 
-    solver.before_step.append(lambda: look("begins"))
-    solver.after_gradients.append(lambda: look("complete"))
+    solver.listeners.append(Hook(lambda: look("complete"), lambda: look("begins")))
     solver.step(2)
     assert [entry[:3] for entry in seen] == [("begins", 0, False), ("complete", 0, True), ("begins", 1, True),
                                              ("complete", 1, True)]
