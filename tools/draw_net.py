@@ -1,8 +1,6 @@
 """Draw a net."""
 import argparse
 import os
-import shutil
-import subprocess
 import sys
 from typing import Sequence
 
@@ -48,7 +46,10 @@ def draw(args: argparse.Namespace) -> int:
     words = drawing.to_dot(net, args.rankdir)
     kind = os.path.splitext(args.output)[1].lower()
     if kind in PICTURES:
-        picture = _picture(words, kind[1:], args.output)
+        try:
+            picture = drawing.render(words, kind[1:])
+        except SppError as error:
+            raise SppError(f"{args.output}: {error}") from error
     elif kind in (".dot", ".gv"):
         picture = words.encode()
     else:
@@ -57,18 +58,6 @@ def draw(args: argparse.Namespace) -> int:
         file.write(picture)
     print(args.output)
     return 0
-
-
-def _picture(words: str, kind: str, output: str) -> bytes:
-    program = shutil.which("dot")
-    if program is None:
-        raise SppError(f"{output}: drawing needs the program dot; install graphviz, or write a .dot file, or print "
-                       "the net as a table with summarize_net")
-    result = subprocess.run([program, f"-T{kind}"], input=words.encode(), capture_output=True)
-    if result.returncode:
-        reason = result.stderr.decode(errors="replace").strip().replace("\n", "; ")
-        raise SppError(f"{output}: dot failed: {reason}; write a .dot file instead and look at it")
-    return result.stdout
 
 
 if __name__ == "__main__":
