@@ -7,7 +7,7 @@ from typing import Any, Callable, NoReturn, Sequence
 from spp import backend
 from spp.errors import SppError
 from spp.layers.base import PRECISIONS
-from spp.pycaffe.__main__ import install
+from spp.pycaffe import alias
 
 INTERRUPTED = 130      # the shell's exit code for a program that Ctrl-C ended
 
@@ -111,7 +111,7 @@ def guarded(work: Callable[[], int]) -> int:
 
     `import caffe` means spp.pycaffe meanwhile, for the Python layers of the user's nets.
     """
-    install()
+    alias.install()
     if sys.stderr.isatty():
         backend.on_compilation(lambda: print("compiling kernels that this machine uses for the first time; later "
                                              "runs start at once", file=sys.stderr))

@@ -11,6 +11,7 @@ from typing import Iterator
 
 from spp import backend
 from spp.errors import SppError
+from spp.training.reporting import glog_prefix
 
 LEVELS = (logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)    # glog's INFO, WARNING, ERROR, FATAL
 MIN_LEVEL = "GLOG_minloglevel"      # environment variable: the least level that is shown
@@ -153,13 +154,12 @@ class _Threshold(logging.Filter):
 
 
 class _Glog(logging.Formatter):
-    """The form of glog's lines: level and date, time, process, source, text."""
+    """The format of glog's lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created)
-        letter = "F" if record.levelno >= logging.CRITICAL else record.levelname[0]
-        return (f"{letter}{when:%m%d %H:%M:%S.%f} {record.process:5d} {record.filename}:{record.lineno}] "
-                f"{record.getMessage()}")
+        severity = "F" if record.levelno >= logging.CRITICAL else record.levelname[0]
+        return glog_prefix(severity, datetime.fromtimestamp(record.created), record.process or 0,
+                           f"{record.filename}:{record.lineno}") + record.getMessage()
 
 
 def init_log(level: int | None = None, stderr: bool = True) -> None:

@@ -90,8 +90,8 @@ class LogLines(Listener):
         self.pace = Pace()
 
     def write(self, text: str) -> None:
-        """One line to every stream: level and date, time, process, source, text."""
-        prefix = f"I{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5d} solver.py:1] "
+        """Write one line to every stream, after glog's prefix."""
+        prefix = glog_prefix("I", datetime.now(), os.getpid(), "solver.py:1")
         for stream in self.streams:
             stream.write(prefix + text + "\n")
             stream.flush()
@@ -134,6 +134,11 @@ class LogLines(Listener):
 
     def on_end(self, solver: Any, reason: str) -> None:
         self.write("Optimization Done." if reason == "done" else "Optimization stopped early.")
+
+
+def glog_prefix(severity: str, time: datetime, process: int, source: str) -> str:
+    """What glog writes before the text of a line; severity: "I", "W", "E" or "F"; source: file and line."""
+    return f"{severity}{time:%m%d %H:%M:%S.%f} {process:5d} {source}] "
 
 
 def output_text(name: str, value: float, weight: float) -> str:
