@@ -6,7 +6,7 @@ import numpy as np
 
 from spp.atomic import replacing
 from spp.blob import Blob
-from spp.errors import NetError, ProtoError
+from spp.errors import NetError, ProtoError, format_shape
 from spp.proto import arrays, binary, caffe_pb2
 
 
@@ -73,8 +73,8 @@ def assign(blobs: Sequence[Blob], sources: Sequence[Any], where: str) -> None:
         try:
             if isinstance(source, np.ndarray):
                 if source.shape != blob.shape:
-                    raise NetError(f"param {i}: the file's shape is {' x '.join(map(str, source.shape))}, the net's "
-                                   f"is {' x '.join(map(str, blob.shape))}")
+                    raise NetError(f"param {i}: the file's shape is {format_shape(source.shape)}, the net's is "
+                                   f"{format_shape(blob.shape)}")
                 values = source
             else:
                 values = arrays.fitted(source, blob.shape, f"param {i}")

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from spp.data import images
 from spp.data.ahead import ahead, workers
 from spp.data.datum import DatumImages
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp.proto import arrays, binary
 from spp_tools.common import Parser, guarded, positive
 
@@ -65,8 +65,8 @@ def mean_image(path: str, short: int | None, crop: int | None) -> tuple[int, np.
         if total is None:
             total = np.zeros(image.shape)
         if image.shape != total.shape:
-            raise DataError(f"{source.name(index)} has {_text(image.shape)} (height x width x channels), "
-                            f"those before it {_text(total.shape)}, and a mean needs one size; give "
+            raise DataError(f"{source.name(index)} has {format_shape(image.shape)} (height x width x channels), "
+                            f"those before it {format_shape(total.shape)}, and a mean needs one size; give "
                             "--resize-short and --crop-size")
         total += image
     assert total is not None        # a Database is never empty
@@ -89,10 +89,6 @@ def read(source: DatumImages, short: int | None, crop: int | None, index: int) -
                         f"--crop-size {crop}; give --resize-short {crop} or more")
     top, left = (height - crop) // 2, (width - crop) // 2
     return image[top:top + crop, left:left + crop]
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from spp.atomic import replacing
 from spp.data import datum, images, listing
 from spp.data.ahead import ahead, workers
 from spp.data.database import DatabaseWriter
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp_tools.common import Parser, guarded, positive
 
 USAGE = "convert_imageset [options] ROOT_FOLDER [LISTFILE] DB_NAME"
@@ -126,8 +126,8 @@ def fill(writer: DatabaseWriter, entries: list[listing.Entry], args: argparse.Na
             continue
         first = first or shape
         if args.check_size and shape != first:
-            raise DataError(f"{path}: the image has {_text(shape)} (height x width x channels), the first "
-                            f"one {_text(first)}, and --check-size was given; add --resize-height and "
+            raise DataError(f"{path}: the image has {format_shape(shape)} (height x width x channels), the first "
+                            f"one {format_shape(first)}, and --check-size was given; add --resize-height and "
                             "--resize-width")
         writer.put(b"%08d_%s" % (number, os.fsencode(path)), record)
     if skipped == len(entries):
@@ -159,10 +159,6 @@ def make_record(args: argparse.Namespace, entry: listing.Entry) -> tuple[bytes, 
     if kind != wanted or image is not original or args.gray and images.decode(data).shape[2] != 1:
         data = images.encode(image, wanted)
     return datum.encoded(data, label), image.shape
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 if __name__ == "__main__":

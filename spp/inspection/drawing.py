@@ -3,7 +3,7 @@ import shutil
 import subprocess
 from typing import Any, Sequence
 
-from spp.errors import SppError
+from spp.errors import SppError, format_shape
 
 COLORS = {"Convolution": "#f4a582", "Deconvolution": "#f4a582", "Pooling": "#fddbc7", "SPP": "#fddbc7",
           "InnerProduct": "#b2abd2"}
@@ -33,7 +33,7 @@ def to_dot(net: Any, rankdir: str = "LR", shapes: dict[str, Sequence[int]] | Non
         if name in drawn:
             return
         drawn.add(name)
-        shape = "\n" + " x ".join(map(str, shapes[name])) if shapes and name in shapes else ""
+        shape = "\n" + format_shape(shapes[name]) if shapes and name in shapes else ""
         lines.append(f"  {_blob(name)} [shape=ellipse, fillcolor={_quoted(BLOB)}, label={_quoted(name + shape)}];")
         for producer in producers.get(name, []):
             edge(producer, _blob(name))

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from spp.data import images
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp.proto import arrays, caffe_pb2, files
 from spp.pycaffe.common import CaffeError, CaffeValueError, caffe_errors, readable
 
@@ -24,7 +24,7 @@ def blobproto_to_array(blob: caffe_pb2.BlobProto, return_diff: bool = False) -> 
     shape = arrays.shape_of(blob)
     if values.size != np.prod(shape, dtype=np.int64):
         raise CaffeValueError(f"cannot reshape the BlobProto's {values.size} values to its shape "
-                              f"{' x '.join(map(str, shape)) or '(none is given)'}; set blob.shape.dim")
+                              f"{format_shape(shape) if shape else '(none is given)'}; set blob.shape.dim")
     return values.reshape(shape)
 
 
@@ -68,7 +68,7 @@ def datum_to_array(datum: caffe_pb2.Datum) -> np.ndarray:
     values = np.array(bytearray(datum.data)) if datum.data else np.array(datum.float_data, float)
     shape = datum.channels, datum.height, datum.width
     if values.size != np.prod(shape, dtype=np.int64):
-        raise CaffeValueError(f"the Datum holds {values.size} values, which is not {' x '.join(map(str, shape))}, its "
+        raise CaffeValueError(f"the Datum holds {values.size} values, which is not {format_shape(shape)}, its "
                               "channels x height x width")
     return values.reshape(shape)
 
