@@ -7,13 +7,13 @@ import numpy as np
 from spp.atomic import replacing
 from spp.blob import Blob
 from spp.errors import NetError, ProtoError, format_shape
-from spp.proto import arrays, binary, caffe_pb2
+from spp.proto import arrays, binary, caffe_pb2, files
 
 
 def is_hdf5(path: str) -> bool:
     """Whether the file begins with HDF5's magic number."""
     with open(path, "rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+        return file.read(len(files.HDF5_MAGIC)) == files.HDF5_MAGIC
 
 
 def read(model: Any) -> Iterator[tuple[str, list[Any]]]:

@@ -171,7 +171,7 @@ def test_text_keeps_floats_short_and_letters_readable():
 # --- files ---
 
 @pytest.mark.parametrize("read, wanted", [
-    (read_net, "a net's prototxt; weights are given apart from it"), (read_solver, "a solver's prototxt")])
+    (read_net, "a net's prototxt; weights are given separately"), (read_solver, "a solver's prototxt")])
 def test_files_that_are_no_prototxt(tmp_path, read, wanted):
     weights = caffe_pb2.NetParameter(name="n", layer=[caffe_pb2.LayerParameter(name="a")]).SerializeToString()
     path = tmp_path / "file"
