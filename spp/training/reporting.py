@@ -76,10 +76,10 @@ class Pace:
 
     def take(self) -> tuple[int, int, float]:
         """Iterations, images and seconds since the last call."""
-        taken = self.iterations, self.images, self.seconds
+        counts = self.iterations, self.images, self.seconds
         self.iterations = self.images = 0
         self.seconds = 0.0
-        return taken
+        return counts
 
 
 class LogLines(Listener):
@@ -142,22 +142,21 @@ def glog_prefix(severity: str, time: datetime, process: int, source: str) -> str
 
 
 def output_text(name: str, value: float, weight: float) -> str:
-    """A net's output as Caffe prints it: its share of the loss where it has a loss weight."""
+    """A net's output as Caffe prints it; with its contribution to the loss if it has a loss weight."""
     loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
     return f"{name} = {value:g}{loss}"
 
 
 class History(Listener):
-    """Keeps what is displayed and tested in a file of JSON lines, for plots and tables.
+    """Writes the displayed values and the test results to a file of JSON lines, for plots and tables.
 
     Every line is an object with `kind` ("train" or "test"), `iteration`, `loss`, `seconds` (since the
-    training began, all runs together) and `outputs` (name to value, or to a list of values for an output
-    of several elements); "train" has `lr` and `images_per_second` too, "test" has `net`, the test net's
-    number. Not-a-number and infinity are written as null, and so are a speed not yet known and the loss of
-    a test net without losses.
+    training began, over all runs) and `outputs` (name to value, or to a list of values for an output of several
+    elements); "train" also has `lr` and `images_per_second`, "test" has `net`, the test net's number. NaN and
+    infinity are written as null, and so are an unknown speed and the loss of a test net without losses.
 
-    A resumed training goes on in the file, without the lines beyond the snapshot; a new one moves what
-    is there to `history.previous.jsonl`.
+    A resumed training appends to the file, without the lines after the snapshot; a new training renames an existing
+    file to `history.previous.jsonl`.
     """
 
     def __init__(self, path: str) -> None:
@@ -215,7 +214,7 @@ def _by_name(outputs: Outputs) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value, _ in outputs:
         values.setdefault(name, []).append(_finite(value))
-    return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
+    return {name: elements[0] if len(elements) == 1 else elements for name, elements in values.items()}
 
 
 def set_aside(path: str) -> None:
@@ -225,10 +224,10 @@ def set_aside(path: str) -> None:
 
 
 def read_history(path: str) -> list[dict[str, Any]]:
-    """The lines of a History file, each iteration's last one of a kind where it was run again after a resume.
+    """The lines of a History file; of an iteration that was repeated after a resume, only the last line of its kind.
 
-    A last line that is torn, as a killed process may leave it, is left out. Raises SppError if the file
-    cannot be read, or another line is not JSON.
+    An incomplete last line, as a killed process may leave it, is skipped. Raises SppError if the file cannot be
+    read, or another line is not JSON.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -251,7 +250,7 @@ def read_history(path: str) -> list[dict[str, Any]]:
 
 
 class Progress(Listener):
-    """A bar with loss, lr, images a second and the time left; for terminals."""
+    """A progress bar with loss, learning rate, images per second and the time left; for terminals."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -286,7 +285,7 @@ class Progress(Listener):
         self.pace.skip()
 
     def on_snapshot(self, solver: Any, path: str) -> None:
-        if ".solverstate" in path:      # the weights beside it need no line of their own
+        if ".solverstate" in path:      # the weights get no line
             self._write(f"iteration {solver.iter}: snapshot {path}")
         self.pace.skip()
 
@@ -297,12 +296,12 @@ class Progress(Listener):
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is and go to the next line. May be called twice."""
+        """Finish the bar and move to the next line. May be called twice."""
         if self.bar is not None:
             self.bar.close()
 
     def _write(self, text: str) -> None:
-        """A line above the bar."""
+        """Write a line above the bar."""
         if self.bar is None:
             self.stream.write(text + "\n")
         else:

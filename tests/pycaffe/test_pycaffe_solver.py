@@ -311,7 +311,7 @@ def test_modes(monkeypatch, tmp_path):
         raise SppError(f"no {device}")
     monkeypatch.setattr("spp.backend.select", no_gpu)
     caffe.set_device(2)
-    with pytest.warns(RuntimeWarning, match="no GPU to be had, computing on the CPU: no cuda:2"):
+    with pytest.warns(RuntimeWarning, match="no GPU can be used, computing on the CPU: no cuda:2"):
         caffe.set_mode_gpu()
     monkeypatch.undo()
     caffe.set_device(0)
