@@ -15,10 +15,10 @@ from spp_tools.common import Parser, existing, guarded
 DESCRIPTION = """Draw a net's layers and blobs: a picture, or text that graphviz draws.
 
   draw_net prototxt/zf5_spp_train_val.prototxt net.dot
-      writes text for graphviz; needs nothing installed, and no data
+      writes text for graphviz, which need not be installed; needs no data
   draw_net deploy.prototxt net.png --rankdir TB
       draws a picture from top to bottom (also .svg or .pdf); needs the program dot of graphviz
-A table of the net without any drawing: summarize_net.
+summarize_net prints a net as a table instead.
 
 Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", metavar="NET", help="the net's prototxt")
     parser.add_argument("output", metavar="OUT", help=f"what to write: .dot, .gv, {', '.join(PICTURES)}")
     parser.add_argument("--rankdir", choices=drawing.DIRECTIONS, default="LR",
-                        help="direction of reading: LR left to right (default), TB top to bottom, ...")
+                        help="direction of the edges: LR left to right (default), TB top to bottom, ...")
     parser.add_argument("--phase", choices=("TRAIN", "TEST", "ALL"), default="ALL",
-                        help="leave out the layers of the other phase (default: ALL, draw them all)")
+                        help="draw only the layers of one phase (default: ALL, draw all layers)")
     args = parser.parse_args(argv)
     return guarded(lambda: draw(args))
 

@@ -92,7 +92,7 @@ def read(path: str) -> State:
 
 
 def _model_path(path: str, learned_net: str) -> str:
-    """The path of the weights: beside the state, in case both were moved, or from the current folder as it names them."""
+    """The path of the weights: beside the state if both were moved, else as the state names it."""
     beside = os.path.join(os.path.dirname(path), os.path.basename(learned_net))
     for candidate in (beside, learned_net):
         if learned_net and os.path.isfile(candidate):
