@@ -77,7 +77,7 @@ def assign(blobs: Sequence[Blob], sources: Sequence[Any], where: str) -> None:
                                    f"{format_shape(blob.shape)}")
                 values = source
             else:
-                values = arrays.fitted(source, blob.shape, f"param {i}")
+                values = arrays.from_proto_as(source, blob.shape, f"param {i}")
         except NetError as error:
             raise NetError(f"{where}: {error}; rename the layer in the prototxt to learn it from scratch") from error
         blob.set(blob.backend.from_host(values))

@@ -196,7 +196,7 @@ class Layer:
         blob = self.blobs.add_blob(*shape)
         if index < len(self.param.blobs):
             blob.data[...] = self.context.backend.from_host(
-                arrays.fitted(self.param.blobs[index], shape, f"param {index} in the layer's own blobs"))
+                arrays.from_proto_as(self.param.blobs[index], shape, f"param {index} in the layer's own blobs"))
         else:
             filler.check(shape, filler_param)
             if filler_param.type != "constant" or filler_param.value:

@@ -45,7 +45,7 @@ def _raw(proto: caffe_pb2.BlobProto, name: str, diff: bool) -> np.ndarray:
     return np.frombuffer(data, dtype).astype(np.float64 if kind == caffe_pb2.DOUBLE else np.float32)
 
 
-def fitted(proto: caffe_pb2.BlobProto, shape: tuple[int, ...], name: str) -> np.ndarray:
+def from_proto_as(proto: caffe_pb2.BlobProto, shape: tuple[int, ...], name: str) -> np.ndarray:
     """The values of a BlobProto in the shape of a parameter.
 
     The shapes must be equal except for axes of length 1: old files have 1 x 1 x M x N for M x N, NVIDIA's have

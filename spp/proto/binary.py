@@ -55,7 +55,7 @@ def write_binary(message: Message, path: _Path) -> None:
 
 def _read(path: _Path, message: _Message) -> _Message:
     name = os.fspath(path)
-    data = dialects.current(files.read_bytes(name), message, name)
+    data = dialects.to_current(files.read_bytes(name), message, name)
     if files.fill(message, data):
         missing = ", ".join(files.unset(message))
         if missing:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from spp.proto import caffe_pb2
-from spp.proto.wire import LENGTH, VARINT, Damaged, WireField, fields_of, inside, rebuilt, renumbered
+from spp.proto.wire import LENGTH, VARINT, Damaged, WireField, fields_of, renumber, rewrite_fields, rewrite_message
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ _LAYER_SIGNS = (("NVIDIA", range(145, 149), VARINT, False),
 _NET_LAYER, _LAYER_TYPE, _LAYER_BLOBS, _STATE_HISTORY, _LAYER_ENGINE = 100, 2, 7, 3, 149
 
 
-def current(data: bytes, message: Any, source: str) -> bytes:
+def to_current(data: bytes, message: Any, source: str) -> bytes:
     """The bytes of a NetParameter, SolverState or BlobProto with forks' fields under the numbers of caffe.proto.
 
     message: an object of the message's class; source: the file's name for the log. Returns `data` itself if nothing
@@ -80,14 +80,14 @@ def current(data: bytes, message: Any, source: str) -> bytes:
         if isinstance(message, caffe_pb2.NetParameter):
             return _net(data, source)
         if isinstance(message, caffe_pb2.SolverState):
-            return rebuilt(data, 0, len(data), lambda field: _history(data, field)) or data
+            return rewrite_fields(data, 0, len(data), lambda field: _history(data, field)) or data
         return _blob(data, 0, len(data)) or data
     except Damaged:
         return data     # the parser reports it
 
 
 def _history(data: bytes, field: WireField) -> bytes | None:
-    return inside(data, field, _blob) if _is(field, _STATE_HISTORY) else None
+    return rewrite_message(data, field, _blob) if _is(field, _STATE_HISTORY) else None
 
 
 def _net(data: bytes, source: str) -> bytes:
@@ -106,9 +106,9 @@ def _net(data: bytes, source: str) -> bytes:
     def layer(field: WireField) -> bytes | None:
         if field not in layers:
             return None
-        return inside(data, field, lambda *_: _layer(data, layers[field], rules, signs, unclear))
+        return rewrite_message(data, field, lambda *_: _layer(data, layers[field], rules, signs, unclear))
 
-    result = rebuilt(data, 0, len(data), layer, fields)
+    result = rewrite_fields(data, 0, len(data), layer, fields)
     for name in sorted(unclear):
         log.warning("%s: %s means different things in Caffe and its forks; read as BVLC's", source, name)
     return result or data
@@ -153,24 +153,24 @@ def _layer(data: bytes, fields: list[WireField], rules: dict[int, Any], signs: l
                     f.number == number for f in fields_of(data, field.value, field.end)):
                 unclear.add(words)
 
-    def rewritten(field: WireField) -> bytes | None:
+    def new_bytes(field: WireField) -> bytes | None:
         if field.number == own and field.wire == LENGTH:
-            return renumbered(data, field, _number(caffe_pb2.LayerParameter, name))
+            return renumber(data, field, _number(caffe_pb2.LayerParameter, name))
         if _is(field, _LAYER_BLOBS):
-            return inside(data, field, _blob)
+            return rewrite_message(data, field, _blob)
         rule = rules.get(field.number)
         if isinstance(rule, str):
             target = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name[rule]
             fits = (field.wire == LENGTH) == (target.cpp_type in (target.CPPTYPE_MESSAGE, target.CPPTYPE_STRING))
-            return renumbered(data, field, target.number) if fits else None
+            return renumber(data, field, target.number) if fits else None
         if rule and field.wire == LENGTH:
             message: Any = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_number[field.number].message_type
             numbers = {old: message.fields_by_name[new].number for old, new in rule.items()}
-            return inside(data, field, lambda _, start, end: rebuilt(
-                data, start, end, lambda f: renumbered(data, f, numbers[f.number]) if f.number in numbers else None))
+            return rewrite_message(data, field, lambda _, start, end: rewrite_fields(
+                data, start, end, lambda f: renumber(data, f, numbers[f.number]) if f.number in numbers else None))
         return None
 
-    return rebuilt(data, fields[0].start, fields[-1].end, rewritten, fields) if fields else None
+    return rewrite_fields(data, fields[0].start, fields[-1].end, new_bytes, fields) if fields else None
 
 
 def _blob(data: bytes, start: int, end: int) -> bytes | None:
@@ -179,12 +179,12 @@ def _blob(data: bytes, start: int, end: int) -> bytes | None:
     if not any(map(_is_raw, fields)):
         return None
 
-    def rewritten(field: WireField) -> bytes | None:
+    def new_bytes(field: WireField) -> bytes | None:
         if not _is_raw(field):
             return None
-        return renumbered(data, field, _number(caffe_pb2.BlobProto, _RAW[field.number]))
+        return renumber(data, field, _number(caffe_pb2.BlobProto, _RAW[field.number]))
 
-    return rebuilt(data, start, end, rewritten, fields)
+    return rewrite_fields(data, start, end, new_bytes, fields)
 
 
 def _blob_fields(data: bytes, start: int, end: int) -> Iterator[WireField]:

@@ -63,7 +63,7 @@ def encode(number: int) -> bytes:
     return bytes([*head, number])
 
 
-def renumbered(data: bytes, field: WireField, number: int) -> bytes:
+def renumber(data: bytes, field: WireField, number: int) -> bytes:
     """The field with another number."""
     tag = encode(number << 3 | field.wire)
     if field.wire == LENGTH:
@@ -71,7 +71,7 @@ def renumbered(data: bytes, field: WireField, number: int) -> bytes:
     return tag + data[field.value:field.end]
 
 
-def inside(data: bytes, field: WireField, change: Rewrite) -> bytes | None:
+def rewrite_message(data: bytes, field: WireField, change: Rewrite) -> bytes | None:
     """The field with its message rewritten by `change(data, start, end)`; None if nothing changes."""
     content = change(data, field.value, field.end)
     if content is None:
@@ -79,8 +79,8 @@ def inside(data: bytes, field: WireField, change: Rewrite) -> bytes | None:
     return encode(field.number << 3 | LENGTH) + encode(len(content)) + content
 
 
-def rebuilt(data: bytes, start: int, end: int, change: Callable[[WireField], bytes | None],
-            fields: list[WireField] | None = None) -> bytes | None:
+def rewrite_fields(data: bytes, start: int, end: int, change: Callable[[WireField], bytes | None],
+                   fields: list[WireField] | None = None) -> bytes | None:
     """data[start:end] with each field replaced by `change(field)` unless that is None; None if nothing changes."""
     pieces, copied = [], start
     for field in fields_of(data, start, end) if fields is None else fields:

@@ -92,12 +92,12 @@ def test_a_forks_parameter_arrives_and_so_do_the_weights(tmp_path, kind, fork, c
 def test_caffes_own_files_pass_as_they_are(caplog):
     caplog.set_level(logging.INFO)
     data = IP + layer("p", "Pooling", block(121, number(13, 1))) + layer("s", "Swish", block(147, real(1, 2)))
-    assert dialects.current(data, caffe_pb2.NetParameter(), "x") is data
+    assert dialects.to_current(data, caffe_pb2.NetParameter(), "x") is data
     state = number(1, 7) + block(3, BLOB)
-    assert dialects.current(state, caffe_pb2.SolverState(), "x") is state
-    assert dialects.current(BLOB, caffe_pb2.BlobProto(), "x") is BLOB
+    assert dialects.to_current(state, caffe_pb2.SolverState(), "x") is state
+    assert dialects.to_current(BLOB, caffe_pb2.BlobProto(), "x") is BLOB
     for damaged in (data[:-1], b"\xff" * 30, b"\x0b\x0c"):
-        assert dialects.current(damaged, caffe_pb2.NetParameter(), "x") is damaged
+        assert dialects.to_current(damaged, caffe_pb2.NetParameter(), "x") is damaged
     assert not caplog.text
 
 
@@ -194,16 +194,16 @@ def test_what_is_unclear_is_read_as_caffes_and_said(tmp_path, caplog):
 def test_large_numbers_of_loose_values_are_not_searched():
     """Files from before packed values have a field a value; there, no raw data is looked for."""
     loose = SHAPE + real(5, 1) * 100 + number(10, 2)
-    assert dialects.current(loose, caffe_pb2.BlobProto(), "x") is loose
+    assert dialects.to_current(loose, caffe_pb2.BlobProto(), "x") is loose
 
 
 def test_shapes_may_differ_in_ones():
     """NVIDIA's BatchNorm has 1 x C x 1 x 1 where Caffe has C; SSD's Normalize has () where this one has 1."""
     proto = arrays.to_proto(VALUES.reshape(1, 6, 1, 1))
-    np.testing.assert_array_equal(arrays.fitted(proto, (6,), "b"), VALUES.ravel())
-    assert arrays.fitted(arrays.to_proto(np.array(3.0)), (1,), "b").tolist() == [3]
+    np.testing.assert_array_equal(arrays.from_proto_as(proto, (6,), "b"), VALUES.ravel())
+    assert arrays.from_proto_as(arrays.to_proto(np.array(3.0)), (1,), "b").tolist() == [3]
     with pytest.raises(NetError, match="^b: the file's shape is 1 x 6 x 1 x 1, the net's is 2 x 3$"):
-        arrays.fitted(proto, (2, 3), "b")
+        arrays.from_proto_as(proto, (2, 3), "b")
 
 
 # --- text
