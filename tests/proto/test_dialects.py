@@ -1,4 +1,4 @@
-"""Prototxts and binary files of Caffe's forks, the latter made byte by byte under the forks' own numbers."""
+"""Prototxts and binary files of Caffe's forks, the latter written byte by byte with the forks' own numbers."""
 import logging
 import struct
 
@@ -83,10 +83,10 @@ def test_a_forks_parameter_arrives_and_so_do_the_weights(tmp_path, kind, fork, c
     net = read(tmp_path, layer("a", kind, block(fork, content), block(7, BLOB)), IP)
     expected = parse_net(f"layer {{ name: 'a' type: '{kind}' {field} {{ {words} }} }}").layer[0]
     assert getattr(net.layer[0], field) == getattr(expected, field)
-    given = {f.name for f, _ in net.layer[0].ListFields()}
-    assert given == {"name", "type", "blobs", field}            # the number's meaning in Caffe has not been read
-    for found in net.layer:
-        np.testing.assert_array_equal(arrays.from_proto(found.blobs[0]), VALUES)
+    names = {f.name for f, _ in net.layer[0].ListFields()}
+    assert names == {"name", "type", "blobs", field}            # the number's meaning in Caffe has not been read
+    for upgraded in net.layer:
+        np.testing.assert_array_equal(arrays.from_proto(upgraded.blobs[0]), VALUES)
 
 
 def test_caffes_own_files_pass_as_they_are(caplog):
@@ -109,9 +109,9 @@ def test_nvidias_raw_data(tmp_path, caplog, kind, dtype):
     net = read(tmp_path, layer("ip", "InnerProduct", block(7, raw), number(145, 2), number(148, 1)))
     blob = net.layer[0].blobs[0]
     for diff, expected in ((False, VALUES), (True, VALUES + 1)):
-        found = arrays.from_proto(blob, diff=diff)
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == (np.float64 if kind == 0 else np.float32)
+        values = arrays.from_proto(blob, diff=diff)
+        np.testing.assert_array_equal(values, expected)
+        assert values.dtype == (np.float64 if kind == 0 else np.float32)
     assert net.layer[0].forward_type == caffe_pb2.FLOAT16 and net.layer[0].backward_math == caffe_pb2.FLOAT
     assert "read as written by NVIDIA's fork of Caffe" in caplog.text
 

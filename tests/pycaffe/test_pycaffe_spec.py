@@ -166,7 +166,7 @@ def test_conv_pool_deconv(settings, scale, shift):
 
 @pytest.mark.parametrize("settings", [{}, dict(ks=5, stride=2, pad=2), dict(pool=3, dstride=4, dpad=1)])
 def test_maps_are_those_of_centres(settings):
-    """The centre of a unit's window lies where the map from a convolution or pooling to its bottom says."""
+    """The centre of a unit's window is where the map from a convolution or pooling to its bottom says."""
     n = spec(**settings)
     _, a, b = coord_map_from_to(n.conv, n.data)
     ks, stride, pad = settings.get("ks", 3), settings.get("stride", 1), settings.get("pad", 0)
@@ -189,7 +189,7 @@ def test_padding_shifts():
     n = spec()
     ax, a, b = coord_map_from_to(n.deconv, n.data)
     padded = spec(pad=4)
-    # an upsampled pixel lies 4 pixels further up in what was padded
+    # an upsampled pixel is 4 pixels further up in what was padded
     assert coord_map_from_to(padded.deconv, padded.data) == (ax, a, b - 4)
 
 
@@ -296,9 +296,9 @@ def test_graph():
                                   if "solver" not in path.name], ids=lambda path: path.stem)
 def test_every_net_can_be_drawn(path):
     net = text.read_net(path)
-    drawn = caffe.draw.draw_net(net, "LR", "dot").decode()
-    assert drawn.count("shape=box") == len(net.layer)
-    assert drawn.count("shape=ellipse") == len({name for layer in net.layer for name in layer.top})
+    dot = caffe.draw.draw_net(net, "LR", "dot").decode()
+    assert dot.count("shape=box") == len(net.layer)
+    assert dot.count("shape=ellipse") == len({name for layer in net.layer for name in layer.top})
 
 
 def test_draw_to_a_file(tmp_path):
@@ -326,7 +326,7 @@ def test_drawing_by_graphviz(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     net = text.parse_net(NET)
-    drawn = caffe.draw.draw_net(net, "LR", "svg")
-    assert drawn == b"-Tsvg\n" + caffe.draw.draw_net(net, "LR", "dot")
+    dot = caffe.draw.draw_net(net, "LR", "svg")
+    assert dot == b"-Tsvg\n" + caffe.draw.draw_net(net, "LR", "dot")
     with pytest.raises(RuntimeError, match="dot -Tbad failed: no such format"):
         caffe.draw.draw_net(net, "LR", "bad")

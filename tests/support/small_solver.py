@@ -46,14 +46,14 @@ class Hook(Listener):
 
 class Recorder(Listener):
     def __init__(self):
-        self.losses, self.tests, self.messages, self.snapshots, self.shown = {}, {}, [], [], []
+        self.losses, self.tests, self.messages, self.snapshots, self.displayed = {}, {}, [], [], []
 
     def on_step(self, solver, iteration, loss, lr, images):
         self.losses[iteration] = (loss, lr)
         assert images == 4 * solver.param.iter_size
 
     def on_display(self, solver, iteration, loss, lr, outputs):
-        self.shown.append((iteration, loss, outputs))
+        self.displayed.append((iteration, loss, outputs))
 
     def on_test(self, solver, iteration, index, outputs, loss):
         self.tests[iteration] = outputs

@@ -1,4 +1,4 @@
-"""Programs that look at a net: time_net, summarize_net, draw_net, and the costs behind them."""
+"""Programs about a net: time_net, summarize_net, draw_net; and layer costs."""
 import os
 import re
 import shutil
@@ -65,10 +65,10 @@ def test_time_net_prints_the_lines_of_caffe_time(tmp_path):
     for words in ("Performing Forward", "Performing Backward", "*** Benchmark begins ***", "Testing for 3 iterations.",
                   "Average time per layer: ", "*** Benchmark ends ***"):
         assert lines.count(words) == 1
-    found = re.findall(r"(?m)^ *(\S+)\t(forward|backward): ([\d.e-]+) ms\.", result.stdout)
-    assert [(name, what) for name, what, _ in found] == [
+    rows = re.findall(r"(?m)^ *(\S+)\t(forward|backward): ([\d.e-]+) ms\.", result.stdout)
+    assert [(name, what) for name, what, _ in rows] == [
         (name, what) for name in ("data", "fc", "loss") for what in ("forward", "backward")]
-    assert all(float(value) > 0 for _, _, value in found)
+    assert all(float(value) > 0 for _, _, value in rows)
     assert len(re.findall(r"(?m)^Iteration: \d forward-backward time: [\d.]+ ms\.$", result.stdout)) == 3
     for words in ("Average Forward pass", "Average Backward pass", "Average Forward-Backward", "Total Time"):
         assert re.search(rf"(?m)^{words}: [\d.e-]+ ms\.$", result.stdout)
