@@ -56,7 +56,7 @@ def make(contender: str, name: str) -> Callable[[], Any] | None:
     images = [np.random.default_rng(side).normal(0, 60, (1, 3, side, wide)).astype(np.float32) for side, wide in sizes]
     if contender == "spp":
         return _spp(maps, classifier, task, precision, device, images, count)
-    return _torch(maps, classifier, task, precision, device, images, count, contender == "torchvision")
+    return _torch(maps, classifier, task, precision, device, images, count, roi_pool=contender == "torchvision")
 
 
 def pyramids(x: Any, windows: np.ndarray, features: Any) -> None:
@@ -136,7 +136,7 @@ def _r_cnn(precision: str, device: str, count: int, side: int) -> Callable[[], A
 
 
 def _torch(maps: Any, classifier: Any, task: str, precision: str, device: str, images: list[np.ndarray], count: int,
-           at_once: bool) -> Callable[[], Any]:
+           *, roi_pool: bool) -> Callable[[], Any]:
     import torch
 
     import torch_nets
@@ -152,7 +152,7 @@ def _torch(maps: Any, classifier: Any, task: str, precision: str, device: str, i
     boxes = [torch.from_numpy(np.insert(windows, 0, 0, 1)).to(device) for windows in windows_at]
 
     def pooled(x: Any, index: int) -> Any:
-        return roi_pooled(x.float(), boxes[index]) if at_once else looped(x, windows_at[index])
+        return roi_pooled(x.float(), boxes[index]) if roi_pool else looped(x, windows_at[index])
 
     def run() -> None:
         with torch.inference_mode(), torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16,

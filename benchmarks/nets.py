@@ -26,8 +26,9 @@ class _Text:
         self.layers.append(f'layer {{ name: "{name}" type: "{kind}" {reads} top: "{top}" {param} }}')
         return top
 
-    def conv(self, name: str, bottom: str, outputs: int, kernel: int, stride: int = 1, pad: int = 0, group: int = 1,
-             relu: bool = True, bias: bool = True) -> str:
+    def conv(self, name: str, bottom: str, outputs: int, kernel: int, stride: int = 1, pad: int = 0, *,
+             group: int = 1, relu: bool = True, bias: bool = True) -> str:
+        """Convolution, followed by a ReLU unless `relu` is False."""
         self.layer("Convolution", name, bottom, f"convolution_param {{ num_output: {outputs} kernel_size: {kernel} "
                    f"stride: {stride} pad: {pad} group: {group} bias_term: {str(bias).lower()} "
                    'weight_filler { type: "msra" } }')

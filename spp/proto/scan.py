@@ -17,6 +17,8 @@ _END: Place = (1 << 60, 0)
 
 @dataclass
 class Token:
+    """A token of a prototxt."""
+
     kind: str               # string, open_string, mark or word
     text: str
     place: Place
@@ -55,6 +57,8 @@ class SyntaxFault:
 
 @dataclass
 class Tree:
+    """The fields of a text; `root` has the outermost ones."""
+
     root: TextField
     fault: SyntaxFault | None     # the first one; the tree ends there
 

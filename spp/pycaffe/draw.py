@@ -8,7 +8,7 @@ from spp.proto import caffe_pb2
 from spp.pycaffe.common import CaffeError, caffe_errors
 
 
-class Graph:
+class DotGraph:
     """DOT text, with the methods of pydot's graphs that scripts for Caffe call."""
 
     def __init__(self, text: str) -> None:
@@ -26,7 +26,7 @@ class Graph:
 
 @caffe_errors()
 def get_pydot_graph(caffe_net: caffe_pb2.NetParameter, rankdir: str, label_edges: bool = True,
-                    phase: int | None = None, display_lrm: bool = False) -> Graph:
+                    phase: int | None = None, display_lrm: bool = False) -> DotGraph:
     """The graph of a net's layers and blobs.
 
     rankdir: the direction of edges, "LR", "TB", "RL" or "BT". phase: only the layers of this phase, None for all.
@@ -35,7 +35,7 @@ def get_pydot_graph(caffe_net: caffe_pb2.NetParameter, rankdir: str, label_edges
     if rankdir not in drawing.DIRECTIONS:
         raise CaffeError(f"rankdir must be LR, TB, RL or BT, found {rankdir!r}")
     net = caffe_net if phase is None else graph.filter_net(caffe_net, phase)
-    return Graph(drawing.to_dot(net, rankdir, None, label_edges, display_lrm))
+    return DotGraph(drawing.to_dot(net, rankdir, None, label_edges, display_lrm))
 
 
 def draw_net(caffe_net: caffe_pb2.NetParameter, rankdir: str, ext: str = "png", phase: int | None = None,

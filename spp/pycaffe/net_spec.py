@@ -116,6 +116,7 @@ class _Writer:
         self.numbers: Counter[str] = Counter()
 
     def add(self, fn: Function) -> None:
+        """Append the layer of a Function, after the layers of its inputs, unless it is there already."""
         if fn in self.layers:
             return
         layer = caffe_pb2.LayerParameter(type=fn.type_name)
@@ -128,11 +129,12 @@ class _Writer:
             _assign_param(layer, key, value)
         self.layers[fn] = layer
 
-    def name(self, thing: Any, fn: Function) -> str:
-        if thing not in self.names:
+    def name(self, item: Any, fn: Function) -> str:
+        """The name of a Top or Function; a new one of type and number if it has none."""
+        if item not in self.names:
             self.numbers[fn.type_name] += 1
-            self.names[thing] = f"{fn.type_name}{self.numbers[fn.type_name]}"
-        return self.names[thing]
+            self.names[item] = f"{fn.type_name}{self.numbers[fn.type_name]}"
+        return self.names[item]
 
 
 def _assign_param(layer: caffe_pb2.LayerParameter, key: str, value: Any) -> None:
