@@ -8,17 +8,15 @@ from typing import Any, Callable, Iterable, Sequence
 import numpy as np
 
 from spp import backend, paths
-from spp.inspection import debug
-from spp.training import policies
-from spp.training import snapshot
-from spp.training import update_rules
 from spp.blob import Memory
 from spp.errors import SolverError, SppError
+from spp.inspection import debug
 from spp.layers import TEST, TRAIN
 from spp.layers.base import on_device
-from spp.training.loss_scale import LossScale
 from spp.net import Net
 from spp.proto import text
+from spp.training import policies, snapshot, update_rules
+from spp.training.loss_scale import LossScale
 from spp.training.reporting import Listener
 
 Output = tuple[str, float, float]       # name, value, loss weight

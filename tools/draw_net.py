@@ -5,9 +5,9 @@ import sys
 from typing import Sequence
 
 from spp import graph
-from spp.inspection import drawing
 from spp.atomic import replacing
 from spp.errors import SppError
+from spp.inspection import drawing
 from spp.layers import TEST, TRAIN
 from spp.proto import text
 from spp_tools.common import Parser, existing, guarded

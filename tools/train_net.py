@@ -9,10 +9,10 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from spp.training import snapshot
 from spp.errors import DataError
-from spp.training.reporting import History, LogLines, Progress, set_aside
 from spp.solver import Solver
+from spp.training import snapshot
+from spp.training.reporting import History, LogLines, Progress, set_aside
 from spp_tools.common import INTERRUPTED, Parser, existing, guarded, names, positive
 
 DESCRIPTION = """Train a net by a Caffe solver file: read images, learn, test, take snapshots.

@@ -10,8 +10,7 @@ from typing import Any, Callable, ContextManager, Iterator, Sequence
 import numpy as np
 
 import spp.net
-from spp import weights as weight_files
-from spp import host_copy
+from spp import host_copy, weights as weight_files
 from spp.atomic import replacing
 from spp.blob import Blob
 from spp.layers.base import host_views
@@ -58,7 +57,7 @@ class Net:
     def _adopt(self, net: spp.net.Net) -> None:
         self._net = net
         self.name = net.name
-        self._seen = [*net.blobs.values(), *(blob for layer in net.layers for blob in layer.blobs)]
+        self._all_blobs = [*net.blobs.values(), *(blob for layer in net.layers for blob in layer.blobs)]
         self.layers = [_host_layer(layer) for layer in net.layers]
         self.blobs: OrderedDict[str, Blob] = OrderedDict(
             (name, host_copy.host_view(b)) for name, b in net.blobs.items())
@@ -120,7 +119,7 @@ class Net:
 
     def _engine(self) -> ContextManager:
         """Around the engine's work on a GPU: arrays that were handed out go to the device, and come back."""
-        return host_copy.device_access(self._seen)
+        return host_copy.device_access(self._all_blobs)
 
     @caffe_errors()
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> Arrays:
@@ -329,7 +328,7 @@ class Net:
         """The function, wrapped so that the caller's NumPy arrays are synchronised with a GPU before and after it."""
         @functools.wraps(function)
         def run(*args: Any) -> Any:
-            with host_copy.host_access(self._seen):
+            with host_copy.host_access(self._all_blobs):
                 return function(*args)
         return run
 

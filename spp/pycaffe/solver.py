@@ -6,8 +6,7 @@ from typing import Any, Callable, ContextManager
 
 import spp.net
 import spp.solver
-from spp import paths
-from spp import host_copy
+from spp import host_copy, paths
 from spp.proto import text
 from spp.pycaffe import common
 from spp.pycaffe.common import caffe_errors, readable
@@ -120,7 +119,7 @@ class Solver:
 
     def _engine(self) -> ContextManager:
         """Around the engine's work: NumPy arrays that the caller holds go to the GPU before and come back after."""
-        return host_copy.device_access([blob for net in (self.net, *self.test_nets) for blob in net._seen])
+        return host_copy.device_access([blob for net in (self.net, *self.test_nets) for blob in net._all_blobs])
 
     def _with_host_access(self, function: Callable[[], Any]) -> Callable[[], Any]:
         for net in (self.net, *self.test_nets):
