@@ -1,8 +1,8 @@
-"""Layers that take a part of a blob, or repeat it: Crop, Tile."""
+"""Crop."""
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
-from spp.ops import shape as parts
+from spp.ops import shape as shapes
 
 
 @register("Crop")
@@ -35,30 +35,11 @@ class Crop(Layer):
         top[0].reshape(self.sizes)
 
     def forward(self, bottom, top):
-        top[0].data[...] = parts.crop(bottom[0].data, self.offsets, self.sizes)
+        top[0].data[...] = shapes.crop(bottom[0].data, self.offsets, self.sizes)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             bottom[0].diff[...] = 0
-            parts.crop(bottom[0].diff, self.offsets, self.sizes)[...] = top[0].diff
+            shapes.crop(bottom[0].diff, self.offsets, self.sizes)[...] = top[0].diff
         if propagate_down[1]:
             bottom[1].diff[...] = 0
-
-
-@register("Tile")
-class Tile(Layer):
-    """The bottom, `tiles` times one after the other along an axis (Caffe: Tile)."""
-
-    def reshape(self, bottom, top):
-        p, shape = self.param.tile_param, bottom[0].shape
-        if p.tiles < 1:
-            raise NetError(f"tile_param needs tiles, at least 1; found {p.tiles}")
-        self.axis = canonical_axis(p.axis, len(shape))
-        top[0].reshape(shape[:self.axis] + (shape[self.axis] * p.tiles,) + shape[self.axis + 1:])
-
-    def forward(self, bottom, top):
-        parts.tile_forward(bottom[0].data, top[0].data, self.axis, self.param.tile_param.tiles)
-
-    def backward(self, top, propagate_down, bottom):
-        if propagate_down[0]:
-            parts.tile_backward(top[0].diff, bottom[0].diff, self.axis, self.param.tile_param.tiles)
