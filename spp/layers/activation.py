@@ -1,4 +1,7 @@
 """Activation functions beside ReLU and TanH: Sigmoid, Swish, BNLL, ELU, PReLU, ReLU6."""
+from typing import Sequence
+
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import format_shape
 from spp.layers.neuron import Neuron
@@ -11,10 +14,10 @@ from spp.proto import caffe_pb2
 class Sigmoid(Neuron):
     """1 / (1 + e^-x) (Caffe: Sigmoid)."""
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         neuron.sigmoid_forward(bottom[0].data, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             neuron.sigmoid_backward(top[0].diff, top[0].data, bottom[0].diff)
 
@@ -23,11 +26,11 @@ class Sigmoid(Neuron):
 class Swish(Neuron):
     """x * sigmoid(beta * x) (Caffe: Swish)."""
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.keep(bottom, top)
         neuron.swish_forward(bottom[0].data, top[0].data, self.param.swish_param.beta)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             beta = self.param.swish_param.beta
             neuron.swish_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, beta)
@@ -37,11 +40,11 @@ class Swish(Neuron):
 class BNLL(Neuron):
     """log(1 + e^x), the binomial normal log likelihood (Caffe: BNLL)."""
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.keep(bottom, top)
         neuron.bnll_forward(bottom[0].data, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             neuron.bnll_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff)
 
@@ -50,11 +53,11 @@ class BNLL(Neuron):
 class ELU(Neuron):
     """x where x > 0, else alpha * (e^x - 1) (Caffe: ELU)."""
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.keep(bottom, top)
         neuron.elu_forward(bottom[0].data, top[0].data, self.param.elu_param.alpha)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             neuron.elu_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, self.param.elu_param.alpha)
 
@@ -66,7 +69,7 @@ class PReLU(Neuron):
     Parameter: slope (C), or one number without axes if channel_shared; 0.25 at first unless `filler` says otherwise.
     """
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.prelu_param, bottom[0].shape
         if len(shape) < 2 and not p.channel_shared:
             raise NetError(f"needs a bottom of at least 2 axes, with the channels on axis 1, found {len(shape)}; or "
@@ -74,18 +77,18 @@ class PReLU(Neuron):
         filler = p.filler if p.HasField("filler") else caffe_pb2.FillerParameter(type="constant", value=0.25)
         self.add_filled(() if p.channel_shared else shape[1:2], filler)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         slopes, shape = self.blobs[0].shape, bottom[0].shape
         if slopes and slopes != shape[1:2]:
             raise NetError(f"the number of channels changed: there are slopes for {slopes[0]}, the bottom's shape "
                            f"is {format_shape(shape)}")
         super().reshape(bottom, top)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.keep(bottom, top)
         neuron.prelu_forward(bottom[0].data, self.blobs[0].data, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         x, dy, slope = self.kept(bottom, top), top[0].diff, self.blobs[0]
         if self.param_propagate_down[0]:
             slope.diff[...] += neuron.prelu_slope_gradient(dy, x, slope.data)
@@ -97,12 +100,12 @@ class PReLU(Neuron):
 class ReLU6(Neuron):
     """min(ReLU(x), 6), with relu6_param's negative_slope below 0 (MobileNet v2: ReLU6)."""
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.slope = self.param.relu6_param.negative_slope
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         relu6.forward(bottom[0].data, top[0].data, self.slope)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             relu6.backward(top[0].diff, top[0].data, bottom[0].diff, self.slope)

@@ -1,4 +1,8 @@
 """Layers that join or cut blobs along an axis: Concat, Slice, Tile."""
+from typing import Iterator, Sequence
+
+from spp.backend.types import Array
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
@@ -7,67 +11,72 @@ from spp.ops import shape as shapes
 
 @register("Concat")
 class Concat(Layer):
-    """The bottoms one after the other along an axis (Caffe: Concat); one bottom is handed on as it is."""
+    """The bottoms joined along an axis, in their order (Caffe: Concat); a single bottom is passed through.
+
+    Raises NetError if the bottoms differ in another axis.
+    """
 
     bottoms = (1, None)
+    axis: int
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.concat_param
         if p.HasField("axis") and p.HasField("concat_dim"):
             raise NetError("concat_param takes either axis or the older concat_dim, not both")
 
-    def reshape(self, bottom, top):
-        p, first = self.param.concat_param, bottom[0].shape
-        axis = p.concat_dim if p.HasField("concat_dim") else p.axis
-        self.axis = canonical_axis(axis, len(first))
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        p, shape = self.param.concat_param, bottom[0].shape
+        self.axis = canonical_axis(p.concat_dim if p.HasField("concat_dim") else p.axis, len(shape))
         for i, blob in enumerate(bottom):
             rest = blob.shape[:self.axis] + blob.shape[self.axis + 1:]
-            if len(blob.shape) != len(first) or rest != first[:self.axis] + first[self.axis + 1:]:
+            if len(blob.shape) != len(shape) or rest != shape[:self.axis] + shape[self.axis + 1:]:
                 raise NetError(f"bottoms must agree in all axes but axis {self.axis}: bottom 0 is "
-                               f"{format_shape(first)}, bottom {i} is {format_shape(blob.shape)}")
+                               f"{format_shape(shape)}, bottom {i} is {format_shape(blob.shape)}")
         total = sum(blob.shape[self.axis] for blob in bottom)
-        top[0].reshape(first[:self.axis] + (total,) + first[self.axis + 1:])
+        top[0].reshape(shape[:self.axis] + (total,) + shape[self.axis + 1:])
         if len(bottom) == 1:
             top[0].share_data(bottom[0])
             top[0].share_diff(bottom[0])
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for blob, part in zip(bottom, _parts(top[0].data, bottom, self.axis)):
-            if blob.memory is not top[0].memory:        # else it is a part already
+            if blob.memory is not top[0].memory:        # else the bottom is stored in the top already
                 part[...] = blob.data
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if len(bottom) > 1:
-            for blob, part, wanted in zip(bottom, _parts(top[0].diff, bottom, self.axis), propagate_down):
-                if wanted:
+            for blob, part, propagate in zip(bottom, _parts(top[0].diff, bottom, self.axis), propagate_down):
+                if propagate:
                     blob.diff[...] = part
 
 
 @register("Slice")
 class Slice(Layer):
-    """The bottom cut along an axis into one part a top (Caffe: Slice); one top is the bottom as it is.
+    """The bottom cut along an axis into one part per top (Caffe: Slice); for a single top it is passed through.
 
-    slice_point gives where the second, third ... parts begin; without it all parts are equal.
+    slice_point: where the second, third ... parts begin; without it all parts are equal. Raises NetError if the
+    axis does not divide into equal parts, or if the points do not increase inside the axis.
     """
 
     tops = (1, None)
+    axis: int
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.slice_param
         if p.HasField("axis") and p.HasField("slice_dim"):
             raise NetError("slice_param takes either axis or the older slice_dim, not both")
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.slice_param, bottom[0].shape
         self.axis = canonical_axis(p.slice_dim if p.HasField("slice_dim") else p.axis, len(shape))
-        size = shape[self.axis]
-        for blob, part in zip(top, self._sizes(list(p.slice_point), size, len(top))):
-            blob.reshape(shape[:self.axis] + (part,) + shape[self.axis + 1:])
+        for blob, size in zip(top, self._sizes(list(p.slice_point), shape[self.axis], len(top))):
+            blob.reshape(shape[:self.axis] + (size,) + shape[self.axis + 1:])
         if len(top) == 1:
             top[0].share_data(bottom[0])
             top[0].share_diff(bottom[0])
 
-    def _sizes(self, points, size, count):
+    def _sizes(self, points: list[int], size: int, count: int) -> list[int]:
+        """The sizes of `count` parts of an axis of this size."""
         if not points:
             if size % count:
                 raise NetError(f"axis {self.axis} of size {size} does not divide into {count} equal tops; give "
@@ -77,23 +86,23 @@ class Slice(Layer):
         if len(points) != count - 1:
             raise NetError(f"slice_param needs one slice_point fewer than tops, {count - 1}; found {len(points)}")
         if any(start >= end for start, end in zip(ends, ends[1:])):
-            raise NetError(f"each slice_point must lie behind the one before it, above 0 and below {size}, the size "
-                           f"of axis {self.axis}; found {' '.join(map(str, points))}")
+            raise NetError(f"each slice_point must be larger than the one before it, above 0 and below {size}, the "
+                           f"size of axis {self.axis}; found {' '.join(map(str, points))}")
         return [end - start for start, end in zip(ends, ends[1:])]
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(top) > 1:
             for blob, part in zip(top, _parts(bottom[0].data, top, self.axis)):
                 blob.data[...] = part
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if len(top) > 1 and propagate_down[0]:
             for blob, part in zip(top, _parts(bottom[0].diff, top, self.axis)):
                 part[...] = blob.diff
 
 
-def _parts(array, blobs, axis):
-    """The views of an array that the blobs' sizes cut it into, one after the other along an axis."""
+def _parts(array: Array, blobs: Sequence[Blob], axis: int) -> Iterator[Array]:
+    """Consecutive views of an array along an axis, each of a blob's size."""
     start = 0
     for blob in blobs:
         end = start + blob.shape[axis]
@@ -103,18 +112,20 @@ def _parts(array, blobs, axis):
 
 @register("Tile")
 class Tile(Layer):
-    """The bottom, `tiles` times one after the other along an axis (Caffe: Tile)."""
+    """The bottom repeated `tiles` times along an axis (Caffe: Tile). Raises NetError for fewer than one."""
 
-    def reshape(self, bottom, top):
+    axis: int
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.tile_param, bottom[0].shape
         if p.tiles < 1:
             raise NetError(f"tile_param needs tiles, at least 1; found {p.tiles}")
         self.axis = canonical_axis(p.axis, len(shape))
         top[0].reshape(shape[:self.axis] + (shape[self.axis] * p.tiles,) + shape[self.axis + 1:])
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shapes.tile_forward(bottom[0].data, top[0].data, self.axis, self.param.tile_param.tiles)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             shapes.tile_backward(top[0].diff, bottom[0].diff, self.axis, self.param.tile_param.tiles)

@@ -1,6 +1,7 @@
 """Layers that read examples from files, ahead of time, on threads."""
-from typing import Any
+from typing import Any, Sequence
 
+from spp.blob import Blob
 from spp.data.batches import Batches
 from spp.data.datum import DatumImages
 from spp.data.listing import ListImages
@@ -45,25 +46,25 @@ class StreamLayer(Layer):
                 setattr(merged, name, value)
         return merged
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for blob, shape in zip(top, self.batches.shapes):
             blob.reshape(shape)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.feed.finish()      # `next` gives the memory of the batch before to the threads
         self.feed.put(self.batches.next(), [blob.data for blob in top])
         upcoming = self.batches.ready()
         if upcoming is not None:
             self.feed.start(upcoming)
 
-    def state(self):
+    def state(self) -> dict[str, Any] | None:
         return {"position": self.batches.position, "seed": self.batches.seed}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         self.batches.seed = state["seed"]       # a run without random_seed had drawn one
         self.batches.position = state["position"]
 
-    def close(self):
+    def close(self) -> None:
         self.batches.close()
 
 
@@ -77,7 +78,7 @@ class Data(StreamLayer):
 
     batches: Batches
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.data_param
         if not p.source:
             raise NetError("data_param needs a source, the folder of an LMDB, and has none")
@@ -93,7 +94,7 @@ class ImageData(StreamLayer):
     `shuffle` draws another order for every round through the list.
     """
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.image_data_param
         if not p.source:
             raise NetError("image_data_param needs a source, a text file of `path label` lines, and has none")
@@ -115,7 +116,7 @@ class WindowData(StreamLayer):
 
     tops = (2, 2)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.window_data_param
         if not p.source:
             raise NetError("window_data_param needs a source, a window file, and has none")

@@ -1,8 +1,10 @@
 """SSD's layers of boxes: PriorBox, DetectionOutput."""
 import logging
+from typing import Sequence
 
 import numpy as np
 
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
@@ -21,7 +23,7 @@ class PriorBox(Layer):
     bottoms = (2, 2)
     differentiable = staticmethod(lambda bottom: False)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.prior_box_param
         if not p.min_size or min(p.min_size) <= 0:
             raise NetError(f"prior_box_param needs min_size, above 0; found {_list(p.min_size)}")
@@ -51,14 +53,14 @@ class PriorBox(Layer):
             raise NetError(f"prior_box_param's {one} must be above 0, found {min(given):g}")
         return given if min(given) > 0 else None
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for i, blob in enumerate(bottom):
             if len(blob.shape) != 4:
                 raise NetError(f"bottom {i} must be N x C x H x W, found shape {format_shape(blob.shape)}")
         cells = bottom[0].shape[2:]
         top[0].reshape(1, 2, cells[0] * cells[1] * len(self.sizes) * 4)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         key = bottom[0].shape[2:], bottom[1].shape[2:]
         if self.made is None or self.made[0] != key:
             cells, image = key[0], self.image or key[1]
@@ -82,7 +84,7 @@ class DetectionOutput(Layer):
     bottoms = (3, 3)
     differentiable = staticmethod(lambda bottom: False)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.detection_output_param
         nms = p.nms_param
         if p.num_classes < 1:
@@ -98,7 +100,7 @@ class DetectionOutput(Layer):
         least = p.confidence_threshold if p.HasField("confidence_threshold") else -np.inf
         self.rules = (p.background_label_id, least, nms.top_k, nms.nms_threshold, nms.eta, p.keep_top_k)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         loc, conf, priors = (blob.shape for blob in bottom)
         if len(priors) < 3 or priors[:2] != (1, 2) or bottom[2].count % 8:
             raise NetError(f"bottom 2 must be priors of 1 x 2 x (P * 4), found shape {format_shape(priors)}")
@@ -112,7 +114,7 @@ class DetectionOutput(Layer):
                                f"{format_shape(bottom[i].shape)}")
         top[0].reshape(1, 1, 1, 7)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         loc, conf, priors = (self.context.backend.to_host(blob.data) for blob in bottom)
         images, count = len(loc), self.count
         boxes, variances = priors.reshape(2, count, 4)

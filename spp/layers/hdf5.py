@@ -1,4 +1,7 @@
 """Layers that read and write HDF5 files."""
+from typing import Sequence
+
+from spp.blob import Blob
 from spp.data.hdf5 import HDF5Batches, HDF5Writer
 from spp.errors import NetError
 from spp.layers.base import Layer
@@ -16,7 +19,7 @@ class HDF5Data(StreamLayer):
 
     tops = (1, None)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.hdf5_data_param
         if self.param.HasField("transform_param"):
             raise NetError("HDF5Data does not transform data; drop transform_param, and transform what is written "
@@ -38,28 +41,28 @@ class HDF5Output(Layer):
     bottoms = (2, 2)
     tops = (0, 0)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.hdf5_output_param
         if not p.file_name:
             raise NetError("hdf5_output_param needs a file_name, the HDF5 file to write, and has none")
         self.writer = HDF5Writer(p.file_name)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if bottom[0].shape[:1] != bottom[1].shape[:1]:
             raise NetError(f"data and label must have the same first dimension, found the shapes {bottom[0].shape} "
                            f"and {bottom[1].shape}")
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         arrays = {}
         for name, blob in zip(("data", "label"), bottom):
             shape = blob.shape + (1,) * (4 - len(blob.shape))
             arrays[name] = self.context.backend.to_host(blob.data).reshape(shape)
         self.writer.append(arrays)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         for blob, wanted in zip(bottom, propagate_down):
             if wanted:
                 blob.diff[...] = 0
 
-    def close(self):
+    def close(self) -> None:
         self.writer.close()

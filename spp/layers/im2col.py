@@ -1,6 +1,8 @@
 """Im2col."""
 import math
+from typing import Sequence
 
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.convolution import spatial_numbers
@@ -17,7 +19,7 @@ class Im2col(Layer):
     a channel's taps one after the other, and the size that the convolution would have.
     """
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.convolution_param
         self.axes = len(bottom[0].shape)
         self.axis = canonical_axis(p.axis, self.axes)
@@ -25,7 +27,7 @@ class Im2col(Layer):
         self.geometry = (spatial_numbers(p, "kernel_size", spatial), spatial_numbers(p, "stride", spatial, 1),
                          spatial_numbers(p, "pad", spatial, 0), spatial_numbers(p, "dilation", spatial, 1))
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         if len(shape) != self.axes:
             raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {format_shape(shape)}")
@@ -33,9 +35,9 @@ class Im2col(Layer):
         channels = shape[self.axis] * math.prod(self.geometry[0])
         top[0].reshape(*shape[:self.axis], channels, *sizes)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         im2col.forward(bottom[0].data, top[0].data, *self.geometry, self.axis)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             im2col.backward(top[0].diff, bottom[0].diff, *self.geometry, self.axis)

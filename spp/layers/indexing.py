@@ -1,5 +1,5 @@
 """Layers that pick rows (all that one index of axis 0 has) by index: BatchReindex, Filter, Embed."""
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -32,21 +32,20 @@ class BatchReindex(Layer):
 
     bottoms = (2, 2)
 
-    @staticmethod
-    def differentiable(bottom):
+    def differentiable(self, bottom: int) -> bool:
         return bottom == 0
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(bottom[1].shape) != 1:
             raise NetError(f"the indices, bottom 1, must have 1 axis, found shape {format_shape(bottom[1].shape)}")
         canonical_axis(0, len(bottom[0].shape))
         top[0].reshape(bottom[1].shape + bottom[0].shape[1:])
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.indices = row_indices(self, bottom[1], bottom[0].shape[0], "bottom 0 has")
         indexing.take_forward(bottom[0].data, self.indices, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         refuse_gradient(propagate_down[1], "the indices", 1, 2)
         if propagate_down[0]:
             bottom[0].diff[...] = 0
@@ -63,16 +62,16 @@ class Filter(Layer):
     bottoms = (2, None)
     tops = (1, None)
 
-    def differentiable(self, bottom):
+    def differentiable(self, bottom: int) -> bool:
         return bottom != len(self.param.bottom) - 1
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(bottom) != len(top) + 1:
             raise NetError(f"makes one top for each bottom but the last, the selector; found {len(bottom)} bottoms "
                            f"and {len(top)} top(s)")
         self.rows = None
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         *data, selector = bottom
         if not selector.shape or any(size != 1 for size in selector.shape[1:]):
             raise NetError(f"the selector, the last bottom, must have one number a row, found shape "
@@ -90,11 +89,11 @@ class Filter(Layer):
         for blob, shaped in zip(data, top):
             shaped.reshape((len(self.rows),) + blob.shape[1:])
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for blob, picked in zip(bottom, top):
             indexing.take_forward(blob.data, self.picked, picked.data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         refuse_gradient(propagate_down[-1], "the selectors", len(bottom) - 1, len(bottom))
         for blob, picked, wanted in zip(bottom, top, propagate_down):
             if wanted:
@@ -109,11 +108,10 @@ class Embed(Layer):
     The top has the bottom's axes, then num_output. Parameters: weight input_dim x num_output, bias num_output.
     """
 
-    @staticmethod
-    def differentiable(bottom):
+    def differentiable(self, bottom: int) -> bool:
         return False
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.embed_param
         for name in ("num_output", "input_dim"):
             if getattr(p, name) < 1:
@@ -122,15 +120,15 @@ class Embed(Layer):
         if p.bias_term:
             self.add_filled((p.num_output,), p.bias_filler)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].reshape(bottom[0].shape + self.blobs[0].shape[1:])
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         weight, *bias = (blob.data for blob in self.blobs)
         self.indices = row_indices(self, bottom[0], len(weight), "the table has (input_dim)")
         indexing.embed_forward(self.indices, weight, bias[0] if bias else None, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         refuse_gradient(propagate_down[0], "the indices", 0, 1)
         dy = top[0].diff
         if self.param_propagate_down[0]:

@@ -1,5 +1,8 @@
 """Layers that make blobs from nothing: Input and DummyData."""
+from typing import Sequence
+
 from spp import filler
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer
 from spp.layers.registry import register
@@ -13,7 +16,7 @@ class Input(Layer):
     bottoms = (0, 0)
     tops = (1, None)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shapes = self.param.input_param.shape
         if len(shapes) not in (0, 1, len(top)):
             raise NetError(f"input_param needs one shape, or one for each of the {len(top)} tops; found {len(shapes)}")
@@ -29,7 +32,7 @@ class DummyData(Layer):
     bottoms = (0, 0)
     tops = (1, None)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.dummy_data_param
         legacy = [list(axis) for axis in (p.num, p.channels, p.height, p.width)]
         if p.shape and any(legacy):
@@ -51,7 +54,7 @@ class DummyData(Layer):
         self._fill(top, range(len(top)))
         self.refilled = [i for i, f in enumerate(self.fillers) if f.type != "constant"]
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self._fill(top, self.refilled)
 
     def _fill(self, top, indices):

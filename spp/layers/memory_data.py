@@ -1,6 +1,9 @@
 """The layer whose examples the program hands over."""
+from typing import Any, Sequence
+
 import numpy as np
 
+from spp.blob import Blob
 from spp.data import datum
 from spp.data.transform import Transformer
 from spp.errors import NetError
@@ -19,7 +22,7 @@ class MemoryData(Layer):
     bottoms = (0, 0)
     tops = (2, 2)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.memory_data_param
         self.shape = (p.batch_size, p.channels, p.height, p.width)
         if min(self.shape) < 1:
@@ -76,11 +79,11 @@ class MemoryData(Layer):
         self.position = 0
         self.unread = True
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].reshape(self.shape)
         top[1].reshape(self.shape[0])
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if self.data is None:
             raise NetError("needs to be initialized with examples; call its set_input_arrays(data, labels) or "
                            "add_datum_vector(datums) before forward")
@@ -91,10 +94,10 @@ class MemoryData(Layer):
         self.position = part.stop % len(self.data)
         self.unread = self.unread and self.position != 0
 
-    def state(self):
+    def state(self) -> dict[str, Any] | None:
         return {**(super().state() or {}), "position": self.position}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.position = state["position"]
 

@@ -1,5 +1,5 @@
 """Pooling."""
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Pooling(Layer):
 
     tops = (1, 2)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.pooling_param
         self.method = p.PoolMethod.Name(p.pool)
         if len(top) > 1 and self.method != "MAX":
@@ -75,7 +75,7 @@ class Pooling(Layer):
             raise NetError("pad goes with pool: MAX and AVE only, found STOCHASTIC; set pad: 0")
         self.ceil = p.RoundMode.Name(p.round_mode) == "CEIL"
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         if len(shape) - 2 != self.axes:
             raise NetError(f"was set up for {self.axes} spatial axes, found a bottom of {format_shape(shape)}")
@@ -87,7 +87,7 @@ class Pooling(Layer):
         kernel = size if self.kernel is None else self.kernel
         return pooling.sliding_regions(size, kernel, self.pad, self.stride, self.ceil)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, y = bottom[0].data, top[0].data
         if self.method == "MAX":
             argmax = self.argmax.data if self.runs_backward or len(top) > 1 else None
@@ -104,7 +104,7 @@ class Pooling(Layer):
         else:
             pooling.expected_forward(x, self.regions, self.areas, y)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         dy, dx = top[0].diff, bottom[0].diff

@@ -65,35 +65,35 @@ class Python(Layer):
         else:
             super().__setattr__(name, value)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         with self._lent("setup", bottom, top) as shown:
             self.user.setup(*shown)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         with self._lent("reshape", bottom, top) as shown:
             self.user.reshape(*shown)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         with self._lent("forward", bottom, top) as shown:
             self.user.forward(*shown)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if type(self.user).backward is Layer.backward and any(propagate_down):
             raise NetError(f"class {type(self.user).__name__} has no backward(self, top, propagate_down, bottom), and "
                            "a bottom needs a gradient; write it, or say propagate_down: false in the prototxt")
         with self._lent("backward", bottom, top) as shown:
             self.user.backward(shown[1], propagate_down, shown[0])
 
-    def state(self):
+    def state(self) -> dict[str, Any] | None:
         return super().state() if type(self.user).state is Layer.state else self.user.state()
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         if type(self.user).restore is Layer.restore:
             super().restore(state)
         else:
             self.user.restore(state)
 
-    def close(self):
+    def close(self) -> None:
         if type(self.user).close is not Layer.close:
             self.user.close()
 

@@ -1,4 +1,7 @@
 """Layers of forks that put values into another order: Permute, Reorg, ShuffleChannel."""
+from typing import Sequence
+
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
 from spp.layers.registry import register
@@ -9,7 +12,7 @@ from spp.ops import rearrange
 class Permute(Layer):
     """The axes in the order of permute_param, those not named behind them (SSD: Permute)."""
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         given, axes = list(self.param.permute_param.order), len(bottom[0].shape)
         if len(set(given)) < len(given):
             raise NetError(f"permute_param names an axis twice: {', '.join(map(str, given))}")
@@ -19,16 +22,16 @@ class Permute(Layer):
         self.order = tuple(given + [axis for axis in range(axes) if axis not in given])
         self.inverse = tuple(self.order.index(axis) for axis in range(axes))
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         if len(shape) != len(self.order):
             raise NetError(f"was set up for a bottom of {len(self.order)} axes, found shape {format_shape(shape)}")
         top[0].reshape([shape[axis] for axis in self.order])
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].data[...] = bottom[0].data.transpose(self.order)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             bottom[0].diff[...] = top[0].diff.transpose(self.inverse)
 
@@ -37,13 +40,13 @@ class Permute(Layer):
 class Reorg(Layer):
     """From space to channels, in Darknet's order, or with `reverse` from channels to space (YOLO v2: Reorg)."""
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.reorg_param
         self.stride, self.reverse = p.stride, p.reverse
         if self.stride < 1:
             raise NetError("reorg_param's stride must be at least 1, found 0")
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape, s = bottom[0].shape, self.stride
         if len(shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {format_shape(shape)}")
@@ -54,11 +57,11 @@ class Reorg(Layer):
             raise NetError(f"height and width must be multiples of stride {s}, found {h} x {w}")
         top[0].reshape((n, c // s ** 2, h * s, w * s) if self.reverse else (n, c * s ** 2, h // s, w // s))
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         change = rearrange.channels_to_space if self.reverse else rearrange.space_to_channels
         change(bottom[0].data, top[0].data, self.stride)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             undo = rearrange.undo_channels_to_space if self.reverse else rearrange.undo_space_to_channels
             undo(top[0].diff, bottom[0].diff, self.stride)
@@ -68,19 +71,19 @@ class Reorg(Layer):
 class ShuffleChannel(Layer):
     """The channels of each group in turn (ShuffleNet: ShuffleChannel)."""
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.group = self.param.shuffle_channel_param.group
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         if len(shape) < 2 or self.group < 1 or shape[1] % self.group:
             raise NetError(f"the number of channels (axis 1) must be a multiple of group {self.group}, found shape "
                            f"{format_shape(shape)}")
         top[0].reshape(shape)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         rearrange.shuffle(bottom[0].data, top[0].data, self.group)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             rearrange.shuffle(top[0].diff, bottom[0].diff, top[0].shape[1] // self.group)

@@ -1,5 +1,6 @@
 """Layers with a memory: LSTM, its single step LSTMUnit, and the plain RNN."""
 import math
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -33,11 +34,10 @@ class Recurrent(Layer):
         self.bottoms = 2 + self.exposed, 3 + self.exposed
         self.tops = 1 + self.exposed, 1 + self.exposed
 
-    @staticmethod
-    def differentiable(bottom):
+    def differentiable(self, bottom: int) -> bool:
         return bottom != 1
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.recurrent_param
         if p.num_output < 1:
             raise NetError("recurrent_param needs num_output, at least 1")
@@ -59,7 +59,7 @@ class Recurrent(Layer):
     def buffer(self):
         return Blob((), self.context.dtype, self.context.backend)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, cont = bottom[0].shape, bottom[1].shape
         if len(x) < 2 or x[0] < 1:
             raise NetError(f"bottom 0 must be time steps x streams x inputs, with one step or more; found "
@@ -147,13 +147,13 @@ class Recurrent(Layer):
             if wanted:
                 blob.diff[...] = end.diff
 
-    def state(self):
+    def state(self) -> dict[str, Any] | None:
         if self.exposed:
             return None
         to_host = self.context.backend.to_host
         return {name: to_host(blob.data).tolist() for name, blob in zip(self.states, self.carried)}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         for name, blob in zip(self.states, self.carried):
             values = np.array(state[name], self.context.dtype)
             blob.reshape(values.shape)
@@ -171,23 +171,23 @@ class LSTM(Recurrent):
     states = ("h", "c")
     gates = 4
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
         self.cells = self.buffer()
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)
         steps, streams = bottom[0].shape[:2]
         self.cells.reshape(steps + 1, streams, self.outputs)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         h, cells = top[0].data, self.cells.data
         h0, c0 = self.states_before(bottom)
         recurrent.lstm_forward(self.sum_inputs(bottom), bottom[1].data, self.blobs[self.hidden].data, h0, c0,
                                h, cells, self.previous.data)
         self.keep_states(top, h[-1], cells[-1])
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dh, dc = self.end_gradients(top)
         recurrent.lstm_backward(top[0].diff, self.sums.data, bottom[1].data, self.blobs[self.hidden].data,
                                 self.cells.data, dh, dc, self.sums.diff)
@@ -202,18 +202,18 @@ class RNN(Recurrent):
     weights and output weights num_output x num_output, output bias.
     """
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
         p = self.param.recurrent_param
         self.add_filled((self.outputs, self.outputs), p.weight_filler)
         self.add_filled((self.outputs,), p.bias_filler)
         self.before_tanh = self.buffer()
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)
         self.before_tanh.reshape(top[0].shape)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         weight, out_weight, out_bias = (blob.data for blob in self.blobs[self.hidden:])
         h, y = self.sum_inputs(bottom), top[0].data
         h0, = self.states_before(bottom)
@@ -222,7 +222,7 @@ class RNN(Recurrent):
         neuron.tanh_forward(y, y)
         self.keep_states(top, h[-1])
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         h, dsums, dout = self.sums.data, self.sums.diff, self.before_tanh.diff
         neuron.tanh_backward(top[0].diff, top[0].data, dout)
         out = self.hidden + 1
@@ -247,15 +247,14 @@ class LSTMUnit(Layer):
     bottoms = (3, 3)
     tops = (2, 2)
 
-    @staticmethod
-    def differentiable(bottom):
+    def differentiable(self, bottom: int) -> bool:
         return bottom != 2
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.activations = Blob((), self.context.dtype, self.context.backend)
         self.dcell = Blob((), self.context.dtype, self.context.backend)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         cell, gates, cont = (blob.shape for blob in bottom)
         if not cell or gates != (*cell[:-1], 4 * cell[-1]) or cont != cell[:-1]:
             raise NetError(f"bottoms must be cells S x H, gates S x 4 H and cont S, of any shape S; found "
@@ -264,11 +263,11 @@ class LSTMUnit(Layer):
         for blob in (*top, self.dcell):
             blob.reshape(cell)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         c_prev, gates, cont = (blob.data for blob in bottom)
         recurrent.lstm_unit_forward(c_prev, gates, cont, self.activations.data, top[0].data, top[1].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dgates, dcell = self.activations.diff, self.dcell.diff
         recurrent.lstm_unit_backward(top[1].diff, top[0].diff, bottom[0].data, self.activations.data, bottom[2].data,
                                      top[0].data, dcell, dgates)

@@ -1,4 +1,6 @@
 """Layers of forks that resize maps: Interp, Upsample."""
+from typing import Sequence
+
 import numpy as np
 
 from spp.blob import Blob
@@ -16,7 +18,7 @@ class Interp(Layer):
     pad_beg and pad_end cut off.
     """
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.interp_param
         if p.pad_beg > 0 or p.pad_end > 0:
             raise NetError(f"interp_param's pad_beg and pad_end must be 0 or negative (pixels cut off), found "
@@ -32,7 +34,7 @@ class Interp(Layer):
             raise NetError("interp_param needs height and width, or zoom_factor, or shrink_factor")
         self.made = None
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.interp_param, bottom[0].shape
         if len(shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {format_shape(shape)}")
@@ -56,10 +58,10 @@ class Interp(Layer):
             return size + (size - 1) * (p.zoom_factor - 1)
         return given
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         resize.bilinear_forward(bottom[0].data, self.rows, self.columns, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             resize.bilinear_backward(top[0].diff, self.rows, self.columns, bottom[0].diff)
 
@@ -75,11 +77,10 @@ class Upsample(Layer):
 
     bottoms = (1, 2)
 
-    @staticmethod
-    def differentiable(bottom):
+    def differentiable(self, bottom: int) -> bool:
         return bottom == 0
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.upsample_param
         if p.HasField("scale_h") != p.HasField("scale_w") or p.HasField("scale") and p.HasField("scale_h"):
             raise NetError("upsample_param takes either scale, or scale_h and scale_w")
@@ -96,7 +97,7 @@ class Upsample(Layer):
             if not p.HasField("scale") and not p.HasField("scale_h"):
                 raise NetError("upsample_param needs scale")
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.upsample_param, bottom[0].shape
         if len(shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {format_shape(shape)}")
@@ -106,7 +107,7 @@ class Upsample(Layer):
         size = (shape[2] * self.scale[0] - p.pad_out_h, shape[3] * self.scale[1] - p.pad_out_w)
         top[0].reshape(*shape[:2], *((p.upsample_h, p.upsample_w) if p.HasField("upsample_h") else size))
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, y = bottom[0].data, top[0].data
         if len(bottom) == 1:
             resize.repeat_forward(x, y)
@@ -124,7 +125,7 @@ class Upsample(Layer):
             "the map that was pooled"))
         resize.unpool_forward(x, place, y)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         if len(bottom) == 1:

@@ -1,4 +1,6 @@
 """Pooling of regions of interest: ROIPooling, PSROIPooling."""
+from typing import Sequence
+
 import numpy as np
 
 from spp.blob import Blob
@@ -13,8 +15,7 @@ class Regions(Layer):
 
     bottoms = (2, 2)
 
-    @staticmethod
-    def differentiable(bottom):
+    def differentiable(self, bottom: int) -> bool:
         return bottom == 0
 
     def check_shapes(self, bottom):
@@ -42,26 +43,26 @@ class Regions(Layer):
 class ROIPooling(Regions):
     """The maximum of each of pooled_h x pooled_w bins of every region (Fast R-CNN: ROIPooling); R x C x bins."""
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.roi_pooling_param
         if not p.pooled_h or not p.pooled_w:
             raise NetError(f"roi_pooling_param needs pooled_h and pooled_w, found {p.pooled_h} and {p.pooled_w}")
         self.pooled, self.scale = (p.pooled_h, p.pooled_w), p.spatial_scale
         self.argmax = Blob((), np.int32, self.context.backend)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.check_shapes(bottom)
         for blob in (top[0], self.argmax):
             blob.reshape(bottom[1].shape[0], bottom[0].shape[1], *self.pooled)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         rois, self.image = self.read(bottom)
         bins = roi.max_bins(rois, self.pooled, self.scale, bottom[0].shape[2:])
         self.rows, self.columns = map(self.context.backend.from_host, bins)
         argmax = self.argmax.data if self.runs_backward else None
         roi.max_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data, argmax)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             roi.max_backward(top[0].diff, self.argmax.data, self.image, self.rows, self.columns, bottom[0].diff)
 
@@ -70,14 +71,14 @@ class ROIPooling(Regions):
 class PSROIPooling(Regions):
     """The mean of each of group_size^2 bins of every region, each from channels of its own (R-FCN: PSROIPooling)."""
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.psroi_pooling_param
         if p.output_dim < 1 or p.group_size < 1 or not p.spatial_scale > 0:
             raise NetError(f"psroi_pooling_param needs output_dim, group_size and spatial_scale above 0, found "
                            f"{p.output_dim}, {p.group_size} and {p.spatial_scale:g}")
         self.outputs, self.group, self.scale = p.output_dim, p.group_size, p.spatial_scale
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.check_shapes(bottom)
         wanted = self.outputs * self.group ** 2
         if bottom[0].shape[1] != wanted:
@@ -85,12 +86,12 @@ class PSROIPooling(Regions):
                            f"{bottom[0].shape[1]}")
         top[0].reshape(bottom[1].shape[0], self.outputs, self.group, self.group)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         rois, self.image = self.read(bottom)
         bins = roi.group_bins(rois, self.group, self.scale, bottom[0].shape[2:])
         self.rows, self.columns = map(self.context.backend.from_host, bins)
         roi.group_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             roi.group_backward(top[0].diff, self.image, self.rows, self.columns, bottom[0].diff)

@@ -1,4 +1,6 @@
 """SPP: spatial pyramid pooling."""
+from typing import Sequence
+
 import numpy as np
 
 from spp.blob import Blob
@@ -19,7 +21,7 @@ class SPP(Layer):
     windows and padding; with h = 1 the top is N x C x 1 x 1.
     """
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.spp_param
         if bool(p.bins) == p.HasField("pyramid_height"):
             found = "both" if p.bins else "neither"
@@ -40,7 +42,7 @@ class SPP(Layer):
         self.pooled = Blob((), self.context.dtype, self.context.backend)
         self.argmax = Blob((), np.int32, self.context.backend)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(bottom[0].shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {bottom[0].shape}")
         n, channels, *size = bottom[0].shape
@@ -58,7 +60,7 @@ class SPP(Layer):
             return spp.pyramid_regions(height, width, p.bins, self.rule)
         return spp.caffe_regions(height, width, p.pyramid_height)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         pooled = self.pooled.data[..., 0]
         if self.method == "MAX":
             argmax = self.argmax.data[..., 0] if self.runs_backward else None
@@ -67,7 +69,7 @@ class SPP(Layer):
             pooling.average_forward(bottom[0].data, self.regions, self.areas, pooled)
         spp.flatten_forward(pooled, self.counts, self._flat(top[0].data))
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         gradient = self.pooled.diff[..., 0]

@@ -189,3 +189,18 @@ def _rows(matrix: Any, labels: Any) -> Any:
     rows = device.scratch("losses.rows", (*labels.shape, matrix.shape[1]), matrix.dtype)
     device.take_rows(matrix, labels.reshape(-1), rows.reshape(-1, matrix.shape[1]))
     return rows
+
+
+def count(counted: Any, dtype: Any) -> Any:
+    """How many of the booleans are true: an int on the host, on a GPU an array, at least 1, that nobody waits for."""
+    device = backend.of(counted)
+    return device.xp.maximum(counted.sum(dtype=dtype), 1) if device.asynchronous else int(counted.sum())
+
+
+def other_labels(target: Any, label: int) -> Any:
+    """Where the targets, cut to integers, are not `label`: booleans in a scratch buffer."""
+    device = backend.of(target)
+    whole, others = (device.scratch_like("losses.counted", target, dtype) for dtype in ("int64", bool))
+    whole[...] = target
+    device.xp.not_equal(whole, label, out=others)
+    return others

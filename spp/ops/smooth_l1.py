@@ -35,3 +35,10 @@ def _buffers(d: Any) -> list[Any]:
     """Two scratch buffers like d, and one of booleans."""
     return [backend.of(d).scratch_like(f"smooth_l1.{name}", d, dtype)
             for name, dtype in (("first", d.dtype), ("second", d.dtype), ("near", bool))]
+
+
+def difference(a: Any, b: Any, weight: Any, out: Any) -> None:
+    """out = weight * (a - b); weight may be None for 1. All have one shape."""
+    backend.of(a).xp.subtract(a, b, out=out)
+    if weight is not None:
+        out *= weight

@@ -98,7 +98,7 @@ def test_slice_into_one_part_shares_memory():
     np.testing.assert_array_equal(forward(net, distinct((3, 3, 5, 5))), distinct((3, 3, 5, 5)))
 
 
-POINTS = "each slice_point must lie behind the one before it, above 0 and below 6, the size of axis 1; found "
+POINTS = "each slice_point must be larger than the one before it, above 0 and below 6, the size of axis 1; found "
 
 
 @pytest.mark.parametrize("param, tops, message", [
