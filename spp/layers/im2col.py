@@ -2,10 +2,11 @@
 import math
 from typing import Sequence
 
+from spp.backend.types import Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
-from spp.layers.convolution import spatial_numbers
+from spp.layers.geometry import convolution_geometry
 from spp.layers.registry import register
 from spp.ops import im2col
 from spp.ops.convolution import output_size
@@ -13,19 +14,22 @@ from spp.ops.convolution import output_size
 
 @register("Im2col")
 class Im2col(Layer):
-    """Every window of a Convolution as a column of the values it sees (Caffe: Im2col).
+    """The values of every window of a Convolution as channels (Caffe: Im2col).
 
-    Reads kernel, stride, pad, dilation and axis of convolution_param. The top has channels x kernel channels,
-    a channel's taps one after the other, and the size that the convolution would have.
+    Uses kernel, stride, pad, dilation and axis of convolution_param. Bottom: ... x C x spatial axes; top: ... x
+    (C * kernel elements) x output sizes, the elements of a channel's window one after the other. Raises NetError for
+    parameters as Convolution does, and if the number of axes changes.
     """
+
+    axes: int                                           # the bottom's
+    axis: int                                           # of the channels
+    geometry: tuple[Numbers, Numbers, Numbers, Numbers]     # kernel, stride, pad, dilation
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.convolution_param
         self.axes = len(bottom[0].shape)
         self.axis = canonical_axis(p.axis, self.axes)
-        spatial = self.axes - self.axis - 1
-        self.geometry = (spatial_numbers(p, "kernel_size", spatial), spatial_numbers(p, "stride", spatial, 1),
-                         spatial_numbers(p, "pad", spatial, 0), spatial_numbers(p, "dilation", spatial, 1))
+        self.geometry = convolution_geometry(p, self.axes - self.axis - 1)[:4]
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape

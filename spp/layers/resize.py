@@ -3,20 +3,27 @@ from typing import Sequence
 
 import numpy as np
 
+from spp.backend.types import Array, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
+from spp.layers.geometry import by_axis
 from spp.layers.registry import register
 from spp.ops import resize
 
 
 @register("Interp")
 class Interp(Layer):
-    """Bilinear resizing, corners on corners (DeepLab, PSPNet: Interp).
+    """Bilinear resizing of N x C x H x W, corners to corners (DeepLab, PSPNet: Interp).
 
-    To height x width, or by zoom_factor and shrink_factor, of the map without the pixels that a negative
-    pad_beg and pad_end cut off.
+    The output size is height x width, or follows from zoom_factor and shrink_factor. A negative pad_beg and pad_end
+    cut pixels off the map first. Raises NetError without a size, for positive pads, and if no pixel is left.
     """
+
+    counts: Numbers             # height and width of the top
+    rows: tuple[Array, ...]     # by `resize.bilinear_axis`
+    columns: tuple[Array, ...]
+    size: Numbers | None        # the map's, that the three above are for
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.interp_param
@@ -32,7 +39,7 @@ class Interp(Layer):
         factors = p.HasField("zoom_factor") or p.HasField("shrink_factor")
         if not (p.height and p.width) and not factors:
             raise NetError("interp_param needs height and width, or zoom_factor, or shrink_factor")
-        self.made = None
+        self.size = None
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.interp_param, bottom[0].shape
@@ -42,21 +49,22 @@ class Interp(Layer):
         if min(inner) < 1:
             raise NetError(f"pad_beg {p.pad_beg} and pad_end {p.pad_end} leave nothing of a map of "
                            f"{format_shape(shape[2:])}")
-        if shape[2:] != self.made:
-            counts = [self._count(size, given) for size, given in zip(inner, (p.height, p.width))]
-            self.counts, move = counts, self.context.backend.from_host
+        if shape[2:] != self.size:
+            self.counts = tuple(self._count(size, count) for size, count in zip(inner, (p.height, p.width)))
+            move = self.context.backend.from_host
             self.rows, self.columns = (
                 tuple(move(part) for part in resize.bilinear_axis(-p.pad_beg, size, count, self.context.dtype))
-                for size, count in zip(inner, counts))
-            self.made = shape[2:]
+                for size, count in zip(inner, self.counts))
+            self.size = shape[2:]
         top[0].reshape(*shape[:2], *self.counts)
 
-    def _count(self, size, given):
+    def _count(self, size: int, count: int) -> int:
+        """The output size of an axis: `count`, or by the factors from the input size."""
         p = self.param.interp_param
         if p.HasField("zoom_factor") or p.HasField("shrink_factor"):
             size = (size - 1) // p.shrink_factor + 1
             return size + (size - 1) * (p.zoom_factor - 1)
-        return given
+        return count
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         resize.bilinear_forward(bottom[0].data, self.rows, self.columns, top[0].data)
@@ -68,25 +76,27 @@ class Interp(Layer):
 
 @register("Upsample")
 class Upsample(Layer):
-    """With one bottom each pixel repeated scale x scale times (YOLO v3: Upsample). With two, SegNet's Upsample.
+    """With one bottom, each pixel repeated scale x scale times (YOLO v3: Upsample); with two, SegNet's Upsample.
 
-    SegNet's bottoms are the values and their places h * W + w, as a MAX Pooling's second top gives them; the
-    top is upsample_h x upsample_w, or scale (default 2) times as large, less one row or column by pad_out_h
-    and pad_out_w. Where windows overlapped, one of equal places is written.
+    SegNet's bottoms are the values, N x C x H x W, and their places h * W + w, as the second top of a MAX Pooling
+    has them. The top is upsample_h x upsample_w, or scale (default 2) times as large, less one row or column by
+    pad_out_h and pad_out_w. Of several values for one place the last is written. Raises NetError for other
+    parameters and shapes, and for a place outside of the top.
     """
 
     bottoms = (1, 2)
+    scale: Numbers      # for height and width
+    place: Blob         # integers, of the last forward
 
     def differentiable(self, bottom: int) -> bool:
         return bottom == 0
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.upsample_param
-        if p.HasField("scale_h") != p.HasField("scale_w") or p.HasField("scale") and p.HasField("scale_h"):
-            raise NetError("upsample_param takes either scale, or scale_h and scale_w")
         if p.HasField("upsample_h") != p.HasField("upsample_w"):
             raise NetError("upsample_param takes upsample_h and upsample_w together")
-        self.scale = (p.scale_h, p.scale_w) if p.HasField("scale_h") else (p.scale, p.scale)
+        scale = by_axis(p, "scale")
+        self.scale = scale or (p.scale, p.scale)
         if min(self.scale) < 1:
             raise NetError(f"upsample_param's scale must be at least 1, found {min(self.scale)}")
         self.place = Blob((), np.int64, self.context.backend)
@@ -94,7 +104,7 @@ class Upsample(Layer):
             if p.HasField("upsample_h") or p.pad_out_h or p.pad_out_w:
                 raise NetError("upsample_h, upsample_w, pad_out_h and pad_out_w need a second bottom, the places of "
                                "the values")
-            if not p.HasField("scale") and not p.HasField("scale_h"):
+            if not scale:
                 raise NetError("upsample_param needs scale")
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -113,16 +123,11 @@ class Upsample(Layer):
             resize.repeat_forward(x, y)
             return
         self.place.reshape(x.shape)
-        place, device = self.place.data, self.context.backend
+        place = self.place.data
         place[...] = bottom[1].data
-        outside, above = (device.scratch_like(f"upsample.{name}", place, bool) for name in ("outside", "above"))
-        device.xp.less(place, 0, out=outside)
-        device.xp.greater_equal(place, y.shape[2] * y.shape[3], out=above)
-        outside |= above
-        self.check_values(outside, place, lambda found: (
-            f"place {found} lies outside the top of {format_shape(y.shape[2:])}; give upsample_h and upsample_w "
-            f"the size of "
-            "the map that was pooled"))
+        self.check_values(resize.outside(place, y.shape[2] * y.shape[3]), place, lambda wrong: (
+            f"place {wrong} is outside of the top of {format_shape(y.shape[2:])}; give upsample_h and upsample_w "
+            "the size of the map that was pooled"))
         resize.unpool_forward(x, place, y)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

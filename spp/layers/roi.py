@@ -3,6 +3,7 @@ from typing import Sequence
 
 import numpy as np
 
+from spp.backend.types import Array
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
@@ -11,14 +12,20 @@ from spp.ops import roi
 
 
 class Regions(Layer):
-    """Base: bottoms are the map, N x C x H x W, and the regions, R x 5: image, x1, y1, x2, y2."""
+    """Base: bottoms are the map, N x C x H x W, and the regions, R x 5: image, x1, y1, x2, y2 (inclusive corners).
+
+    Raises NetError for other shapes, an image that the map does not have, and corners that are not finite.
+    """
 
     bottoms = (2, 2)
+    image: Array        # int32 (R), each region's, of the last forward, and the edges of its bins:
+    rows: Array
+    columns: Array
 
     def differentiable(self, bottom: int) -> bool:
         return bottom == 0
 
-    def check_shapes(self, bottom):
+    def check_shapes(self, bottom: Sequence[Blob]) -> None:
         """Raise NetError unless the bottoms have the shapes of a map and its regions."""
         shape, regions = bottom[0].shape, bottom[1].shape
         if len(shape) != 4:
@@ -27,8 +34,8 @@ class Regions(Layer):
             raise NetError(f"bottom 1 must be regions of R x 5 (image, x1, y1, x2, y2), found shape "
                            f"{format_shape(regions)}")
 
-    def read(self, bottom):
-        """The regions as a host array (R, 5), and the images they belong to, as int32 on the device."""
+    def read(self, bottom: Sequence[Blob]) -> np.ndarray:
+        """The checked regions as a host array (R, 5); sets `image` to their images."""
         rois = self.context.backend.to_host(bottom[1].data).reshape(-1, 5)
         images = bottom[0].shape[0]
         outside = ~((rois[:, 0] >= 0) & (rois[:, 0] < images) & np.isfinite(rois).all(1))
@@ -36,12 +43,20 @@ class Regions(Layer):
             index = int(outside.argmax())
             raise NetError(f"region {index} is ({', '.join(f'{v:g}' for v in rois[index])}), but its image must be 0 "
                            f"to {images - 1} and its corners finite")
-        return rois, self.context.backend.from_host(rois[:, 0].astype(np.int32))
+        self.image = self.context.backend.from_host(rois[:, 0].astype(np.int32))
+        return rois
 
 
 @register("ROIPooling")
 class ROIPooling(Regions):
-    """The maximum of each of pooled_h x pooled_w bins of every region (Fast R-CNN: ROIPooling); R x C x bins."""
+    """The maximum of each of pooled_h x pooled_w bins of every region (Fast R-CNN: ROIPooling).
+
+    Top: R x C x pooled_h x pooled_w. spatial_scale takes coordinates of regions to those of the map.
+    """
+
+    pooled: tuple[int, int]
+    scale: float
+    argmax: Blob        # positions for backward
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.roi_pooling_param
@@ -56,8 +71,8 @@ class ROIPooling(Regions):
             blob.reshape(bottom[1].shape[0], bottom[0].shape[1], *self.pooled)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        rois, self.image = self.read(bottom)
-        bins = roi.max_bins(rois, self.pooled, self.scale, bottom[0].shape[2:])
+        _, _, height, width = bottom[0].shape
+        bins = roi.max_bins(self.read(bottom), self.pooled, self.scale, (height, width))
         self.rows, self.columns = map(self.context.backend.from_host, bins)
         argmax = self.argmax.data if self.runs_backward else None
         roi.max_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data, argmax)
@@ -69,7 +84,14 @@ class ROIPooling(Regions):
 
 @register("PSROIPooling")
 class PSROIPooling(Regions):
-    """The mean of each of group_size^2 bins of every region, each from channels of its own (R-FCN: PSROIPooling)."""
+    """The mean of each of group_size^2 bins of every region, each from channels of its own (R-FCN: PSROIPooling).
+
+    Top: R x output_dim x group_size x group_size. spatial_scale takes coordinates of regions to those of the map.
+    """
+
+    outputs: int
+    group: int
+    scale: float
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.psroi_pooling_param
@@ -80,15 +102,15 @@ class PSROIPooling(Regions):
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.check_shapes(bottom)
-        wanted = self.outputs * self.group ** 2
-        if bottom[0].shape[1] != wanted:
-            raise NetError(f"the map must have output_dim * group_size^2 = {wanted} channels, found "
+        channels = self.outputs * self.group ** 2
+        if bottom[0].shape[1] != channels:
+            raise NetError(f"the map must have output_dim * group_size^2 = {channels} channels, found "
                            f"{bottom[0].shape[1]}")
         top[0].reshape(bottom[1].shape[0], self.outputs, self.group, self.group)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        rois, self.image = self.read(bottom)
-        bins = roi.group_bins(rois, self.group, self.scale, bottom[0].shape[2:])
+        _, _, height, width = bottom[0].shape
+        bins = roi.group_bins(self.read(bottom), self.group, self.scale, (height, width))
         self.rows, self.columns = map(self.context.backend.from_host, bins)
         roi.group_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data)
 

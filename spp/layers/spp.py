@@ -3,23 +3,34 @@ from typing import Sequence
 
 import numpy as np
 
+from spp.backend.types import Array
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer
-from spp.layers.pooling import Tables
+from spp.layers.pooling import RegionTables
 from spp.layers.registry import register
 from spp.ops import pooling, spp
 
 
 @register("SPP")
 class SPP(Layer):
-    """Spatial pyramid pooling: a vector of fixed length from a map of any size.
+    """Spatial pyramid pooling: a vector of fixed length from a map of any size, N x C x H x W (He et al., Sec. 2.2).
 
-    spp_param { bins: 6 bins: 3 bins: 2 bins: 1 }: the paper's pyramid (Sec. 2.2). The top is N x (C * sum of
-    n^2): the levels in the order listed, each as Pooling and Flatten would give it. bin_rule says where the
-    bins lie (spp.ops.spp.bins). spp_param { pyramid_height: h }: Caffe's SPP, levels of 2^i bins with Caffe's
-    windows and padding; with h = 1 the top is N x C x 1 x 1.
+    spp_param { bins: 6 bins: 3 bins: 2 bins: 1 }: levels of n x n bins as in the paper. The top is N x (C * sum of
+    n^2): the levels in the order listed, each as Pooling and Flatten would return it. bin_rule: the rule for the
+    edges of the bins (spp.ops.spp.bins). spp_param { pyramid_height: h }: Caffe's SPP, levels of 2^i x 2^i bins with
+    Caffe's windows and padding; with h = 1 the top is N x C x 1 x 1. pool: MAX or AVE. Raises NetError unless either
+    bins or pyramid_height is given, and for a map that has too few pixels for Caffe's windows.
     """
+
+    method: str
+    rule: str
+    tables: RegionTables
+    counts: list[int]       # of bins by level; their regions, and areas for averages, at the present size:
+    regions: Array
+    areas: Array
+    pooled: Blob            # N x C x bins x 1
+    argmax: Blob            # positions for backward, as pooled
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.spp_param
@@ -38,7 +49,7 @@ class SPP(Layer):
         if self.method not in ("MAX", "AVE"):
             raise NetError(f"spp_param's pool must be MAX or AVE, found {self.method}")
         self.rule = p.BinRule.Name(p.bin_rule)
-        self.tables = Tables(self.context)
+        self.tables = RegionTables(self.context)
         self.pooled = Blob((), self.context.dtype, self.context.backend)
         self.argmax = Blob((), np.int32, self.context.backend)
 
@@ -46,7 +57,7 @@ class SPP(Layer):
         if len(bottom[0].shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {bottom[0].shape}")
         n, channels, *size = bottom[0].shape
-        self.counts, self.regions, self.areas = self.tables.of(tuple(size), self._lay_bins)
+        self.counts, self.regions, self.areas = self.tables.lookup(tuple(size), self._bins)
         for blob in (self.pooled, self.argmax):
             blob.reshape(n, channels, len(self.regions), 1)
         if self.param.spp_param.pyramid_height == 1:
@@ -54,7 +65,7 @@ class SPP(Layer):
         else:
             top[0].reshape(n, channels * len(self.regions))
 
-    def _lay_bins(self, height, width):
+    def _bins(self, height: int, width: int) -> tuple[list[int], np.ndarray, np.ndarray]:
         p = self.param.spp_param
         if p.bins:
             return spp.pyramid_regions(height, width, p.bins, self.rule)
@@ -80,5 +91,5 @@ class SPP(Layer):
             pooling.average_backward(gradient, self.regions, self.areas, bottom[0].diff)
 
     @staticmethod
-    def _flat(array):
+    def _flat(array: Array) -> Array:
         return array.reshape(array.shape[0], -1)

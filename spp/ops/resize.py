@@ -70,3 +70,13 @@ def _in_all_planes(place: Any, size: int) -> Any:
     index.reshape(place.shape)[...] = place
     index += (device.xp.arange(len(index)) * size)[:, None]
     return index.reshape(-1)
+
+
+def outside(place: Any, size: int) -> Any:
+    """Which places are not 0 to size - 1: booleans in a scratch buffer."""
+    device = backend.of(place)
+    below, above = (device.scratch_like(f"resize.{name}", place, bool) for name in ("below", "above"))
+    device.xp.less(place, 0, out=below)
+    device.xp.greater_equal(place, size, out=above)
+    below |= above
+    return below

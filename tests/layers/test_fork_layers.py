@@ -297,7 +297,7 @@ def test_wrong_parameters_and_shapes(param, shapes, message):
      [np.zeros((2, 1, 3, 3)), np.array([[0, 0, 0, 1, 1], [2, 0, 0, 1.5, 1]])],
      "region 1 is (2, 0, 0, 1.5, 1), but its image must be 0 to 1 and its corners finite"),
     ("type: 'Upsample'", [np.zeros((1, 1, 1, 2)), np.array([[[[0.0, 8]]]])],
-     "place 8 lies outside the top of 2 x 4; give upsample_h and upsample_w the size of the map that was pooled"),
+     "place 8 is outside of the top of 2 x 4; give upsample_h and upsample_w the size of the map that was pooled"),
 ])
 def test_wrong_values(param, arrays, message):
     with pytest.raises(NetError) as error:
