@@ -1,4 +1,4 @@
-"""Activation functions beside ReLU and TanH: Sigmoid, Swish, BNLL, ELU, PReLU, ReLU6."""
+"""Activation functions: Sigmoid, Swish, BNLL, ELU, PReLU, ReLU6."""
 from typing import Sequence
 
 from spp.blob import Blob
@@ -64,9 +64,10 @@ class ELU(Neuron):
 
 @register("PReLU")
 class PReLU(Neuron):
-    """max(x, 0) + slope * min(x, 0) with a learned slope a channel, axis 1 (Caffe: PReLU).
+    """max(x, 0) + slope * min(x, 0) with a learned slope per channel, axis 1 (Caffe: PReLU).
 
-    Parameter: slope (C), or one number without axes if channel_shared; 0.25 at first unless `filler` says otherwise.
+    Parameter: slope (C), or one number without axes if channel_shared; initially 0.25 unless `filler` is given. Raises
+    NetError for a bottom without channels, and if their number changes.
     """
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -98,10 +99,11 @@ class PReLU(Neuron):
 
 @register("ReLU6")
 class ReLU6(Neuron):
-    """min(ReLU(x), 6), with relu6_param's negative_slope below 0 (MobileNet v2: ReLU6)."""
+    """min(max(x, 0), 6) + negative_slope * min(x, 0) (MobileNet v2: ReLU6)."""
 
-    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.slope = self.param.relu6_param.negative_slope
+    @property
+    def slope(self) -> float:
+        return self.param.relu6_param.negative_slope
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         relu6.forward(bottom[0].data, top[0].data, self.slope)

@@ -1,4 +1,4 @@
-"""Layers that read examples from files, ahead of time, on threads."""
+"""Layers that read examples from files ahead of time, on threads: Data, ImageData, WindowData."""
 from typing import Any, Sequence
 
 from spp.blob import Blob
@@ -13,28 +13,32 @@ from spp.layers.base import Layer
 from spp.layers.registry import register
 from spp.proto import caffe_pb2
 
-MOVED = ("scale", "mean_file", "crop_size", "mirror")       # into transform_param, long ago
+MOVED = ("scale", "mean_file", "crop_size", "mirror")       # fields that older prototxts have outside transform_param
 
 
 class StreamLayer(Layer):
-    """Base of the layers whose tops are the arrays of a stream's batches: `self.batches`, made by `setup`."""
+    """Base of the layers whose tops are the arrays of a stream's batches; `setup` calls `open`."""
 
     bottoms = (0, 0)
     tops: tuple[int, int | None] = (1, 2)
     batches: Stream
+    feed: Any       # the backend's Feed: copies batches to the device
 
-    def read(self, batches: Stream) -> None:
-        """Take the batches from here."""
+    def open(self, batches: Stream) -> None:
+        """Read the batches from this stream."""
         self.batches = batches
         self.feed = self.context.backend.Feed()
         batches.empty, batches.as_bytes = self.feed.empty, self.feed.transforms
 
     def stream_seed(self) -> int:
-        """The seed for the stream: the layer's own, 0 or more."""
+        """The layer's own seed for the stream, 0 or more."""
         return int(self.context.generator(self.name).integers(2 ** 63))
 
     def transform_param(self, own: Any) -> caffe_pb2.TransformationParameter:
-        """The layer's transform_param, with what `own`, its own parameters, have in the old way."""
+        """The layer's transform_param, with the MOVED fields that the layer's own parameters `own` set.
+
+        Raises NetError if the two have different values.
+        """
         merged = caffe_pb2.TransformationParameter()
         merged.CopyFrom(self.param.transform_param)
         for name in MOVED:
@@ -51,7 +55,7 @@ class StreamLayer(Layer):
             blob.reshape(shape)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.feed.finish()      # `next` gives the memory of the batch before to the threads
+        self.feed.finish()      # `next` returns the memory of the previous batch to the threads
         self.feed.put(self.batches.next(), [blob.data for blob in top])
         upcoming = self.batches.ready()
         if upcoming is not None:
@@ -61,7 +65,7 @@ class StreamLayer(Layer):
         return {"position": self.batches.position, "seed": self.batches.seed}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.batches.seed = state["seed"]       # a run without random_seed had drawn one
+        self.batches.seed = state["seed"]       # without random_seed, that of the interrupted run
         self.batches.position = state["position"]
 
     def close(self) -> None:
@@ -70,10 +74,10 @@ class StreamLayer(Layer):
 
 @register("Data")
 class Data(StreamLayer):
-    """Images, and where there is a second top their labels, from an LMDB of Datum (Caffe: Data).
+    """Images, and with a second top their labels, from an LMDB of Datum (Caffe: Data).
 
-    Tops: N x C x H x W, and N. Records come in the order of their keys, round and round. The database is
-    recognised by what it is: `backend` is not looked at, since its default, LEVELDB, is seldom meant.
+    Tops: N x C x H x W, and N. Records are read in the order of their keys, repeatedly. `backend` is ignored, since
+    its default, LEVELDB, is seldom meant. Raises NetError without a source, DataError for a bad database.
     """
 
     batches: Batches
@@ -82,16 +86,17 @@ class Data(StreamLayer):
         p = self.param.data_param
         if not p.source:
             raise NetError("data_param needs a source, the folder of an LMDB, and has none")
-        self.read(Batches(DatumImages(p.source), self.transform_param(p), p.batch_size, self.phase,
+        self.open(Batches(DatumImages(p.source), self.transform_param(p), p.batch_size, self.phase,
                           self.stream_seed(), p.prefetch, p.rand_skip))
 
 
 @register("ImageData")
 class ImageData(StreamLayer):
-    """Images, and where there is a second top their labels, from the files that a list names (Caffe: ImageData).
+    """Images, and with a second top their labels, from the files of a list (Caffe: ImageData).
 
-    Tops: N x C x H x W, and N. The list has a line `path label` an image; `root_folder` goes before the paths.
-    `shuffle` draws another order for every round through the list.
+    Tops: N x C x H x W, and N. The list has one line `path label` per image; `root_folder` is put before the paths.
+    `shuffle` draws another order for every epoch. Raises NetError without a source, or for new_height without
+    new_width.
     """
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -102,16 +107,16 @@ class ImageData(StreamLayer):
             raise NetError(f"new_height and new_width go together, found {p.new_height} and {p.new_width}; give both "
                            "or none")
         size = (p.new_height, p.new_width) if p.new_height else None
-        self.read(Batches(ListImages(p.source, p.root_folder, size, p.is_color), self.transform_param(p),
+        self.open(Batches(ListImages(p.source, p.root_folder, size, p.is_color), self.transform_param(p),
                           p.batch_size, self.phase, self.stream_seed(), rand_skip=p.rand_skip, shuffle=p.shuffle))
 
 
 @register("WindowData")
 class WindowData(StreamLayer):
-    """Warped foreground and background windows of images, and their classes, from R-CNN's window file (Caffe:
-    WindowData).
+    """Warped windows of images, and their classes, from R-CNN's window file (Caffe: WindowData).
 
-    Tops: N x C x crop_size x crop_size, and N; first the background windows, whose class is 0.
+    Tops: N x C x crop_size x crop_size, and N; first the background windows, whose class is 0. Raises NetError
+    without a source.
     """
 
     tops = (2, 2)
@@ -120,5 +125,5 @@ class WindowData(StreamLayer):
         p = self.param.window_data_param
         if not p.source:
             raise NetError("window_data_param needs a source, a window file, and has none")
-        self.read(WindowBatches(read_windows(p.source, p.root_folder), p, self.transform_param(p),
+        self.open(WindowBatches(read_windows(p.source, p.root_folder), p, self.transform_param(p),
                                 self.stream_seed()))

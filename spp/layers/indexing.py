@@ -1,8 +1,9 @@
-"""Layers that pick rows (all that one index of axis 0 has) by index: BatchReindex, Filter, Embed."""
-from typing import Any, Sequence
+"""Layers that select rows by index: BatchReindex, Filter, Embed. A row is a slice x[i] along axis 0."""
+from typing import Sequence
 
 import numpy as np
 
+from spp.backend.types import Array
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
@@ -10,17 +11,20 @@ from spp.layers.registry import register
 from spp.ops import indexing
 
 
-def row_indices(layer: Layer, blob: Blob, rows: int, what: str) -> Any:
-    """A blob's values as integers; `layer.check_values` one that is not at least 0 and below `rows`."""
+def row_indices(layer: Layer, blob: Blob, rows: int, what: str) -> Array:
+    """A blob's values as int64 of its shape; one that is not 0 to rows - 1 raises NetError, by `check_values`.
+
+    what: the beginning of the message, such as "bottom 0 has".
+    """
     values = blob.data
-    layer.check_values(~((values >= 0) & (values < rows)), values, lambda found: (
-        f"index {found:g} is out of range: {what} {rows} row(s), 0 to {rows - 1}"))
+    layer.check_values(~((values >= 0) & (values < rows)), values, lambda index: (
+        f"index {index:g} is out of range: {what} {rows} row(s), 0 to {rows - 1}"))
     return values.astype(np.int64)
 
 
-def refuse_gradient(wanted: bool, what: str, bottom: int, bottoms: int) -> None:
-    """Raise NetError, with the remedy, if a bottom that has no gradient is to get one."""
-    if wanted:
+def refuse_gradient(propagate: bool, what: str, bottom: int, bottoms: int) -> None:
+    """Raise NetError, with the remedy, if `propagate` asks for the gradient of a bottom that has none."""
+    if propagate:
         flags = " ".join(f"propagate_down: {'false' if i == bottom else 'true'}" for i in range(bottoms))
         raise NetError(f"{what}, bottom {bottom}, have no gradient, but what makes them asks for one; write {flags} "
                        "in this layer")
@@ -28,9 +32,14 @@ def refuse_gradient(wanted: bool, what: str, bottom: int, bottoms: int) -> None:
 
 @register("BatchReindex")
 class BatchReindex(Layer):
-    """Rows of bottom 0 in the order of the indices, bottom 1, which may leave out and repeat (Caffe: BatchReindex)."""
+    """top[i] = bottom 0[bottom 1[i]] (Caffe: BatchReindex).
+
+    Bottoms: rows N x ..., and K indices from 0 to N - 1, in any order, of any rows; top: K x .... Raises NetError for
+    other indices, and if they are to get a gradient.
+    """
 
     bottoms = (2, 2)
+    indices: Array      # of the last forward
 
     def differentiable(self, bottom: int) -> bool:
         return bottom == 0
@@ -56,11 +65,15 @@ class BatchReindex(Layer):
 class Filter(Layer):
     """The rows for which the selector, the last bottom, is not 0; maybe none (Caffe: Filter).
 
-    As in Caffe the tops have all rows until the first forward: a layer behind takes its sizes from them.
+    Bottoms: N x ... each, and the selector, N values; one top per bottom but the selector. As in Caffe the tops have
+    all rows until the first forward: later layers are set up with these sizes. Raises NetError for other shapes, and
+    if the selector is to get a gradient.
     """
 
     bottoms = (2, None)
     tops = (1, None)
+    rows: np.ndarray | None     # the selected indices, on the host and on the device; None before the first reshape
+    selected: Array
 
     def differentiable(self, bottom: int) -> bool:
         return bottom != len(self.param.bottom) - 1
@@ -74,39 +87,41 @@ class Filter(Layer):
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         *data, selector = bottom
         if not selector.shape or any(size != 1 for size in selector.shape[1:]):
-            raise NetError(f"the selector, the last bottom, must have one number a row, found shape "
+            raise NetError(f"the selector, the last bottom, must have one number per row, found shape "
                            f"{format_shape(selector.shape)}")
         for i, blob in enumerate(data):
             if blob.shape[:1] != selector.shape[:1]:
                 raise NetError(f"bottom {i} of shape {format_shape(blob.shape)} must have as many rows as the "
-                               f"selector, "
-                               f"which has {selector.shape[0]}")
+                               f"selector, which has {selector.shape[0]}")
         if self.rows is None:
             self.rows = np.arange(selector.shape[0])
         else:
             self.rows = np.flatnonzero(self.context.backend.to_host(selector.data))
-        self.picked = self.context.backend.from_host(self.rows)
-        for blob, shaped in zip(data, top):
-            shaped.reshape((len(self.rows),) + blob.shape[1:])
+        self.selected = self.context.backend.from_host(self.rows)
+        for blob, out in zip(data, top):
+            out.reshape((len(self.rows),) + blob.shape[1:])
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        for blob, picked in zip(bottom, top):
-            indexing.take_forward(blob.data, self.picked, picked.data)
+        for blob, out in zip(bottom, top):
+            indexing.take_forward(blob.data, self.selected, out.data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         refuse_gradient(propagate_down[-1], "the selectors", len(bottom) - 1, len(bottom))
-        for blob, picked, wanted in zip(bottom, top, propagate_down):
-            if wanted:
+        for blob, out, propagate in zip(bottom, top, propagate_down):
+            if propagate:
                 blob.diff[...] = 0
-                blob.diff[self.picked] = picked.diff
+                blob.diff[self.selected] = out.diff
 
 
 @register("Embed")
 class Embed(Layer):
-    """For each index of the bottom its row of a learned table, + bias if bias_term (Caffe: Embed).
+    """weight[index] (+ bias if bias_term) for each index of the bottom (Caffe: Embed).
 
-    The top has the bottom's axes, then num_output. Parameters: weight input_dim x num_output, bias num_output.
+    Bottom: any shape; top: the bottom's axes, then num_output. Parameters: weight input_dim x num_output, bias
+    num_output. Raises NetError for an index that is not 0 to input_dim - 1, and if the indices are to get a gradient.
     """
+
+    indices: Array      # of the last forward
 
     def differentiable(self, bottom: int) -> bool:
         return False

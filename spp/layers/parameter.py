@@ -1,4 +1,4 @@
-"""Parameter: learned numbers as a blob."""
+"""Parameter."""
 from typing import Sequence
 
 from spp.blob import Blob
@@ -9,9 +9,9 @@ from spp.proto import caffe_pb2
 
 @register("Parameter")
 class Parameter(Layer):
-    """A learned blob of any shape, 0 at first, that other layers read (Caffe: Parameter).
+    """A learned blob of any shape, initially 0, as a top (Caffe: Parameter). Parameter: that blob.
 
-    Its gradient adds up over backward passes like any parameter's; Caffe keeps the last pass only.
+    Its gradient accumulates over backward passes like any parameter's; Caffe's keeps the last pass only.
     """
 
     bottoms = (0, 0)

@@ -1,6 +1,7 @@
-"""Layers of forks that put values into another order: Permute, Reorg, ShuffleChannel."""
+"""Layers of forks that reorder values: Permute, Reorg, ShuffleChannel."""
 from typing import Sequence
 
+from spp.backend.types import Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
@@ -10,16 +11,22 @@ from spp.ops import rearrange
 
 @register("Permute")
 class Permute(Layer):
-    """The axes in the order of permute_param, those not named behind them (SSD: Permute)."""
+    """The bottom with its axes in permute_param's order, then the axes that it does not name (SSD: Permute).
+
+    Raises NetError for an axis that is named twice or does not exist, and if the number of axes changes.
+    """
+
+    order: Numbers
+    inverse: Numbers
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        given, axes = list(self.param.permute_param.order), len(bottom[0].shape)
-        if len(set(given)) < len(given):
-            raise NetError(f"permute_param names an axis twice: {', '.join(map(str, given))}")
-        if any(axis >= axes for axis in given):
-            raise NetError(f"permute_param's order {', '.join(map(str, given))} names an axis that a bottom of {axes} "
+        order, axes = list(self.param.permute_param.order), len(bottom[0].shape)
+        if len(set(order)) < len(order):
+            raise NetError(f"permute_param names an axis twice: {', '.join(map(str, order))}")
+        if any(axis >= axes for axis in order):
+            raise NetError(f"permute_param's order {', '.join(map(str, order))} names an axis that a bottom of {axes} "
                            f"axes lacks")
-        self.order = tuple(given + [axis for axis in range(axes) if axis not in given])
+        self.order = tuple(order + [axis for axis in range(axes) if axis not in order])
         self.inverse = tuple(self.order.index(axis) for axis in range(axes))
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -38,7 +45,14 @@ class Permute(Layer):
 
 @register("Reorg")
 class Reorg(Layer):
-    """From space to channels, in Darknet's order, or with `reverse` from channels to space (YOLO v2: Reorg)."""
+    """Space to channels in Darknet's order, or with `reverse` channels to space (YOLO v2: Reorg).
+
+    N x C x H x W becomes N x (C * stride^2) x H / stride x W / stride, or N x (C / stride^2) x (H * stride) x
+    (W * stride). Raises NetError if these are not whole numbers.
+    """
+
+    stride: int
+    reverse: bool
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.reorg_param
@@ -69,7 +83,12 @@ class Reorg(Layer):
 
 @register("ShuffleChannel")
 class ShuffleChannel(Layer):
-    """The channels of each group in turn (ShuffleNet: ShuffleChannel)."""
+    """The first channel of each group, then the second of each, ... (ShuffleNet, Fig. 1: ShuffleChannel).
+
+    Bottom: N x C x .... Raises NetError unless C is a multiple of group.
+    """
+
+    group: int
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.group = self.param.shuffle_channel_param.group
