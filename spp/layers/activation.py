@@ -1,13 +1,61 @@
-"""Activation functions: Sigmoid, Swish, BNLL, ELU, PReLU, ReLU6."""
+"""Activation functions: ReLU, ReLU6, TanH, Sigmoid, Swish, BNLL, ELU, PReLU."""
 from typing import Sequence
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import format_shape
+from spp.layers.base import RELU, format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import neuron, relu6
 from spp.proto import caffe_pb2
+
+
+@register("ReLU")
+class ReLU(Neuron):
+    """max(x, 0) + negative_slope * min(x, 0) (Caffe: ReLU)."""
+
+    @property
+    def slope(self) -> float:
+        return self.param.relu_param.negative_slope
+
+    @property
+    def fusion_kind(self) -> str:
+        return "" if self.slope else RELU
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        neuron.relu_forward(bottom[0].data, top[0].data, self.slope)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            neuron.relu_backward(top[0].diff, bottom[0].data, bottom[0].diff, self.slope)
+
+
+@register("ReLU6")
+class ReLU6(Neuron):
+    """min(max(x, 0), 6) + negative_slope * min(x, 0) (MobileNet v2: ReLU6)."""
+
+    @property
+    def slope(self) -> float:
+        return self.param.relu6_param.negative_slope
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        relu6.forward(bottom[0].data, top[0].data, self.slope)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            relu6.backward(top[0].diff, top[0].data, bottom[0].diff, self.slope)
+
+
+@register("TanH")
+class TanH(Neuron):
+    """The hyperbolic tangent (Caffe: TanH)."""
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        neuron.tanh_forward(bottom[0].data, top[0].data)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            neuron.tanh_backward(top[0].diff, top[0].data, bottom[0].diff)
 
 
 @register("Sigmoid")
@@ -95,19 +143,3 @@ class PReLU(Neuron):
             slope.diff[...] += neuron.prelu_slope_gradient(dy, x, slope.data)
         if propagate_down[0]:
             neuron.prelu_backward(dy, x, slope.data, bottom[0].diff)
-
-
-@register("ReLU6")
-class ReLU6(Neuron):
-    """min(max(x, 0), 6) + negative_slope * min(x, 0) (MobileNet v2: ReLU6)."""
-
-    @property
-    def slope(self) -> float:
-        return self.param.relu6_param.negative_slope
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        relu6.forward(bottom[0].data, top[0].data, self.slope)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            relu6.backward(top[0].diff, top[0].data, bottom[0].diff, self.slope)

@@ -1,4 +1,4 @@
-"""Forks' names for a convolution of each channel by itself: ConvolutionDepthwise, DepthwiseConvolution."""
+"""Forks' names for a convolution with one group per channel: ConvolutionDepthwise, DepthwiseConvolution."""
 from typing import Sequence
 
 from spp.blob import Blob
@@ -10,7 +10,10 @@ from spp.layers.registry import register
 @register("DepthwiseConvolution")
 @register("ConvolutionDepthwise")
 class DepthwiseConvolution(Convolution):
-    """Convolution with as many groups as channels; group need not be given (MobileNet's ports to Caffe)."""
+    """A Convolution whose group is the number of channels (MobileNet's ports to Caffe).
+
+    Raises NetError for a group that is neither left out nor 1 nor the number of channels.
+    """
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.convolution_param, bottom[0].shape

@@ -5,7 +5,7 @@ import numpy as np
 
 from spp.convert.onnx.export.graph import Graph, Site, TensorProto, Value, emits, values
 from spp.errors import ConvertError
-from spp.layers.neuron import log_of_base
+from spp.layers.elementwise import log_of_base
 
 
 # --- convolution and inner product
