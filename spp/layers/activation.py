@@ -75,13 +75,13 @@ class Swish(Neuron):
     """x * sigmoid(beta * x) (Caffe: Swish)."""
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.keep(bottom, top)
+        self.save_input(bottom, top)
         neuron.swish_forward(bottom[0].data, top[0].data, self.param.swish_param.beta)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             beta = self.param.swish_param.beta
-            neuron.swish_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, beta)
+            neuron.swish_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, beta)
 
 
 @register("BNLL")
@@ -89,12 +89,12 @@ class BNLL(Neuron):
     """log(1 + e^x), the binomial normal log likelihood (Caffe: BNLL)."""
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.keep(bottom, top)
+        self.save_input(bottom, top)
         neuron.bnll_forward(bottom[0].data, top[0].data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            neuron.bnll_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff)
+            neuron.bnll_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff)
 
 
 @register("ELU")
@@ -102,12 +102,12 @@ class ELU(Neuron):
     """x where x > 0, else alpha * (e^x - 1) (Caffe: ELU)."""
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.keep(bottom, top)
+        self.save_input(bottom, top)
         neuron.elu_forward(bottom[0].data, top[0].data, self.param.elu_param.alpha)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            neuron.elu_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, self.param.elu_param.alpha)
+            neuron.elu_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, self.param.elu_param.alpha)
 
 
 @register("PReLU")
@@ -134,11 +134,11 @@ class PReLU(Neuron):
         super().reshape(bottom, top)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.keep(bottom, top)
+        self.save_input(bottom, top)
         neuron.prelu_forward(bottom[0].data, self.blobs[0].data, top[0].data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        x, dy, slope = self.kept(bottom, top), top[0].diff, self.blobs[0]
+        x, dy, slope = self.saved_input(bottom, top), top[0].diff, self.blobs[0]
         if self.param_propagate_down[0]:
             slope.diff[...] += neuron.prelu_slope_gradient(dy, x, slope.data)
         if propagate_down[0]:

@@ -30,12 +30,12 @@ class BatchNorm(Neuron):
 
     learned: list[Blob]     # none, the scale, or the scale and the bias
     axes: tuple[int, int]   # the channels are the axes axes[0] .. axes[1] - 1: axis 1, or none if there is no axis 1
-    by_channel: Numbers     # the shape of the statistics: (C), or () without axis 1
+    statistics_shape: Numbers     # the shape of the statistics: (C), or () without axis 1
     mean: Array             # of the last forward
     factor: Array           # 1 / sqrt(variance + eps)
 
     @property
-    def of_batch(self) -> bool:
+    def uses_batch_statistics(self) -> bool:
         """Whether forward uses the statistics of the batch."""
         p = self.param.batch_norm_param
         return not (p.use_global_stats if p.HasField("use_global_stats") else self.phase == TEST)
@@ -69,7 +69,7 @@ class BatchNorm(Neuron):
             raise NetError(f"the number of channels changed: the statistics are of {stored}, the bottom's shape is "
                            f"{format_shape(shape)}")
         self.axes = (1, 2) if len(shape) > 1 else (len(shape), len(shape))     # no axis: one channel
-        self.by_channel = shape[1:2]
+        self.statistics_shape = shape[1:2]
         super().reshape(bottom, top)
 
     @property
@@ -78,7 +78,7 @@ class BatchNorm(Neuron):
 
     @property
     def fusion_kind(self) -> str:
-        return "" if self.of_batch or self.runs_backward or self.axes != (1, 2) else AFFINE
+        return "" if self.uses_batch_statistics or self.runs_backward or self.axes != (1, 2) else AFFINE
 
     def affine(self) -> Affine:
         return self._normalize(*self._stored())
@@ -88,9 +88,9 @@ class BatchNorm(Neuron):
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         x = bottom[0].data
-        if self.of_batch or self.learned or epilogue.scale is not None:
-            self.keep(bottom, top)
-        if not self.of_batch:
+        if self.uses_batch_statistics or self.learned or epilogue.scale is not None:
+            self.save_input(bottom, top)
+        if not self.uses_batch_statistics:
             statistics = self._stored()
         elif x.size:
             statistics = normalization.moments(x, *self.axes)
@@ -108,15 +108,15 @@ class BatchNorm(Neuron):
 
     def _scale_and_bias(self) -> list[Array]:
         """The learned scale and bias, in the shape of the statistics; 1 and 0 if they are not learned."""
-        values = [blob.data.reshape(self.by_channel) for blob in self.learned]
+        values = [blob.data.reshape(self.statistics_shape) for blob in self.learned]
         return values + [1, 0][len(values):]        # neither, the scale alone, or both are learned
 
     def _stored(self) -> tuple[Array, Array]:
         """The stored mean and variance of each channel, float64."""
         weight = self.blobs[2].data.astype(np.float64)
         factor = 1 / self.context.backend.xp.where(weight == 0, np.inf, weight)
-        mean, variance = ((blob.data.astype(np.float64) * factor).reshape(self.by_channel) for blob in self.blobs[:2])
-        return mean, variance
+        mean, variance = (blob.data.astype(np.float64) * factor for blob in self.blobs[:2])
+        return mean.reshape(self.statistics_shape), variance.reshape(self.statistics_shape)
 
     def _add(self, mean: Array, variance: Array, count: int) -> None:
         """Add the statistics of a batch, over `count` values per channel, to the stored ones."""
@@ -128,7 +128,8 @@ class BatchNorm(Neuron):
     def gradient_of_scale(self, bottom: Sequence[Blob], top: Sequence[Blob], dy: Array) -> Array:
         """The gradient of the scale (C) that the last forward multiplied by, from the top's gradient `dy`."""
         dy_sum = normalization.bias_gradient(dy, *self.axes)
-        return normalization.scale_gradient(dy, self.kept(bottom, top), self.mean, self.factor, dy_sum, *self.axes)
+        x = self.saved_input(bottom, top)
+        return normalization.scale_gradient(dy, x, self.mean, self.factor, dy_sum, *self.axes)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         self._backward(top[0], propagate_down[0], bottom[0], self.learned, self.param_propagate_down[3:])
@@ -144,20 +145,20 @@ class BatchNorm(Neuron):
         if not bottom.count:
             return
         dy, dx = top.diff, bottom.diff if propagate_down else None
-        of_batch = self.of_batch and propagate_down
+        through_statistics = self.uses_batch_statistics and propagate_down
         bias_gradient: Array = None
         scale_gradient: Array = None
-        if of_batch or any(learns):
+        if through_statistics or any(learns):
             bias_gradient = normalization.bias_gradient(dy, *self.axes)
-        if of_batch or list(learns[:1]) == [True]:
-            scale_gradient = normalization.scale_gradient(dy, self.kept([bottom], [top]), self.mean, self.factor,
-                                                          bias_gradient, *self.axes)
+        if through_statistics or list(learns[:1]) == [True]:
+            scale_gradient = normalization.scale_gradient(
+                dy, self.saved_input([bottom], [top]), self.mean, self.factor, bias_gradient, *self.axes)
         for blob, flag, gradient in zip(learned, learns, (scale_gradient, bias_gradient)):
             if flag:
                 blob.diff[...] += gradient.reshape(-1)
-        factor = learned[0].data.reshape(self.by_channel) if learned else 1
-        if of_batch:
-            normalization.backward(dy, self.kept([bottom], [top]), self.mean, self.factor, scale_gradient,
+        factor = learned[0].data.reshape(self.statistics_shape) if learned else 1
+        if through_statistics:
+            normalization.backward(dy, self.saved_input([bottom], [top]), self.mean, self.factor, scale_gradient,
                                    bias_gradient, dx, *self.axes, factor)
         elif dx is not None:
             Affine(scale=self.factor * factor).forward(dy, dx, *self.axes)

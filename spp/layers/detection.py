@@ -8,7 +8,7 @@ from spp.backend.types import Array, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
-from spp.layers.geometry import by_axis
+from spp.layers.geometry import axis_numbers
 from spp.layers.registry import register
 from spp.ops import detection
 
@@ -54,7 +54,7 @@ class PriorBox(Layer):
     @staticmethod
     def _pair(p: Any, name: str) -> tuple[float, float] | None:
         """(height, width) of a parameter, or None if it is not given."""
-        pair = by_axis(p, name)
+        pair = axis_numbers(p, name)
         if not pair:
             return None
         if min(pair) <= 0:

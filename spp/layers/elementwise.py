@@ -20,12 +20,12 @@ class Power(Neuron):
         self.numbers = (p.power, p.scale, p.shift)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.keep(bottom, top)
+        self.save_input(bottom, top)
         neuron.power_forward(bottom[0].data, top[0].data, *self.numbers)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            neuron.power_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, *self.numbers)
+            neuron.power_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, *self.numbers)
 
 
 @register("Exp")
@@ -62,12 +62,12 @@ class Log(Neuron):
             raise NetError("log_param's base must not be 1: no power of 1 is another number")
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.keep(bottom, top)
+        self.save_input(bottom, top)
         neuron.log_forward(bottom[0].data, top[0].data, *self.numbers)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            neuron.log_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, *self.numbers)
+            neuron.log_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, *self.numbers)
 
 
 def log_of_base(base: float) -> float:
@@ -106,12 +106,12 @@ class Clip(Neuron):
         self.limits = (p.min, p.max)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.keep(bottom, top)
+        self.save_input(bottom, top)
         neuron.clip_forward(bottom[0].data, top[0].data, *self.limits)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            neuron.clip_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, *self.limits)
+            neuron.clip_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, *self.limits)
 
 
 @register("Threshold")

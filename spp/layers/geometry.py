@@ -7,7 +7,7 @@ from spp.errors import NetError
 from spp.layers.base import format_shape
 
 
-def by_axis(p: Any, name: str, axes: int = 2, one_side: bool = False) -> tuple[Any, ...]:
+def axis_numbers(p: Any, name: str, axes: int = 2, one_side: bool = False) -> tuple[Any, ...]:
     """The number for each spatial axis that the message `p` gives as `name` or as its `_h` and `_w`; () for none.
 
     A repeated field is given once, or once per axis; kernel_h and kernel_w replace kernel_size. one_side: whether
@@ -39,15 +39,15 @@ def by_axis(p: Any, name: str, axes: int = 2, one_side: bool = False) -> tuple[A
 def convolution_geometry(p: Any, axes: int) -> Geometry:
     """The windows of a ConvolutionParameter over `axes` spatial axes.
 
-    Stride and dilation are 1 and pad is 0 by default. Raises NetError as `by_axis`, without a kernel size, and for
-    zeros other than in pad.
+    Stride and dilation are 1 and pad is 0 by default. Raises NetError as `axis_numbers`, without a kernel size, and
+    for zeros other than in pad.
     """
     return Geometry(_numbers(p, "kernel_size", axes), _numbers(p, "stride", axes, 1), _numbers(p, "pad", axes, 0),
                     _numbers(p, "dilation", axes, 1), p.group)
 
 
 def _numbers(p: Any, name: str, axes: int, default: int | None = None) -> Numbers:
-    numbers = by_axis(p, name, axes, one_side=default == 0)
+    numbers = axis_numbers(p, name, axes, one_side=default == 0)
     if not numbers and axes:
         if default is None:
             raise NetError("convolution_param needs kernel_size, or kernel_h and kernel_w")

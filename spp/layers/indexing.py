@@ -22,7 +22,7 @@ def row_indices(layer: Layer, blob: Blob, rows: int, what: str) -> Array:
     return values.astype(np.int64)
 
 
-def refuse_gradient(propagate: bool, what: str, bottom: int, bottoms: int) -> None:
+def check_no_gradient(propagate: bool, what: str, bottom: int, bottoms: int) -> None:
     """Raise NetError, with the remedy, if `propagate` asks for the gradient of a bottom that has none."""
     if propagate:
         flags = " ".join(f"propagate_down: {'false' if i == bottom else 'true'}" for i in range(bottoms))
@@ -55,7 +55,7 @@ class BatchReindex(Layer):
         indexing.take_forward(bottom[0].data, self.indices, top[0].data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        refuse_gradient(propagate_down[1], "the indices", 1, 2)
+        check_no_gradient(propagate_down[1], "the indices", 1, 2)
         if propagate_down[0]:
             bottom[0].diff[...] = 0
             indexing.take_backward(top[0].diff, self.indices, bottom[0].diff)
@@ -106,7 +106,7 @@ class Filter(Layer):
             indexing.take_forward(blob.data, self.selected, out.data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        refuse_gradient(propagate_down[-1], "the selectors", len(bottom) - 1, len(bottom))
+        check_no_gradient(propagate_down[-1], "the selectors", len(bottom) - 1, len(bottom))
         for blob, out, propagate in zip(bottom, top, propagate_down):
             if propagate:
                 blob.diff[...] = 0
@@ -144,7 +144,7 @@ class Embed(Layer):
         indexing.embed_forward(self.indices, weight, bias[0] if bias else None, top[0].data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        refuse_gradient(propagate_down[0], "the indices", 0, 1)
+        check_no_gradient(propagate_down[0], "the indices", 0, 1)
         dy = top[0].diff
         if self.param_propagate_down[0]:
             indexing.take_backward(dy, self.indices, self.blobs[0].diff)

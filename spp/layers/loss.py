@@ -34,10 +34,6 @@ class Loss(Layer):
         """The gradient of the loss, a backend's number."""
         return self.context.backend.number(top[0].diff)
 
-    def buffer(self) -> Blob:
-        """Memory that grows with the batch, for what forward keeps for backward."""
-        return Blob((), self.context.dtype, self.context.backend)
-
 
 def check_counts(bottom: Sequence[Blob]) -> None:
     """Raise NetError unless bottoms 0 and 1 have equally many elements."""

@@ -37,7 +37,7 @@ class MVN(Neuron):
             return
         mean, variance = normalization.moments(x, *self.axes)
         if p.normalize_variance:
-            self.keep(bottom, top)
+            self.save_input(bottom, top)
             self.mean, self.factor = mean, 1 / (self.context.backend.xp.sqrt(variance) + p.eps)
             Affine(mean, self.factor).forward(x, y, *self.axes)
         else:
@@ -49,7 +49,7 @@ class MVN(Neuron):
             return
         dx = bottom[0].diff.reshape(dy.shape)
         if self.param.mvn_param.normalize_variance:
-            x = self.kept(bottom, top).reshape(dy.shape)
+            x = self.saved_input(bottom, top).reshape(dy.shape)
             dy_sum = normalization.bias_gradient(dy, *self.axes)
             dy_y = normalization.scale_gradient(dy, x, self.mean, self.factor, dy_sum, *self.axes)
             normalization.backward(dy, x, self.mean, self.factor, dy_y, dy_sum, dx, *self.axes)

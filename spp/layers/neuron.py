@@ -9,7 +9,7 @@ from spp.layers.base import Layer
 class Neuron(Layer):
     """Base of layers whose top has the bottom's shape and may be the bottom.
 
-    A layer whose backward needs its input calls `keep` before it overwrites the input, and reads `kept` in backward.
+    A layer whose backward needs its input calls `save_input` before it writes the top, and `saved_input` in backward.
     """
 
     in_place = True
@@ -18,7 +18,7 @@ class Neuron(Layer):
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].reshape(bottom[0].shape)
 
-    def keep(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+    def save_input(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Copy the input, into memory that is reused, if the layer works in place and runs backward."""
         if top[0] is bottom[0] and self.runs_backward:
             if self._copy is None:
@@ -26,6 +26,6 @@ class Neuron(Layer):
             self._copy.reshape(bottom[0].shape)
             self._copy.data[...] = bottom[0].data
 
-    def kept(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> Array:
+    def saved_input(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> Array:
         """The input of the last forward, in the bottom's shape."""
         return (self._copy if self._copy is not None and top[0] is bottom[0] else bottom[0]).data

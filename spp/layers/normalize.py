@@ -31,7 +31,7 @@ class Normalize(Layer):
         one = caffe_pb2.FillerParameter(value=1)
         self.add_filled((1 if p.channel_shared else self.channels,),
                         p.scale_filler if p.HasField("scale_filler") else one)
-        self.norm = Blob((), self.context.dtype, self.context.backend)
+        self.norm = self.buffer()
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape

@@ -7,7 +7,7 @@ from spp.backend.types import Array, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import TRAIN, Context, Layer, format_shape
-from spp.layers.geometry import by_axis
+from spp.layers.geometry import axis_numbers
 from spp.layers.registry import register
 from spp.ops import pooling
 
@@ -74,12 +74,12 @@ class Pooling(Layer):
         self.samples = self.method == "STOCHASTIC" and self.phase == TRAIN
         if self.samples:
             self.random_stream()
-        self.argmax = Blob((), np.int32, self.context.backend)
+        self.argmax = self.buffer(np.int32)
 
     def _read_geometry(self, p: Any) -> None:
-        kernel = by_axis(p, "kernel_size", self.axes)
-        self.stride = by_axis(p, "stride", self.axes) or (1,) * self.axes
-        self.pad = by_axis(p, "pad", self.axes) or (0,) * self.axes
+        kernel = axis_numbers(p, "kernel_size", self.axes)
+        self.stride = axis_numbers(p, "stride", self.axes) or (1,) * self.axes
+        self.pad = axis_numbers(p, "pad", self.axes) or (0,) * self.axes
         self.kernel = kernel or None
         if not p.global_pooling and not kernel:
             raise NetError("pooling_param needs kernel_size, or kernel_h and kernel_w, or global_pooling: true")

@@ -68,9 +68,6 @@ class Recurrent(Layer):
         self.carried = [self.buffer() for _ in self.states]
         self.ends = [self.buffer() for _ in self.states]
 
-    def buffer(self) -> Blob:
-        return Blob((), self.context.dtype, self.context.backend)
-
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, cont = bottom[0].shape, bottom[1].shape
         if len(x) < 2 or x[0] < 1:
@@ -268,8 +265,7 @@ class LSTMUnit(Layer):
         return bottom != 2
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.activations = Blob((), self.context.dtype, self.context.backend)
-        self.dcell = Blob((), self.context.dtype, self.context.backend)
+        self.activations, self.dcell = self.buffer(), self.buffer()
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         cell, gates, cont = (blob.shape for blob in bottom)

@@ -14,25 +14,25 @@ class _SameValues(Layer):
     The top shares the bottom's memory if that is in Caffe's order; a channels-last bottom is copied into that order.
     """
 
-    shares: bool        # whether the top shares the bottom's memory
+    shares_memory: bool     # whether the top shares the bottom's memory
 
     def set_shape(self, bottom: Blob, top: Blob, shape: Sequence[int]) -> None:
         """Give the top its shape, and its memory: the bottom's, or its own in Caffe's order."""
         top.reshape(shape)
-        self.shares = bottom.caffe_order
-        if self.shares:
+        self.shares_memory = bottom.caffe_order
+        if self.shares_memory:
             top.share_data(bottom)
             top.share_diff(bottom)
         else:
             top.own_in_caffe_order()
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        if not self.shares:
+        if not self.shares_memory:
             x = bottom[0].data
             top[0].data.reshape(x.shape)[...] = x
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0] and not self.shares:
+        if propagate_down[0] and not self.shares_memory:
             dx = bottom[0].diff
             dx[...] = top[0].diff.reshape(dx.shape)
 

@@ -7,7 +7,7 @@ from spp.backend.types import Array, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
-from spp.layers.geometry import by_axis
+from spp.layers.geometry import axis_numbers
 from spp.layers.registry import register
 from spp.ops import resize
 
@@ -95,11 +95,11 @@ class Upsample(Layer):
         p = self.param.upsample_param
         if p.HasField("upsample_h") != p.HasField("upsample_w"):
             raise NetError("upsample_param takes upsample_h and upsample_w together")
-        scale = by_axis(p, "scale")
+        scale = axis_numbers(p, "scale")
         self.scale = scale or (p.scale, p.scale)
         if min(self.scale) < 1:
             raise NetError(f"upsample_param's scale must be at least 1, found {min(self.scale)}")
-        self.place = Blob((), np.int64, self.context.backend)
+        self.place = self.buffer(np.int64)
         if len(bottom) == 1:
             if p.HasField("upsample_h") or p.pad_out_h or p.pad_out_w:
                 raise NetError("upsample_h, upsample_w, pad_out_h and pad_out_w need a second bottom, the places of "

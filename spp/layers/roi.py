@@ -63,7 +63,7 @@ class ROIPooling(Regions):
         if not p.pooled_h or not p.pooled_w:
             raise NetError(f"roi_pooling_param needs pooled_h and pooled_w, found {p.pooled_h} and {p.pooled_w}")
         self.pooled, self.scale = (p.pooled_h, p.pooled_w), p.spatial_scale
-        self.argmax = Blob((), np.int32, self.context.backend)
+        self.argmax = self.buffer(np.int32)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.check_shapes(bottom)

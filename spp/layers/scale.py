@@ -23,7 +23,7 @@ class _AlongAxes(Neuron):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.forward_fused(bottom, top, Epilogue())
 
-    def of_channels(self) -> bool:
+    def is_per_channel(self) -> bool:
         """Whether the operand is a parameter, not another layer's top, with one value per channel."""
         return len(self.param.bottom) == 1 and self.axis == 1 and len(self.blobs[0].shape) == 1
 
@@ -92,7 +92,7 @@ class Scale(_AlongAxes):
 
     @property
     def fusion_kind(self) -> str:
-        if not self.of_channels():
+        if not self.is_per_channel():
             return ""
         return SCALE if self.runs_backward else AFFINE
 
@@ -100,7 +100,7 @@ class Scale(_AlongAxes):
         return Affine(scale=self.scale.data, bias=self.blobs[-1].data if self.param.scale_param.bias_term else 0)
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
-        self.keep(bottom, top)
+        self.save_input(bottom, top)
         self.fused_gradient = None
         self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.scale.shape),
                               epilogue.relu)
@@ -113,10 +113,10 @@ class Scale(_AlongAxes):
         learns = propagate_down[1] if from_bottom else self.param_propagate_down[0]
         if learns:
             if from_bottom and self.scale.shape == dy.shape:        # nothing to sum
-                self.context.backend.xp.multiply(dy, self.kept(bottom, top), out=self.scale.diff)
+                self.context.backend.xp.multiply(dy, self.saved_input(bottom, top), out=self.scale.diff)
             else:
                 gradient = (self.fused_gradient(dy) if self.fused_gradient else
-                            scale.scale_gradient(dy, self.kept(bottom, top), self.scale.data, self.first))
+                            scale.scale_gradient(dy, self.saved_input(bottom, top), self.scale.data, self.first))
                 if from_bottom:
                     self.scale.diff[...] = gradient
                 else:
@@ -147,7 +147,7 @@ class Bias(_AlongAxes):
 
     @property
     def fusion_kind(self) -> str:
-        return AFFINE if self.of_channels() and not self.runs_backward else ""
+        return AFFINE if self.is_per_channel() and not self.runs_backward else ""
 
     def affine(self) -> Affine:
         return Affine(bias=self.bias.data)

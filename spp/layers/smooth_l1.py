@@ -30,7 +30,7 @@ class SmoothL1Loss(Layer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.sigma = self.param.smooth_l1_loss_param.sigma
-        self.difference = Blob((), self.context.dtype, self.context.backend)
+        self.difference = self.buffer()
         if not self.sigma > 0:
             raise NetError(f"smooth_l1_loss_param's sigma must be above 0, found {self.sigma:g}")
 

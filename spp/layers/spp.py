@@ -35,9 +35,9 @@ class SPP(Layer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.spp_param
         if bool(p.bins) == p.HasField("pyramid_height"):
-            found = "both" if p.bins else "neither"
+            forms = "both" if p.bins else "neither"
             raise NetError(f"spp_param needs either bins (as bins: 6 bins: 3 bins: 2 bins: 1) or Caffe's "
-                           f"pyramid_height, found {found}")
+                           f"pyramid_height, found {forms}")
         if p.bins and min(p.bins) < 1:
             raise NetError(f"bins must be at least 1, found {', '.join(map(str, p.bins))}")
         if p.HasField("pyramid_height"):
@@ -50,8 +50,8 @@ class SPP(Layer):
             raise NetError(f"spp_param's pool must be MAX or AVE, found {self.method}")
         self.rule = p.BinRule.Name(p.bin_rule)
         self.tables = RegionTables(self.context)
-        self.pooled = Blob((), self.context.dtype, self.context.backend)
-        self.argmax = Blob((), np.int32, self.context.backend)
+        self.pooled = self.buffer()
+        self.argmax = self.buffer(np.int32)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(bottom[0].shape) != 4:
