@@ -110,6 +110,7 @@ def spp_task(task: str) -> Callable[[], Any]:
 
 
 def spp_windows() -> Callable[[], Any]:
+    from spp.backend.types import Bins
     from spp.blob import Blob
     from spp.ops import spp
 
@@ -119,8 +120,8 @@ def spp_windows() -> Callable[[], Any]:
     image = np.zeros(WINDOWS, np.int32)
 
     def pool() -> None:
-        rows, columns = spp.window_bins(boxes, LEVELS)
-        spp.windows_forward(x.data, image, rows, columns, LEVELS, y)
+        bins = Bins(image, *spp.window_bins(boxes, LEVELS))
+        spp.windows_forward(x.data, bins, LEVELS, y)
     return pool
 
 

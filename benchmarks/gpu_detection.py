@@ -20,6 +20,7 @@ import gpu
 import nets
 import turns
 from spp import backend
+from spp.backend.types import Bins
 from spp.boxes import to_half_open
 from spp.errors import SppError
 from spp.layers import TEST
@@ -62,11 +63,10 @@ def pyramids(x: Any, windows: np.ndarray, features: Any) -> None:
     """features (count x FEATURES) = the levels of each window on the map x, 1 x C x H x W, one after the other."""
     used = backend.of(x)
     edges = spp.window_bins(to_half_open(windows.astype(int)), LEVELS)
-    rows, columns = map(used.from_host, edges)
-    image = used.from_host(np.zeros(len(windows), np.int32))
+    table = Bins(*map(used.from_host, (np.zeros(len(windows), np.int32), *edges)))
     counts = [bins * bins for bins in LEVELS]
     pooled = used.xp.empty((len(windows), x.shape[1], sum(counts)), x.dtype)
-    spp.windows_forward(x, image, rows, columns, LEVELS, pooled)
+    spp.windows_forward(x, table, LEVELS, pooled)
     spp.flatten_forward(pooled, counts, features)
 
 

@@ -12,6 +12,7 @@ from spp.inspection import debug
 from spp.training import policies
 from spp.training import snapshot
 from spp.training import update_rules
+from spp.backend.types import UpdateStep
 from spp.blob import Memory
 from spp.errors import SolverError, SppError
 from spp.layers import TEST, TRAIN
@@ -238,10 +239,10 @@ class Solver:
         if learning:
             self.rule.update([entries[i].blob.data for i in learning], [entries[i].blob.diff for i in learning],
                              [[self.history[first + i] for i in learning]
-                              for first in range(0, len(self.history), len(entries))], p, self.iter,
-                             [rate * entries[i].lr_mult for i in learning],
-                             [p.weight_decay * entries[i].decay_mult for i in learning],
-                             p.regularization_type == "L1", scale)
+                              for first in range(0, len(self.history), len(entries))],
+                             UpdateStep([rate * entries[i].lr_mult for i in learning],
+                                        [p.weight_decay * entries[i].decay_mult for i in learning],
+                                        p.regularization_type == "L1", scale, self.iter), p)
 
     def _clip(self) -> float:
         """What clip_gradients multiplies all gradients by: their common L2 norm is held at its value."""

@@ -2,7 +2,6 @@
 import functools
 import zlib
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, Callable, Sequence, TypeVar, cast
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from spp import filler
 from spp import host_copy
 from spp.backend import host
+from spp.backend.protocol import Backend
 from spp.backend.types import Array, Epilogue
 from spp.blob import Blob
 from spp.errors import NetError
@@ -28,7 +28,7 @@ class Context:
 
     phase: int = TEST
     dtype: Any = np.float32
-    backend: ModuleType = field(default=host)
+    backend: Backend = field(default=host)
     seed: int = 0
     rank: int = 0
     source: str | None = None     # path of the prototxt that the net was read from

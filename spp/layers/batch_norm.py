@@ -12,6 +12,7 @@ from spp.layers.registry import register
 from spp.layers.scale import Scale
 from spp.ops import normalization
 from spp.ops.affine import Affine
+from spp.ops.normalization import Gradients, Statistics
 from spp.proto import caffe_pb2
 
 
@@ -28,11 +29,10 @@ class BatchNorm(Neuron):
     1e-5, as in NVIDIA's layer. Raises NetError for a statistic with an lr_mult, and if the number of channels changes.
     """
 
-    learned: list[Blob]     # none, the scale, or the scale and the bias
-    axes: tuple[int, int]   # the channels are the axes axes[0] .. axes[1] - 1: axis 1, or none if there is no axis 1
-    statistics_shape: Numbers     # the shape of the statistics: (C), or () without axis 1
-    mean: Array             # of the last forward
-    factor: Array           # 1 / sqrt(variance + eps)
+    learned: list[Blob]             # none, the scale, or the scale and the bias
+    axes: tuple[int, int]           # axis and num_axes of the channels: axis 1, or none if there is no axis 1
+    statistics_shape: Numbers       # (C), or () without axis 1
+    statistics: Statistics          # of the last forward
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -68,7 +68,7 @@ class BatchNorm(Neuron):
         if channels != stored:
             raise NetError(f"the number of channels changed: the statistics are of {stored}, the bottom's shape is "
                            f"{format_shape(shape)}")
-        self.axes = (1, 2) if len(shape) > 1 else (len(shape), len(shape))     # no axis: one channel
+        self.axes = (1, 1) if len(shape) > 1 else (len(shape), 0)     # no axis: one channel
         self.statistics_shape = shape[1:2]
         super().reshape(bottom, top)
 
@@ -78,7 +78,7 @@ class BatchNorm(Neuron):
 
     @property
     def fusion_kind(self) -> str:
-        return "" if self.uses_batch_statistics or self.runs_backward or self.axes != (1, 2) else AFFINE
+        return "" if self.uses_batch_statistics or self.runs_backward or self.axes != (1, 1) else AFFINE
 
     def affine(self) -> Affine:
         return self._normalize(*self._stored())
@@ -102,9 +102,9 @@ class BatchNorm(Neuron):
 
     def _normalize(self, mean: Array, variance: Array) -> Affine:
         """The map of the layer with these statistics, which are stored for backward."""
-        self.mean, self.factor = mean, 1 / self.context.backend.xp.sqrt(variance + self.eps)
+        self.statistics = Statistics(mean, 1 / self.context.backend.xp.sqrt(variance + self.eps))
         scale, bias = self._scale_and_bias()
-        return Affine(mean, self.factor * scale, bias)
+        return Affine(mean, self.statistics.factor * scale, bias)
 
     def _scale_and_bias(self) -> list[Array]:
         """The learned scale and bias, in the shape of the statistics; 1 and 0 if they are not learned."""
@@ -128,8 +128,7 @@ class BatchNorm(Neuron):
     def gradient_of_scale(self, bottom: Sequence[Blob], top: Sequence[Blob], dy: Array) -> Array:
         """The gradient of the scale (C) that the last forward multiplied by, from the top's gradient `dy`."""
         dy_sum = normalization.bias_gradient(dy, *self.axes)
-        x = self.saved_input(bottom, top)
-        return normalization.scale_gradient(dy, x, self.mean, self.factor, dy_sum, *self.axes)
+        return normalization.scale_gradient(dy, self.saved_input(bottom, top), self.statistics, dy_sum, *self.axes)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         self._backward(top[0], propagate_down[0], bottom[0], self.learned, self.param_propagate_down[3:])
@@ -151,14 +150,14 @@ class BatchNorm(Neuron):
         if through_statistics or any(learns):
             bias_gradient = normalization.bias_gradient(dy, *self.axes)
         if through_statistics or list(learns[:1]) == [True]:
-            scale_gradient = normalization.scale_gradient(
-                dy, self.saved_input([bottom], [top]), self.mean, self.factor, bias_gradient, *self.axes)
+            scale_gradient = normalization.scale_gradient(dy, self.saved_input([bottom], [top]), self.statistics,
+                                                          bias_gradient, *self.axes)
         for blob, flag, gradient in zip(learned, learns, (scale_gradient, bias_gradient)):
             if flag:
                 blob.diff[...] += gradient.reshape(-1)
         factor = learned[0].data.reshape(self.statistics_shape) if learned else 1
         if through_statistics:
-            normalization.backward(dy, self.saved_input([bottom], [top]), self.mean, self.factor, scale_gradient,
-                                   bias_gradient, dx, *self.axes, factor)
+            normalization.backward(dy, self.saved_input([bottom], [top]), self.statistics,
+                                   Gradients(scale_gradient, bias_gradient), dx, *self.axes, scale=factor)
         elif dx is not None:
-            Affine(scale=self.factor * factor).forward(dy, dx, *self.axes)
+            Affine(scale=self.statistics.factor * factor).forward(dy, dx, *self.axes)

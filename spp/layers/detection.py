@@ -95,7 +95,7 @@ class DetectionOutput(Layer):
     classes: int
     boxes_each: int     # predicted boxes per prior: one, or one per class
     code: str
-    rules: tuple[Any, ...]      # the last arguments of `detection.detections`
+    rules: detection.Suppression
     count: int          # of priors
 
     def differentiable(self, bottom: int) -> bool:
@@ -115,7 +115,7 @@ class DetectionOutput(Layer):
         self.classes, self.boxes_each = p.num_classes, 1 if p.share_location else p.num_classes
         self.code = type(self.param.prior_box_param).CodeType.Name(p.code_type)
         least = p.confidence_threshold if p.HasField("confidence_threshold") else -np.inf
-        self.rules = (p.background_label_id, least, nms.top_k, nms.nms_threshold, nms.eta, p.keep_top_k)
+        self.rules = detection.Suppression(least, nms.top_k, nms.nms_threshold, nms.eta)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         loc, conf, priors = (blob.shape for blob in bottom)
@@ -133,15 +133,15 @@ class DetectionOutput(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         loc, conf, priors = (self.context.backend.to_host(blob.data) for blob in bottom)
-        images, count = len(loc), self.count
+        p, images, count = self.param.detection_output_param, len(loc), self.count
         corners, variances = priors.reshape(2, count, 4)
         loc = loc.reshape(images, count, self.boxes_each, 4).swapaxes(1, 2)
-        loc = detection.decode(loc, corners, variances, self.code,
-                               self.param.detection_output_param.variance_encoded_in_target)
+        loc = detection.decode(loc, corners, variances, self.code, p.variance_encoded_in_target)
         conf = conf.reshape(images, count, self.classes).swapaxes(1, 2)
         rows = []
         for i in range(images):
-            boxes = detection.detections(loc[i, 0] if self.boxes_each == 1 else loc[i], conf[i], *self.rules)
+            boxes = detection.detections(loc[i, 0] if self.boxes_each == 1 else loc[i], conf[i], p.background_label_id,
+                                         self.rules, p.keep_top_k)
             rows.append(np.column_stack([np.full(len(boxes), i, boxes.dtype), boxes]))
         result = np.concatenate(rows) if rows else np.empty((0, 7))
         if not len(result):

@@ -1,6 +1,7 @@
 """LRN."""
-from typing import Any, Sequence
+from typing import Sequence
 
+from spp.backend.types import LrnParameters
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer
@@ -18,14 +19,14 @@ class LRN(Layer):
     """
 
     within: bool            # WITHIN_CHANNEL
-    numbers: list[Any]      # local_size, alpha, beta; across channels also k
+    numbers: LrnParameters
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.lrn_param
         if p.local_size % 2 == 0:
             raise NetError(f"local_size must be odd, found {p.local_size}")
         self.within = p.NormRegion.Name(p.norm_region) == "WITHIN_CHANNEL"
-        self.numbers = [p.local_size, p.alpha, p.beta] if self.within else [p.local_size, p.alpha, p.beta, p.k]
+        self.numbers = LrnParameters(p.local_size, p.alpha, p.beta, p.k)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
@@ -36,9 +37,9 @@ class LRN(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         run = lrn.within_forward if self.within else lrn.across_forward
-        run(bottom[0].data, top[0].data, *self.numbers)
+        run(bottom[0].data, top[0].data, self.numbers)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             run = lrn.within_backward if self.within else lrn.across_backward
-            run(top[0].diff, bottom[0].data, bottom[0].diff, *self.numbers)
+            run(top[0].diff, bottom[0].data, bottom[0].diff, self.numbers)

@@ -1,12 +1,12 @@
 """MVN."""
 from typing import Sequence
 
-from spp.backend.types import Array
 from spp.blob import Blob
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import normalization
 from spp.ops.affine import Affine
+from spp.ops.normalization import Gradients, Statistics
 
 
 @register("MVN")
@@ -17,12 +17,11 @@ class MVN(Neuron):
     at least 4 axes, as in Caffe: ones are appended.
     """
 
-    mean: Array         # of each map or image, and 1 / (standard deviation + eps), of the last forward
-    factor: Array
+    statistics: Statistics      # of each map or image: its factor is 1 / (standard deviation + eps)
 
     @property
     def axes(self) -> tuple[int, int]:
-        """Each index of the axes axes[0] .. axes[1] - 1 has its own mean."""
+        """Axis and num_axes: each index of these axes has its own mean."""
         return (0, 1) if self.param.mvn_param.across_channels else (0, 2)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -38,8 +37,8 @@ class MVN(Neuron):
         mean, variance = normalization.moments(x, *self.axes)
         if p.normalize_variance:
             self.save_input(bottom, top)
-            self.mean, self.factor = mean, 1 / (self.context.backend.xp.sqrt(variance) + p.eps)
-            Affine(mean, self.factor).forward(x, y, *self.axes)
+            self.statistics = Statistics(mean, 1 / (self.context.backend.xp.sqrt(variance) + p.eps))
+            Affine(*self.statistics).forward(x, y, *self.axes)
         else:
             Affine(mean).forward(x, y, *self.axes)
 
@@ -51,7 +50,7 @@ class MVN(Neuron):
         if self.param.mvn_param.normalize_variance:
             x = self.saved_input(bottom, top).reshape(dy.shape)
             dy_sum = normalization.bias_gradient(dy, *self.axes)
-            dy_y = normalization.scale_gradient(dy, x, self.mean, self.factor, dy_sum, *self.axes)
-            normalization.backward(dy, x, self.mean, self.factor, dy_y, dy_sum, dx, *self.axes)
+            dy_y = normalization.scale_gradient(dy, x, self.statistics, dy_sum, *self.axes)
+            normalization.backward(dy, x, self.statistics, Gradients(dy_y, dy_sum), dx, *self.axes)
         else:
             normalization.mean_backward(dy, dx, *self.axes)

@@ -1,9 +1,10 @@
 """Pooling."""
+import functools
 from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from spp.backend.types import Array, Numbers
+from spp.backend.types import Array, Geometry, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import TRAIN, Context, Layer, format_shape
@@ -11,28 +12,24 @@ from spp.layers.geometry import axis_numbers
 from spp.layers.registry import register
 from spp.ops import pooling
 
-CACHED_SIZES = 4
+CACHED_SIZES = 4        # of the maps that were pooled last
+Tables = tuple[Sequence[int], Array, Array]     # numbers of regions along the axes, or per level; regions; areas
 
 
-class RegionTables:
-    """A pooling layer's tables of regions, on its device, for the last few sizes of its map.
+def cached_tables(context: Context, make: Callable[..., Tables]) -> Callable[..., Tables]:
+    """`make`, a function of the map's size, with its regions and areas on the layer's device, cached by size.
 
     A GPU stores with a table what its backward pass derives from it, so that a size that returns needs no transfer.
+    `make` must not refer to the layer: a cycle of references would keep the layer's memory.
     """
+    move = context.backend.from_host
 
-    def __init__(self, context: Context) -> None:
-        self._move = context.backend.from_host
-        self._tables: dict[Numbers, tuple[Any, Array, Array]] = {}
+    @functools.lru_cache(CACHED_SIZES)
+    def tables(*size: int) -> Tables:
+        counts, regions, areas = make(*size)
+        return counts, move(regions), move(areas)
 
-    def lookup(self, size: Numbers, make: Callable[..., tuple[Any, np.ndarray, np.ndarray]]) -> tuple[
-            Any, Array, Array]:
-        """The result of make(*size), its arrays on the device: counts of regions by axis or level, regions, areas."""
-        if size not in self._tables:
-            if len(self._tables) == CACHED_SIZES:
-                del self._tables[next(iter(self._tables))]
-            counts, regions, areas = make(*size)
-            self._tables[size] = counts, self._move(regions), self._move(areas)
-        return self._tables[size]
+    return tables
 
 
 @register("Pooling")
@@ -54,8 +51,8 @@ class Pooling(Layer):
     pad: Numbers
     ceil: bool
     samples: bool               # STOCHASTIC in TRAIN
-    tables: RegionTables
-    counts: Numbers             # of windows by axis, at the present size; their regions, and areas for averages:
+    tables: Callable[..., Tables]
+    counts: Sequence[int]       # of windows by axis, at the present size; their regions, and areas for averages:
     regions: Array
     areas: Array
     argmax: Blob                # positions for backward
@@ -70,7 +67,8 @@ class Pooling(Layer):
         if not 1 <= self.axes <= 3:
             raise NetError(f"needs a bottom of N x C x 1 to 3 spatial axes, found {format_shape(bottom[0].shape)}")
         self._read_geometry(p)
-        self.tables = RegionTables(self.context)
+        make = functools.partial(_windows, self.kernel, self.stride, self.pad, self.ceil)
+        self.tables = cached_tables(self.context, make)
         self.samples = self.method == "STOCHASTIC" and self.phase == TRAIN
         if self.samples:
             self.random_stream()
@@ -96,13 +94,9 @@ class Pooling(Layer):
         shape = bottom[0].shape
         if len(shape) - 2 != self.axes:
             raise NetError(f"was set up for {self.axes} spatial axes, found a bottom of {format_shape(shape)}")
-        self.counts, self.regions, self.areas = self.tables.lookup(shape[2:], self._windows)
+        self.counts, self.regions, self.areas = self.tables(*shape[2:])
         for blob in [*top, self.argmax]:
             blob.reshape(*shape[:2], *self.counts)
-
-    def _windows(self, *size: int) -> tuple[Numbers, np.ndarray, np.ndarray]:
-        kernel = size if self.kernel is None else self.kernel
-        return pooling.sliding_regions(size, kernel, self.pad, self.stride, self.ceil)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, y = bottom[0].data, top[0].data
@@ -129,3 +123,7 @@ class Pooling(Layer):
             pooling.average_backward(dy, self.regions, self.areas, dx)
         else:
             pooling.expected_backward(dy, bottom[0].data, top[0].data, self.regions, self.areas, dx)
+
+
+def _windows(kernel: Numbers | None, stride: Numbers, pad: Numbers, ceil: bool, *size: int) -> Tables:
+    return pooling.sliding_regions(size, Geometry(kernel or size, stride, pad), ceil)

@@ -192,15 +192,15 @@ class LSTM(Recurrent):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         h, cells = top[0].data, self.cells.data
-        h0, c0 = self.initial_states(bottom)
-        recurrent.lstm_forward(self.project_inputs(bottom), bottom[1].data, self.blobs[self.hidden].data, h0, c0,
+        initial = recurrent.State(*self.initial_states(bottom))
+        recurrent.lstm_forward(self.project_inputs(bottom), bottom[1].data, self.blobs[self.hidden].data, initial,
                                h, cells, self.previous.data)
         self.store_states(top, h[-1], cells[-1])
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        dh, dc = self.final_gradients(top)
+        dstate = recurrent.State(*self.final_gradients(top))
         recurrent.lstm_backward(top[0].diff, self.sums.data, bottom[1].data, self.blobs[self.hidden].data,
-                                self.cells.data, dh, dc, self.sums.diff)
+                                self.cells.data, dstate, self.sums.diff)
         self.backward_inputs(propagate_down, bottom)
 
 
@@ -282,8 +282,9 @@ class LSTMUnit(Layer):
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dgates, dcell = self.activations.diff, self.dcell.diff
-        recurrent.lstm_unit_backward(top[1].diff, top[0].diff, bottom[0].data, self.activations.data, bottom[2].data,
-                                     top[0].data, dcell, dgates)
+        dstate = recurrent.State(top[1].diff, top[0].diff)
+        recurrent.lstm_unit_backward(dstate, bottom[0].data, self.activations.data, bottom[2].data, top[0].data, dcell,
+                                     dgates)
         if propagate_down[0]:
             bottom[0].diff[...] = dcell
         if propagate_down[1]:

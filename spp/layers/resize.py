@@ -3,7 +3,7 @@ from typing import Sequence
 
 import numpy as np
 
-from spp.backend.types import Array, Numbers
+from spp.backend.types import Interpolation, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
@@ -21,8 +21,8 @@ class Interp(Layer):
     """
 
     counts: Numbers             # height and width of the top
-    rows: tuple[Array, ...]     # by `resize.bilinear_axis`
-    columns: tuple[Array, ...]
+    rows: Interpolation         # on the device
+    columns: Interpolation
     size: Numbers | None        # the map's, that the three above are for
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -53,7 +53,7 @@ class Interp(Layer):
             self.counts = tuple(self._count(size, count) for size, count in zip(inner, (p.height, p.width)))
             move = self.context.backend.from_host
             self.rows, self.columns = (
-                tuple(move(part) for part in resize.bilinear_axis(-p.pad_beg, size, count, self.context.dtype))
+                Interpolation(*map(move, resize.bilinear_axis(-p.pad_beg, size, count, self.context.dtype)))
                 for size, count in zip(inner, self.counts))
             self.size = shape[2:]
         top[0].reshape(*shape[:2], *self.counts)

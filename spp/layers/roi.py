@@ -3,7 +3,7 @@ from typing import Sequence
 
 import numpy as np
 
-from spp.backend.types import Array
+from spp.backend.types import Bins
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
@@ -18,9 +18,7 @@ class Regions(Layer):
     """
 
     bottoms = (2, 2)
-    image: Array        # int32 (R), each region's, of the last forward, and the edges of its bins:
-    rows: Array
-    columns: Array
+    bins: Bins      # of the last forward
 
     def differentiable(self, bottom: int) -> bool:
         return bottom == 0
@@ -35,7 +33,7 @@ class Regions(Layer):
                            f"{format_shape(regions)}")
 
     def read(self, bottom: Sequence[Blob]) -> np.ndarray:
-        """The checked regions as a host array (R, 5); sets `image` to their images."""
+        """The checked regions as a host array (R, 5)."""
         rois = self.context.backend.to_host(bottom[1].data).reshape(-1, 5)
         images = bottom[0].shape[0]
         outside = ~((rois[:, 0] >= 0) & (rois[:, 0] < images) & np.isfinite(rois).all(1))
@@ -43,8 +41,11 @@ class Regions(Layer):
             index = int(outside.argmax())
             raise NetError(f"region {index} is ({', '.join(f'{v:g}' for v in rois[index])}), but its image must be 0 "
                            f"to {images - 1} and its corners finite")
-        self.image = self.context.backend.from_host(rois[:, 0].astype(np.int32))
         return rois
+
+    def move(self, rois: np.ndarray, rows_and_columns: tuple[np.ndarray, np.ndarray]) -> Bins:
+        """The bins of the regions on the device."""
+        return Bins(*map(self.context.backend.from_host, (rois[:, 0].astype(np.int32), *rows_and_columns)))
 
 
 @register("ROIPooling")
@@ -72,14 +73,14 @@ class ROIPooling(Regions):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         _, _, height, width = bottom[0].shape
-        bins = roi.max_bins(self.read(bottom), self.pooled, self.scale, (height, width))
-        self.rows, self.columns = map(self.context.backend.from_host, bins)
+        rois = self.read(bottom)
+        self.bins = self.move(rois, roi.max_bins(rois, self.pooled, self.scale, (height, width)))
         argmax = self.argmax.data if self.runs_backward else None
-        roi.max_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data, argmax)
+        roi.max_forward(bottom[0].data, self.bins, top[0].data, argmax)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            roi.max_backward(top[0].diff, self.argmax.data, self.image, self.rows, self.columns, bottom[0].diff)
+            roi.max_backward(top[0].diff, self.argmax.data, self.bins, bottom[0].diff)
 
 
 @register("PSROIPooling")
@@ -110,10 +111,10 @@ class PSROIPooling(Regions):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         _, _, height, width = bottom[0].shape
-        bins = roi.group_bins(self.read(bottom), self.group, self.scale, (height, width))
-        self.rows, self.columns = map(self.context.backend.from_host, bins)
-        roi.group_forward(bottom[0].data, self.image, self.rows, self.columns, top[0].data)
+        rois = self.read(bottom)
+        self.bins = self.move(rois, roi.group_bins(rois, self.group, self.scale, (height, width)))
+        roi.group_forward(bottom[0].data, self.bins, top[0].data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            roi.group_backward(top[0].diff, self.image, self.rows, self.columns, bottom[0].diff)
+            roi.group_backward(top[0].diff, self.bins, bottom[0].diff)

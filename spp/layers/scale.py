@@ -102,7 +102,7 @@ class Scale(_AlongAxes):
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         self.save_input(bottom, top)
         self.fused_gradient = None
-        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.scale.shape),
+        self.affine().forward(bottom[0].data, top[0].data, self.first, len(self.scale.shape),
                               epilogue.relu)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -122,7 +122,7 @@ class Scale(_AlongAxes):
                 else:
                     self.scale.diff[...] += gradient
         if propagate_down[0]:
-            Affine(scale=self.scale.data).forward(dy, bottom[0].diff, self.first, self.first + len(self.scale.shape))
+            Affine(scale=self.scale.data).forward(dy, bottom[0].diff, self.first, len(self.scale.shape))
 
 
 @register("Bias")
@@ -153,7 +153,7 @@ class Bias(_AlongAxes):
         return Affine(bias=self.bias.data)
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
-        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.bias.shape),
+        self.affine().forward(bottom[0].data, top[0].data, self.first, len(self.bias.shape),
                               epilogue.relu)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

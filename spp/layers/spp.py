@@ -1,5 +1,6 @@
 """SPP: spatial pyramid pooling."""
-from typing import Sequence
+import functools
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -7,7 +8,7 @@ from spp.backend.types import Array
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer
-from spp.layers.pooling import RegionTables
+from spp.layers.pooling import Tables, cached_tables
 from spp.layers.registry import register
 from spp.ops import pooling, spp
 
@@ -25,8 +26,8 @@ class SPP(Layer):
 
     method: str
     rule: str
-    tables: RegionTables
-    counts: list[int]       # of bins by level; their regions, and areas for averages, at the present size:
+    tables: Callable[..., Tables]
+    counts: Sequence[int]   # of bins by level; their regions, and areas for averages, at the present size:
     regions: Array
     areas: Array
     pooled: Blob            # N x C x bins x 1
@@ -49,7 +50,10 @@ class SPP(Layer):
         if self.method not in ("MAX", "AVE"):
             raise NetError(f"spp_param's pool must be MAX or AVE, found {self.method}")
         self.rule = p.BinRule.Name(p.bin_rule)
-        self.tables = RegionTables(self.context)
+        make: Callable[..., Tables] = functools.partial(spp.caffe_regions, pyramid_height=p.pyramid_height)
+        if p.bins:
+            make = functools.partial(spp.pyramid_regions, levels=tuple(p.bins), rule=self.rule)
+        self.tables = cached_tables(self.context, make)
         self.pooled = self.buffer()
         self.argmax = self.buffer(np.int32)
 
@@ -57,19 +61,13 @@ class SPP(Layer):
         if len(bottom[0].shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {bottom[0].shape}")
         n, channels, *size = bottom[0].shape
-        self.counts, self.regions, self.areas = self.tables.lookup(tuple(size), self._bins)
+        self.counts, self.regions, self.areas = self.tables(*size)
         for blob in (self.pooled, self.argmax):
             blob.reshape(n, channels, len(self.regions), 1)
         if self.param.spp_param.pyramid_height == 1:
             top[0].reshape(n, channels, 1, 1)
         else:
             top[0].reshape(n, channels * len(self.regions))
-
-    def _bins(self, height: int, width: int) -> tuple[list[int], np.ndarray, np.ndarray]:
-        p = self.param.spp_param
-        if p.bins:
-            return spp.pyramid_regions(height, width, p.bins, self.rule)
-        return spp.caffe_regions(height, width, p.pyramid_height)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         pooled = self.pooled.data[..., 0]

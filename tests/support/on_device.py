@@ -81,7 +81,7 @@ def used(device: str) -> Iterator[None]:
     undo = []
 
     def put(owner: Any, name: str, value: Any) -> None:
-        undo.append((owner, name, owner.__dict__[name]))
+        undo.append((owner, name, owner.__dict__[name] if name in owner.__dict__ else getattr(owner, name)))
         setattr(owner, name, value)
 
     def engines(owner: Any, *names: str) -> None:
