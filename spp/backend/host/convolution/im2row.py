@@ -376,7 +376,7 @@ def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndar
     if winograd.pays(source, gradient, dweight, geometry, group, "backward_weights"):
         winograd.backward_weights(source, gradient, dweight, geometry, group)
         if dbias is not None:
-            dbias += channel_sums(dy, 1, 2)
+            dbias += channel_sums(dy, 1, 1)
         return
     outputs, channels = dweight.shape[:2]
     taps = geometry[0] * geometry[1]
