@@ -2,7 +2,6 @@
 
 Maps are N x C x H x W, of one floating dtype.
 """
-
 import numpy as np
 
 from spp import backend

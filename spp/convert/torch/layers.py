@@ -105,7 +105,7 @@ def pyramid(writer: Writer, layer: Any, x: Texts) -> Texts:
 
 @emits("LRN")
 def lrn(writer: Writer, layer: Any, x: Texts) -> Texts:
-    size, *rest = layer.numbers
+    size, *rest = layer.numbers[:3] if layer.within else layer.numbers
     text = ", ".join([str(size), *map(number, rest)])
     if layer.within:
         return [f"lrn_within({x[0]}, {text})"]
