@@ -1,4 +1,4 @@
-"""Solver types by name (Caffe's SolverRegistry): what each keeps of the past, demands of the solver, and does."""
+"""Solver types by name (Caffe's SolverRegistry): history arrays, checks of the solver's parameters, and updates."""
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
@@ -8,8 +8,8 @@ from spp.ops import update
 from spp.ops.update import Arrays
 
 
-def _nothing(p: Any) -> None:
-    """No demands."""
+def _no_check(p: Any) -> None:
+    """Any parameters are valid."""
 
 
 def _no_momentum(p: Any) -> None:
@@ -40,7 +40,7 @@ class Rule:
 
     histories: int
     update: Callable[..., None]
-    check: Callable[[Any], None] = _nothing
+    check: Callable[[Any], None] = _no_check
 
 
 def _sgd(data: Arrays, diff: Arrays, histories: Sequence[Arrays], step: UpdateStep, p: Any) -> None:
@@ -78,9 +78,9 @@ RULES = {
 
 
 def rule(p: Any) -> Rule:
-    """The rule of a SolverParameter's type; raises SolverError if it is unknown, or a number does not suit it."""
+    """The rule of a SolverParameter's type; raises SolverError for an unknown type or invalid parameters."""
     if p.type not in RULES:
         raise SolverError(f"unknown solver type {p.type!r}; known types: {', '.join(RULES)}")
-    found = RULES[p.type]
-    found.check(p)
-    return found
+    result = RULES[p.type]
+    result.check(p)
+    return result
