@@ -1,6 +1,7 @@
 """InnerProduct."""
 import math
 
+from spp.backend.types import Epilogue
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
@@ -39,8 +40,8 @@ class InnerProduct(Layer):
 
     def forward(self, bottom, top, relu=False):
         weight, *bias = (blob.data for blob in self.blobs)
-        inner_product.forward(bottom[0].data, weight, bias[0] if bias else None, top[0].data, self.axis,
-                              self.transpose, relu, self.context.precision)
+        inner_product.forward(bottom[0].data, weight, top[0].data, Epilogue(bias[0] if bias else None, relu=relu),
+                              self.axis, self.transpose, self.context.precision)
 
     def backward(self, top, propagate_down, bottom):
         dy, how = top[0].diff, (self.axis, self.transpose, self.context.precision)

@@ -10,20 +10,22 @@ import pytest
 
 import test_convolution
 import test_inner_product
-from spp.backend.host import convolution_forward, inner_product_forward
-from spp.backend.host.onednn import convolution as onednn
+from spp.backend.host import convolution_forward, inner_product_forward, onednn
+from spp.backend.host.cache import Cache
+from spp.backend.host.convolution import choose, winograd
+from spp.backend.host.onednn import convolution as onednn_convolution
 from spp.backend.host.onednn import library as onednn_library
 from spp.backend.host.onednn import weight_copies
-from spp.backend.host.convolution import winograd
+from spp.backend.types import Epilogue, Geometry
 from spp.ops import convolution
-from test_convolution import arrays, assert_near, identity, scaled
+from test_convolution import arrays, assert_near, geometry_of, identity, scaled
 
-needs_library = pytest.mark.skipif(onednn.library() is None, reason='oneDNN is absent: pip install "spp[onednn]"')
+needs_library = pytest.mark.skipif(not onednn.available(), reason='oneDNN is absent: pip install "spp[onednn]"')
 
 
 def has_avx512():
     image, weight = np.zeros((1, 9, 9, 16), np.float32), np.zeros((16, 16, 1, 1), np.float32)
-    plan = onednn.plan("forward", image, image, weight, (1, 1, 1, 1, 0, 0, 1, 1), 1)
+    plan = onednn.plan("forward", image, image, weight, Geometry((1, 1), (1, 1), (0, 0), (1, 1)))
     return plan is not None and "avx512" in plan.onednn.implementation(plan.description)
 
 
@@ -47,9 +49,9 @@ GROUPED = CASES[-3]
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The names of what oneDNN did; Winograd's algorithm is off."""
+    """The names of oneDNN's functions that were called; Winograd's algorithm is off."""
     done: list[str] = []
-    monkeypatch.setattr(winograd, "EXACT", True)
+    monkeypatch.setattr(choose, "EXACT", True)
     for name in ("forward", "backward_data", "backward_weights"):
         monkeypatch.setattr(onednn.Plan, name, noting(done, name, getattr(onednn.Plan, name)))
     monkeypatch.setattr(onednn, "product", noting(done, "product", onednn.product))
@@ -77,7 +79,7 @@ def last(array):
 
 def forward(case, x, weight, bias, **more):
     y = np.full(arrays(case)[3].shape, np.nan, np.float32)
-    convolution_forward(last(x), weight, bias, y, *case[3:], **more)
+    convolution_forward(last(x), weight, y, geometry_of(case), Epilogue(bias, **more))
     return y
 
 
@@ -139,7 +141,7 @@ BESIDE = [
 @needs_avx512
 @pytest.mark.parametrize("case, by_winograd", BESIDE)
 def test_beside_other_channels(case, by_winograd, monkeypatch):
-    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(choose, "EXACT", False)
     done: list[str] = []
     monkeypatch.setattr(winograd, "forward", noting(done, "winograd", winograd.forward))
     x, weight, bias, dy = arrays(case, np.float32)
@@ -151,7 +153,7 @@ def test_beside_other_channels(case, by_winograd, monkeypatch):
             done.clear()
             total = np.full((len(dy), *dy.shape[2:], before + len(weight) + after), 7, np.float32)
             y = total[..., before:before + len(weight)].transpose(0, 3, 1, 2)
-            convolution_forward(last(x), weight, bias, y, *case[3:], **more)
+            convolution_forward(last(x), weight, y, geometry_of(case), Epilogue(bias, **more))
             np.testing.assert_allclose(y, wanted, 0, 2e-5 * np.abs(wanted).max())
             assert (total[..., :before] == 7).all() and (total[..., before + len(weight):] == 7).all()
             assert done == ["winograd"] * by_winograd
@@ -172,7 +174,7 @@ def test_gradients_of_parameters_are_added(calls):
     x, weight, bias, dy = arrays(GROUPED, np.float32)
     dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
     for total in (dbias, None):
-        convolution.backward_weights(last(x), last(dy), dweight, total, *GROUPED[3:])
+        convolution.backward_weights(last(x), last(dy), dweight, total, geometry_of(GROUPED))
     once = test_convolution.computed(GROUPED, x, weight, bias, dy)
     assert calls.count("backward_weights") == 3
     np.testing.assert_allclose(dweight, 2 * once[2], 0, 1e-5 * np.abs(dweight).max())
@@ -183,7 +185,7 @@ def test_gradients_of_parameters_are_added(calls):
 def test_weights_changed_in_place_are_seen(calls, monkeypatch):
     x, weight, bias, _ = arrays(CASE, np.float32)
     reorders: list[str] = []
-    monkeypatch.setattr(onednn.Primitive, "__call__", noting(reorders, "", onednn.Primitive.__call__))
+    monkeypatch.setattr(onednn_library.Primitive, "__call__", noting(reorders, "", onednn_library.Primitive.__call__))
     first = forward(CASE, x, weight, bias)
     assert len(reorders) == 2           # reorder and compute
     np.testing.assert_array_equal(forward(CASE, x, weight, bias), first)
@@ -201,7 +203,7 @@ def test_weights_changed_in_place_are_seen(calls, monkeypatch):
 @pytest.mark.parametrize("beside", [False, True])
 def test_changed_weights_are_seen_by_kernels_that_keep_them(beside, monkeypatch):
     """Winograd's transformed, and im2row's in another order, which are kept too."""
-    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(choose, "EXACT", False)
     case: Any = ((1, 64, 28, 28), 64, *([(5, 3), (1, 2)] if beside else [(3, 3), (1, 1)]), (1, 1), (1, 1), 1)
     x, weight, bias, dy = arrays(case, np.float32)
     transforms: list[str] = []
@@ -209,7 +211,7 @@ def test_changed_weights_are_seen_by_kernels_that_keep_them(beside, monkeypatch)
     y = np.empty((*dy.shape[:1], *dy.shape[2:], 64 + 16 * beside), np.float32)[..., :64].transpose(0, 3, 1, 2)
     for change, filled in ((0, 1), (0, 1), (1, 2), (0, 2)):
         weight[7, 3, 1, 2] += change
-        convolution_forward(last(x), weight, bias, y, *case[3:])
+        convolution_forward(last(x), weight, y, geometry_of(case), Epilogue(bias))
         wanted = without(monkeypatch, forward, case, x, weight, bias)
         np.testing.assert_allclose(y, wanted, 0, 2e-5 * np.abs(wanted).max())
         assert len(transforms) == filled
@@ -255,13 +257,13 @@ def test_any_change_of_the_weights_changes_their_hash():
 
 @needs_avx512
 def test_shapes_are_forgotten_in_order(calls, monkeypatch):
-    monkeypatch.setattr(onednn, "PLANS", 2)
-    monkeypatch.setattr(onednn, "_local", threading.local())
+    plans: Any = Cache(2)
+    monkeypatch.setattr(onednn_convolution, "_plans", plans)
     for width in (9, 10, 11, 9):
         case = (2, 16, 8, width), *CASE[1:3], (1, 1), (1, 1), (1, 1), 1
         given = arrays(case, np.float32)
         assert_near([forward(case, *given[:3])], without(monkeypatch, test_convolution.computed, case, *given), 1e-5)
-    assert [key[1][2] for key in onednn._local.plans] == [11, 9] and calls == ["forward"] * 4
+    assert [key[1][0][2] for key in plans.values] == [11, 9] and calls == ["forward"] * 4
 
 
 @needs_library
@@ -311,9 +313,9 @@ def test_a_second_call_allocates_nothing(calls):
     y, dx, dweight, dbias = dy.copy(order="K"), x.copy(order="K"), weight.copy(), bias.copy()
 
     def work():
-        convolution.forward(x, weight, bias, y, *GROUPED[3:])
-        convolution.backward_data(dy, weight, dx, *GROUPED[3:])
-        convolution.backward_weights(x, dy, dweight, dbias, *GROUPED[3:])
+        convolution.forward(x, weight, y, geometry_of(GROUPED), Epilogue(bias))
+        convolution.backward_data(dy, weight, dx, geometry_of(GROUPED))
+        convolution.backward_weights(x, dy, dweight, dbias, geometry_of(GROUPED))
 
     work()
     tracemalloc.start()
@@ -330,5 +332,5 @@ def test_a_second_call_allocates_nothing(calls):
 
 def test_inner_product_forward_stays_with_our_own(calls):
     x, weight, bias, dy = test_inner_product.arrays(3, 5, 4, False, np.float32)
-    inner_product_forward(x, weight, bias, dy, False)
+    inner_product_forward(x, weight, dy, False, Epilogue(bias))
     assert not calls

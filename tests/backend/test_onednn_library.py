@@ -76,9 +76,9 @@ def test_a_package_without_the_library_is_told_once(loading, monkeypatch):
 
 @needs_library
 def test_it_is_found_where_a_program_first_needs_it():
-    program = ("import sys, numpy as np; from spp.backend import host; assert 'cffi' not in sys.modules; "
+    program = ("import sys, numpy as np; from spp.backend import host, types; assert 'cffi' not in sys.modules; "
                "x, w, y = np.ones((1, 3, 9, 9), 'f'), np.ones((8, 3, 3, 3), 'f'), np.ones((1, 8, 7, 7), 'f'); "
-               "host.convolution_forward(x, w, None, y, (1, 1), (0, 0), (1, 1), 1); "
+               "host.convolution_forward(x, w, y, types.Geometry((3, 3), (1, 1), (0, 0), (1, 1))); "
                "assert 'cffi' in sys.modules; print(y.sum())")
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from spp.backend.host.convolution import choose, winograd
 from spp.backend.host.onednn import library as onednn_library
-from spp.backend.host.convolution import winograd
+from spp.backend.types import Geometry
 from spp.ops import convolution
 from test_convolution import arrays, assert_near, computed, expected, identity, scaled
 
@@ -47,9 +48,8 @@ def without_onednn(monkeypatch):
 def always(monkeypatch):
     """Winograd wherever it can be done; the list of the calls that did it."""
     calls: list[str] = []
-    monkeypatch.setattr(winograd, "EXACT", False)
-    monkeypatch.setattr(winograd, "CHANNELS", 0)
-    monkeypatch.setattr(winograd, "TILES_FOR_WEIGHTS", -1e9)
+    monkeypatch.setattr(choose, "EXACT", False)
+    monkeypatch.setitem(choose.WINOGRAD_IF, "blas", choose.Threshold(0, -10**9))
     for name in ("forward", "backward_data", "backward_weights"):
         monkeypatch.setattr(winograd, name, noting(calls, name, getattr(winograd, name)))
     return calls
@@ -94,12 +94,12 @@ def test_several_blocks_and_batches_give_the_same(case, always, monkeypatch):
 
 @pytest.mark.parametrize("case", REAL, ids=identity)
 def test_error_at_the_shapes_of_real_nets(case, monkeypatch):
-    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(choose, "EXACT", False)
     given = arrays(case, np.float32)
     exact = computed(case, *(a.astype(np.float64) for a in given))
     found = computed(case, *given)
     assert_near(found, exact, TOLERANCE)
-    monkeypatch.setattr(winograd, "EXACT", True)
+    monkeypatch.setattr(choose, "EXACT", True)
     plain = computed(case, *given)
     assert_near(plain, exact, TOLERANCE / 2)
     assert all((f != p).any() for f, p in zip(found[:3], plain))       # another algorithm was at work
@@ -123,13 +123,15 @@ def chosen(shape, outputs, kernel=3, stride=1, pad=1, dilation=1, group=1, dtype
     """Whether Winograd is chosen for an N x C x H x W input."""
     count, channels, height, width = shape
     sizes = [convolution.output_size(size, kernel, stride, pad, dilation) for size in (height, width)]
-    return winograd.pays(np.empty((count, height, width, channels), dtype), np.empty((count, *sizes, outputs), dtype),
-                         np.empty((outputs, channels // group, kernel, kernel), dtype),
-                         (kernel, kernel, stride, stride, pad, pad, dilation, dilation), group, "backward_data")
+    geometry = Geometry((kernel, kernel), (stride, stride), (pad, pad), (dilation, dilation), group)
+    kernels = choose.choose("backward_data", np.empty((count, height, width, channels), dtype),
+                            np.empty((count, *sizes, outputs), dtype),
+                            np.empty((outputs, channels // group, kernel, kernel), dtype), geometry, False)
+    return kernels[0] == choose.WINOGRAD
 
 
 def test_it_is_chosen_where_it_is_faster(monkeypatch):
-    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(choose, "EXACT", False)
     assert chosen((32, 256, 13, 13), 384) and not chosen((1, 256, 13, 13), 384)
     assert chosen((2, 96, 55, 55), 256, 5, 2) and not chosen((1, 96, 55, 55), 256, 5, 2)
     assert chosen((1, 64, 56, 56), 64) and not chosen((1, 512, 14, 14), 512)
@@ -138,12 +140,12 @@ def test_it_is_chosen_where_it_is_faster(monkeypatch):
 
 
 def test_it_is_not_chosen_for_what_it_cannot_do(monkeypatch):
-    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(choose, "EXACT", False)
     large = (32, 128, 28, 28)
     assert chosen(large, 128)
     for other in ({"group": 16}, {"dilation": 2}, {"stride": 2}, {"kernel": 7}, {"kernel": 1}, {"dtype": np.float64}):
         assert not chosen(large, 128, **other)
-    monkeypatch.setattr(winograd, "EXACT", True)
+    monkeypatch.setattr(choose, "EXACT", True)
     assert not chosen(large, 128)
 
 
@@ -152,5 +154,5 @@ def test_the_environment_turns_it_off(value, exact):
     environment = {name: given for name, given in os.environ.items() if name != "SPP_EXACT"}
     if value is not None:
         environment["SPP_EXACT"] = value
-    code = "from spp.backend.host.convolution import winograd; print(winograd.EXACT)"
+    code = "from spp.backend.host.convolution import choose; print(choose.EXACT)"
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) == f"{exact}\n"

@@ -3,13 +3,13 @@ import numba
 import numpy as np
 import pytest
 
-from spp.backend.host.onednn import products as onednn_products
-from spp.backend.host.convolution import winograd
-from spp.backend.host.onednn.library import library
+from spp.backend.host import onednn
+from spp.backend.host.convolution import choose, winograd
 from spp.backend.host.scratch import scratch
-from test_convolution import arrays, computed, identity
+from spp.backend.types import Geometry
+from test_convolution import arrays, computed, geometry_of, identity
 
-pytestmark = pytest.mark.skipif(library() is None or winograd.EXACT,
+pytestmark = pytest.mark.skipif(not onednn.available() or choose.EXACT,
                                 reason="oneDNN is not installed, or SPP_ONEDNN=0 or SPP_EXACT=1 is set")
 CASES = [       # input N x C x H x W, outputs, kernel, stride, pad, dilation, group
     ((3, 24, 21, 18), 40, (3, 3), (1, 1), (1, 1), (1, 1), 1),
@@ -29,8 +29,7 @@ def gradient(case, x, weight, dy):
     for name in ("v", "m", "u"):
         scratch(f"winograd.{name}", (1 << 20,), np.float32)[:] = np.nan
     dweight = np.ones_like(weight)
-    _, _, kernel, stride, pad, dilation, group = case
-    winograd.backward_weights(last(x), last(dy), dweight, (*kernel, *stride, *pad, *dilation), group)
+    winograd.backward_weights(last(x), last(dy), dweight, None, geometry_of(case))
     return dweight
 
 
@@ -47,13 +46,13 @@ def test_values(case, sums, block, batch, monkeypatch):
     monkeypatch.setattr(winograd, "BLOCK_BYTES", block)
     monkeypatch.setattr(winograd, "BATCH_BYTES", batch)
     made: list[tuple[int, ...]] = []
-    real = onednn_products.sums_of
+    real = onednn.prepare_sums
 
-    def sums_of(*shape):
+    def prepare_sums(*shape):
         made.append(shape)
         return real(*shape)
 
-    monkeypatch.setattr(onednn_products, "sums_of", sums_of)
+    monkeypatch.setattr(onednn, "prepare_sums", prepare_sums)
     x, weight, bias, dy = given = arrays(case, np.float32)
     wanted = exact(case, given)
     found = gradient(case, x, weight, dy)
@@ -80,8 +79,10 @@ def test_one_thread(sums, monkeypatch):
 def test_it_is_chosen_for_few_tiles_and_channels_too():
     def pays(count, channels, side, outputs, kind="backward_weights"):
         shape = count, side, side
-        return winograd.pays(np.empty((*shape, channels), np.float32), np.empty((*shape, outputs), np.float32),
-                             np.empty((outputs, channels, 3, 3), np.float32), (3, 3, 1, 1, 1, 1, 1, 1), 1, kind)
+        x, y, weight = (np.empty(size, np.float32) for size in (
+            (*shape, channels), (*shape, outputs), (outputs, channels, 3, 3)))
+        kernels = choose.choose(kind, x, y, weight, Geometry((3, 3), (1, 1), (1, 1), (1, 1)), True)
+        return kernels[0] == choose.WINOGRAD
 
     assert pays(32, 512, 7, 512) and not pays(32, 512, 7, 512, "backward_data")
     assert pays(32, 16, 55, 64) and not pays(32, 16, 55, 64, "backward_data")

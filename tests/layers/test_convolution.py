@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from one_layer import OneLayer, in_orders
-from spp.backend.host.convolution import im2row as host
+from spp.backend import host
+from spp.backend.host.convolution import im2row
+from spp.backend.types import Epilogue, Geometry
 from spp.errors import NetError
 from spp.ops import convolution
 
@@ -53,6 +55,10 @@ def arrays(case, dtype=np.float64, seed=0):
     return [rng.normal(size=s).astype(dtype) for s in shapes]
 
 
+def geometry_of(case):
+    return Geometry(*case[2:])
+
+
 def products(case, y_shape):
     """The index of y, of x and of the weight of every single product that the definition adds up."""
     shape, outputs, kernel, stride, pad, dilation, group = case
@@ -78,12 +84,12 @@ def expected(case, x, weight, bias, dy):
 
 def computed(case, x, weight, bias, dy):
     """The same by spp; outputs hold NaN before, and parameter gradients start at 1."""
-    geometry = case[3:]
+    geometry = geometry_of(case)
     y, dx = np.full_like(dy, np.nan), np.full_like(x, np.nan)
     dweight, dbias = np.ones_like(weight), np.ones_like(bias)
-    convolution.forward(x, weight, bias, y, *geometry)
-    convolution.backward_data(dy, weight, dx, *geometry)
-    convolution.backward_weights(x, dy, dweight, dbias, *geometry)
+    convolution.forward(x, weight, y, geometry, Epilogue(bias))
+    convolution.backward_data(dy, weight, dx, geometry)
+    convolution.backward_weights(x, dy, dweight, dbias, geometry)
     return y, dx, dweight - 1, dbias - 1
 
 
@@ -107,8 +113,8 @@ def test_against_single_products(case, dtype, tolerance):
 def test_small_blocks_and_bands_give_the_same(case, monkeypatch):
     given = arrays(case)
     whole = computed(case, *given)
-    monkeypatch.setattr(host, "BLOCK_PIXELS", 5)
-    monkeypatch.setattr(host, "BAND_BYTES", 1)
+    monkeypatch.setattr(im2row, "BLOCK_PIXELS", 5)
+    monkeypatch.setattr(im2row, "BAND_BYTES", 1)
     assert_near(computed(case, *given), whole, 1e-13)
 
 
@@ -118,14 +124,14 @@ def test_any_order_of_memory(case):
         return
     x, weight, bias, dy = arrays(case)
     y, dx, dweight, dbias = computed(case, x, weight, bias, dy)
-    geometry = case[3:]
+    geometry = geometry_of(case)
     outputs = (a.copy() for a in (y, dx, dweight))
     for x_, weight_, dy_, y_, dx_, dweight_ in zip(*map(in_orders, (x, weight, dy, *outputs))):
         dbias_ = np.zeros((len(bias), 3))[:, 1]
         before = dweight_.copy()
-        convolution.forward(x_, weight_, np.flip(np.flip(bias).copy()), y_, *geometry)
-        convolution.backward_data(dy_, weight_, dx_, *geometry)
-        convolution.backward_weights(x_, dy_, dweight_, dbias_, *geometry)
+        convolution.forward(x_, weight_, y_, geometry, Epilogue(np.flip(np.flip(bias).copy())))
+        convolution.backward_data(dy_, weight_, dx_, geometry)
+        convolution.backward_weights(x_, dy_, dweight_, dbias_, geometry)
         assert_near((y_, dx_, dweight_ - before, dbias_), (y, dx, dweight, dbias), 1e-13)
 
 
@@ -134,8 +140,8 @@ def test_what_lies_beside_a_slice_is_left_alone():
     x, weight, bias, dy = arrays(case)
     y, dx, _, _ = computed(case, x, weight, bias, dy)
     wide_y, wide_dx = (np.full((2, a.shape[1] + 2, *a.shape[2:]), 7.0) for a in (y, dx))
-    convolution.forward(x, weight, bias, wide_y[:, 1:-1], *case[3:])
-    convolution.backward_data(dy, weight, wide_dx[:, 1:-1], *case[3:])
+    convolution.forward(x, weight, wide_y[:, 1:-1], geometry_of(case), Epilogue(bias))
+    convolution.backward_data(dy, weight, wide_dx[:, 1:-1], geometry_of(case))
     assert_near((wide_y[:, 1:-1], wide_dx[:, 1:-1]), (y, dx), 1e-13)
     assert (wide_y[:, [0, -1]] == 7).all() and (wide_dx[:, [0, -1]] == 7).all()
 
@@ -147,7 +153,7 @@ def test_central_differences(case):
     y = np.empty_like(dy)
 
     def objective():
-        convolution.forward(x, weight, bias, y, *case[3:])
+        convolution.forward(x, weight, y, geometry_of(case), Epilogue(bias))
         return (y * dy).sum()
 
     for values, gradient in zip((x, weight, bias), gradients):
@@ -201,8 +207,8 @@ def test_without_bias():
     for case in (CASES[0], CASES[7], CASES[19]):
         x, weight, _, dy = arrays(case)
         y, dweight = np.full_like(dy, np.nan), np.zeros_like(weight)
-        convolution.forward(x, weight, None, y, *case[3:])
-        convolution.backward_weights(x, dy, dweight, None, *case[3:])
+        convolution.forward(x, weight, y, geometry_of(case))
+        convolution.backward_weights(x, dy, dweight, None, geometry_of(case))
         wanted = expected(case, x, weight, np.zeros(len(weight)), dy)
         assert_near((y, dweight), (wanted[0], wanted[2]), 1e-13)
 
@@ -213,12 +219,11 @@ def scaled(case, given, relu, bias=True):
     dtype, b = x.dtype, b if bias else None
     scale, shift = np.linspace(-1.3, 2, len(weight)), np.linspace(3, -2, len(weight))
     found = np.full_like(dy, np.nan)
-    stride, pad, dilation, group = case[3:]
-    host.convolution_forward(x, weight, b, found, stride, pad, dilation, group, relu, "fp32", scale.astype(dtype),
-                             shift.astype(dtype))
+    host.convolution_forward(x, weight, found, geometry_of(case),
+                             Epilogue(b, scale.astype(dtype), shift.astype(dtype), relu))
     wanted = np.empty(dy.shape)
     exact: Any = [None if a is None else a.astype(np.float64) for a in (x, weight, b)]
-    host.convolution_forward(exact[0], exact[1], exact[2], wanted, stride, pad, dilation, group)
+    host.convolution_forward(exact[0], exact[1], wanted, geometry_of(case), Epilogue(exact[2]))
     by_channel = [-1] + [1] * (x.ndim - 2)
     wanted = wanted * scale.reshape(by_channel) + shift.reshape(by_channel)
     return found, np.maximum(wanted, 0) if relu else wanted

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from one_layer import OneLayer, in_orders
+from spp.backend.types import Epilogue, Geometry
 from spp.errors import NetError
 from spp.net import Net
 from spp.ops import convolution, deconvolution, im2col
@@ -68,10 +69,10 @@ def test_against_single_products(case):
 
     for one, other in zip(in_orders(x), in_orders(dy)) if x.ndim == 4 else [(x, dy)]:
         found = [np.full_like(other, np.nan), np.full_like(one, np.nan), np.ones_like(weight), np.ones_like(bias)]
-        geometry = case[3:7]
-        deconvolution.forward(one, weight, bias, found[0], *geometry)
-        deconvolution.backward_data(other, weight, found[1], *geometry)
-        deconvolution.backward_weights(one, other, found[2], found[3], *geometry)
+        geometry = Geometry(*case[2:])
+        deconvolution.forward(one, weight, found[0], geometry, Epilogue(bias))
+        deconvolution.backward_data(other, weight, found[1], geometry)
+        deconvolution.backward_weights(one, other, found[2], found[3], geometry)
         for mine, expected in zip(found, (y, dx, dweight, dbias)):
             np.testing.assert_allclose(mine, expected, 1e-11, 1e-12)
 
@@ -161,22 +162,22 @@ IM2COL = [case for case in CASES if case[6] == 1 and case[0][2:] != (1, 1)] + [
 
 @pytest.mark.parametrize("case", IM2COL, ids=identity)
 def test_weights_times_columns_are_the_convolution(case):
-    shape, outputs, *geometry, _ = case
+    (shape, outputs, *_), geometry = case, Geometry(*case[2:])
     rng = np.random.default_rng(2)
-    out = tuple(map(convolution.output_size, shape[2:], *geometry))
-    x, weight = rng.normal(size=shape), rng.normal(size=(outputs, shape[1], *geometry[0]))
+    out = tuple(map(convolution.output_size, shape[2:], *geometry[:4]))
+    x, weight = rng.normal(size=shape), rng.normal(size=(outputs, shape[1], *geometry.kernel))
     dy = rng.normal(size=(shape[0], outputs, *out))
     expected, dx = np.empty_like(dy), np.empty_like(x)
-    convolution.forward(x, weight, None, expected, *geometry[1:])
-    convolution.backward_data(dy, weight, dx, *geometry[1:])
+    convolution.forward(x, weight, expected, geometry)
+    convolution.backward_data(dy, weight, dx, geometry)
     flat = weight.reshape(outputs, -1)
     for order in in_orders(x) if x.ndim == 4 else [x]:
         columns, found = np.full((shape[0], flat.shape[1], *out), np.nan), np.full_like(order, np.nan)
         if x.ndim == 4:
             columns = columns.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
-        im2col.forward(order, columns, *geometry)
+        im2col.forward(order, columns, geometry)
         np.testing.assert_allclose(np.einsum("ok,nk...->no...", flat, columns), expected, 1e-11, 1e-12)
-        im2col.backward(np.einsum("ok,no...->nk...", flat, dy), found, *geometry)
+        im2col.backward(np.einsum("ok,no...->nk...", flat, dy), found, geometry)
         np.testing.assert_allclose(found, dx, 1e-11, 1e-12)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from one_layer import OneLayer, in_orders
 from spp.backend.host import inner_product as host
+from spp.backend.types import Epilogue
 from spp.errors import NetError
 from spp.ops import inner_product
 
@@ -37,7 +38,7 @@ def computed(given, transpose):
     x, weight, bias, dy = given
     y, dx = np.full_like(dy, np.nan), np.full_like(x, np.nan)
     dweight, dbias = np.ones_like(weight), np.ones_like(bias)
-    inner_product.forward(x, weight, bias, y, 1, transpose)
+    inner_product.forward(x, weight, y, Epilogue(bias), 1, transpose)
     inner_product.backward_data(dy, weight, dx, 1, transpose)
     inner_product.backward_weights(x, dy, dweight, 1, transpose)
     inner_product.backward_bias(dy, dbias)
@@ -111,7 +112,7 @@ def test_any_order_of_memory_is_flattened_as_in_caffe(n, transpose):
                 (np.empty((n, 10))[:, ::2], np.asfortranarray(dy), np.asfortranarray(weight),
                  np.asfortranarray(rng.normal(size=weight.shape)))):
             before = dweight_.copy()
-            inner_product.forward(x_, weight_, bias, y_, 1, transpose)
+            inner_product.forward(x_, weight_, y_, Epilogue(bias), 1, transpose)
             inner_product.backward_data(dy_, weight_, dx_, 1, transpose)
             inner_product.backward_weights(x_, dy_, dweight_, 1, transpose)
             assert_near((y_, dx_.reshape(n, -1), dweight_ - before), (y, dx, dweight), 1e-13)
@@ -121,7 +122,7 @@ def test_a_channels_last_gradient_with_axes_kept():
     rng = np.random.default_rng(0)
     weight, x = rng.normal(size=(5, 4)), rng.normal(size=(2, 3, 2, 4))
     y, dx = (np.empty(shape).transpose(0, 3, 1, 2) for shape in ((2, 2, 5, 3), (2, 2, 4, 3)))
-    inner_product.forward(x, weight, None, y, axis=3)
+    inner_product.forward(x, weight, y, axis=3)
     np.testing.assert_allclose(y, x @ weight.T, 1e-12, 1e-14)
     inner_product.backward_data(y, weight, dx, axis=3)
     np.testing.assert_allclose(dx, y @ weight, 1e-12, 1e-14)
@@ -138,7 +139,7 @@ def test_central_differences(n, transpose):
             value, objective = values[index], []
             for step in (1e-5, -1e-5):
                 values[index] = value + step
-                inner_product.forward(x, weight, bias, y, 1, transpose)
+                inner_product.forward(x, weight, y, Epilogue(bias), 1, transpose)
                 objective.append((y * dy).sum())
             values[index] = value
             assert gradient[index] == pytest.approx((objective[0] - objective[1]) / 2e-5, 1e-7, 1e-8)
