@@ -22,7 +22,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 # --- the same functions
 
 def tree(device, name="__init__"):
-    with open(os.path.join(ROOT, "spp", "backend", device, f"{name}.py")) as file:
+    path = os.path.join(ROOT, "spp", "backend", device, name)
+    with open(f"{path}.py" if os.path.exists(f"{path}.py") else os.path.join(path, "__init__.py")) as file:
         return ast.parse(file.read())
 
 

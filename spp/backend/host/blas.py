@@ -14,6 +14,8 @@ import scipy
 from numpy import linalg
 from scipy.linalg import cython_blas
 
+from spp.backend.types import Array
+
 _SETTERS = ("scipy_openblas_set_num_threads", "scipy_openblas_set_num_threads64_", "openblas_set_num_threads",
             "MKL_Set_Num_Threads")
 
@@ -43,6 +45,6 @@ def one_thread() -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def product(a, b, out):
+def product(a: Array, b: Array, out: Array) -> None:
     """out = a b, for kernels; a function of its own, so that Numba does not rewrite it as a loop of its own."""
     np.dot(a, b, out)

@@ -13,7 +13,7 @@ from spp.backend.host.blas import one_thread, product
 from spp.backend.host.epilogue import apply_epilogue
 from spp.backend.host.layout import store
 from spp.backend.host.scratch import scratch
-from spp.backend.types import Epilogue
+from spp.backend.types import Array, Epilogue
 
 FEW = 4                     # vectors; up to this number, matrix-vector products are faster
 CACHED_BYTES = 1 << 19      # of weights, that stay in the cache from one vector to the next
@@ -21,7 +21,7 @@ PRODUCT_BYTES = 8 << 20     # of a product that is added to the weights' gradien
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _by_vectors(x, weight, y, block, buffer):
+def _by_vectors(x: Array, weight: Array, y: Array, block: int, buffer: Array) -> None:
     """y (N x M) = x (N x K) by the rows of weight (M x K); `buffer`: parts x N * rows of a part."""
     count, rows = y.shape
     parts = len(buffer)
@@ -42,7 +42,7 @@ def _by_vectors(x, weight, y, block, buffer):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _sum_rows(factors, weight, sums, buffer):
+def _sum_rows(factors: Array, weight: Array, sums: Array, buffer: Array) -> None:
     """sums (parts x N x K) = factors (N x M) by weight (M x K), each part over its share of the M rows."""
     parts, count, _ = sums.shape
     rows = len(weight)
@@ -59,7 +59,7 @@ def _sum_rows(factors, weight, sums, buffer):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _add_products(factors, x, dweight, buffer, products):
+def _add_products(factors: Array, x: Array, dweight: Array, buffer: Array, products: Array) -> None:
     """dweight (M x K) += factors (N x M), transposed, by x (N x K); `products`: parts x block x K."""
     count, rows = factors.shape
     parts, block, k = products.shape

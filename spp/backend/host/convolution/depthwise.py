@@ -10,11 +10,12 @@ import numpy as np
 from spp.backend.host.convolution.im2row import blocks_of
 from spp.backend.host.pixels import flat_pixels
 from spp.backend.host.scratch import scratch
-from spp.backend.types import Geometry
+from spp.backend.types import Array, Geometry, Numbers
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _forward(x, weight, epilogue, y, shape, pixel_stride, geometry, minimum):
+def _forward(x: Array, weight: Array, epilogue: Array, y: Array, shape: Numbers, pixel_stride: int, geometry: Numbers,
+             minimum: np.floating) -> None:
     """`weight` is taps x channels; `epilogue` has rows of bias, scale and shift; smaller values become `minimum`.
 
     `y` is flat, of images x height x width pixels (`shape`), `pixel_stride` elements from one to the next.
@@ -47,7 +48,7 @@ def _forward(x, weight, epilogue, y, shape, pixel_stride, geometry, minimum):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _backward_data(dy, weight, dx, geometry):
+def _backward_data(dy: Array, weight: Array, dx: Array, geometry: Numbers) -> None:
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
     count, height, width, channels = dx.shape
     _, out_height, out_width, _ = dy.shape
@@ -71,7 +72,7 @@ def _backward_data(dy, weight, dx, geometry):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _backward_weights(x, dy, dweight, dbias, geometry):
+def _backward_weights(x: Array, dy: Array, dweight: Array, dbias: Array, geometry: Numbers) -> None:
     """Write one sum per part of the rows of `dy` to `dweight`, parts x taps x channels, and `dbias`, parts x channels.
     """
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry

@@ -14,7 +14,7 @@ from spp.backend.host.layout import store
 from spp.backend.host.onednn import NO_CALLS, execute
 from spp.backend.host.pixels import flat_pixels
 from spp.backend.host.scratch import scratch
-from spp.backend.types import Geometry
+from spp.backend.types import Array, Geometry, Numbers
 
 BLOCK_PIXELS = 256         # output pixels per block, forward and for weight gradients
 BAND_BYTES = 16 << 20      # of the rows of one image, or one band of it, in the gradient of the input
@@ -23,7 +23,8 @@ NO_WEIGHTS = np.zeros((0, 0, 0), np.float32)
 
 
 @numba.njit(cache=True, nogil=True)
-def _im2row(x, image_shape, group, first, out_shape, geometry, rows):
+def _im2row(x: Array, image_shape: Numbers, group: int, first: int, out_shape: Numbers, geometry: Numbers,
+            rows: Array) -> None:
     """Write the receptive field of output pixel `first + r`, kh x kw x channels of the group, to row r of `rows`.
 
     `x` is the flat N x H x W x C batch; pixels outside of the image are zeros.
@@ -67,7 +68,8 @@ def _im2row(x, image_shape, group, first, out_shape, geometry, rows):
 
 
 @numba.njit(cache=True, nogil=True)
-def _row2im(rows, image, top, bottom, dx, image_shape, group, first, out_shape, geometry):
+def _row2im(rows: Array, image: int, top: int, bottom: int, dx: Array, image_shape: Numbers, group: int, first: int,
+            out_shape: Numbers, geometry: Numbers) -> None:
     """Add rows, laid out as by `_im2row`, to rows `top` to `bottom` - 1 of one image of the flat batch `dx`.
 
     Row r belongs to pixel `first + r` of this image's output.
@@ -100,7 +102,7 @@ def _row2im(rows, image, top, bottom, dx, image_shape, group, first, out_shape, 
 
 
 @numba.njit(cache=True, nogil=True)
-def _columns(matrix, first, last, group, width, buffer):
+def _columns(matrix: Array, first: int, last: int, group: int, width: int, buffer: Array) -> Array:
     """One group's columns of rows `first` to `last` - 1: a view if there is one group, else in `buffer`."""
     if matrix.shape[1] == width:
         return matrix[first:last]
@@ -113,14 +115,15 @@ def _columns(matrix, first, last, group, width, buffer):
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_pointwise(geometry, groups):
+def _is_pointwise(geometry: Numbers, groups: Array) -> bool:
     """Whether the rows of _im2row would be the input's own pixels: a 1 x 1 kernel, stride 1, no pad."""
     kh, kw, stride_h, stride_w, pad_h, pad_w, _, _ = geometry
     return groups == 1 and kh * kw * stride_h * stride_w == 1 and pad_h + pad_w == 0
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _forward(x, weight, epilogue, y, shape, pixel_stride, geometry, minimum, rows, out, calls):
+def _forward(x: Array, weight: Array, epilogue: Array, y: Array, shape: Numbers, pixel_stride: int, geometry: Numbers,
+             minimum: np.floating, rows: Array, out: Array, calls: Array) -> None:
     """`weight` is groups x outputs x K, `rows` parts x block x K, `out` parts x block x outputs of a group.
 
     `y` is flat, of images x height x width pixels (`shape`), `pixel_stride` elements from one to the next. `calls`:
@@ -160,7 +163,8 @@ def _forward(x, weight, epilogue, y, shape, pixel_stride, geometry, minimum, row
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _backward_data(dy, weight, dx, geometry, bands, rows, buffer):
+def _backward_data(dy: Array, weight: Array, dx: Array, geometry: Numbers, bands: int, rows: Array,
+                   buffer: Array) -> None:
     """Each of `bands` equal bands of each image of `dx` is one task, `rows` parts x pixels x K its buffer."""
     groups, outputs, k = weight.shape
     parts = rows.shape[0]
@@ -192,7 +196,8 @@ def _backward_data(dy, weight, dx, geometry, bands, rows, buffer):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _backward_weights(x, dy, dweight, dbias, geometry, rows, buffer, sums):
+def _backward_weights(x: Array, dy: Array, dweight: Array, dbias: Array, geometry: Numbers, rows: Array, buffer: Array,
+                      sums: Array) -> None:
     """Write one sum per part to `dweight`, parts x groups x outputs x K, and `dbias`, parts x all outputs."""
     parts, groups, outputs, k = dweight.shape
     block = rows.shape[1]
@@ -225,7 +230,7 @@ def _backward_weights(x, dy, dweight, dbias, geometry, rows, buffer, sums):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _taps_first(weight, out):
+def _taps_first(weight: Array, out: Array) -> None:
     """Transpose outputs x channels x taps to outputs x taps x channels."""
     outputs, channels, taps = weight.shape
     for o in numba.prange(outputs):
@@ -235,7 +240,7 @@ def _taps_first(weight, out):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _add_parts(sums, dweight):
+def _add_parts(sums: Array, dweight: Array) -> None:
     """Add parts x outputs x taps x channels, summed over the parts in order, to outputs x channels x taps."""
     parts, outputs, taps, channels = sums.shape
     for o in numba.prange(outputs):

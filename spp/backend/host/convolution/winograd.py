@@ -25,7 +25,7 @@ from spp.backend.host.convolution import winograd_transforms as transforms
 from spp.backend.host.onednn import NO_CALLS, execute
 from spp.backend.host.pixels import flat_pixels
 from spp.backend.host.scratch import scratch
-from spp.backend.types import Geometry
+from spp.backend.types import Array, Geometry, Numbers
 
 POINTS = 36                 # values of a transformed tile
 PART_BYTES = 16 << 20       # of transformed tiles that one thread works on, forward and for the input's gradient
@@ -53,7 +53,8 @@ class Lattice(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _convolve(x, x_lattice, u, epilogue, minimum, y, shape, pixel_stride, y_lattice, grid, v, m, calls):
+def _convolve(x: Array, x_lattice: Numbers, u: Array, epilogue: Array, minimum: np.floating, y: Array, shape: Numbers,
+              pixel_stride: int, y_lattice: Numbers, grid: Numbers, v: Array, m: Array, calls: Array) -> None:
     """Each thread does its share of blocks of tiles; v and m, threads x 36 x block x channels, are its buffers.
 
     `calls`: a row per thread, with which oneDNN computes all products of a block; without rows BLAS does, with `u`.
@@ -74,7 +75,8 @@ def _convolve(x, x_lattice, u, epilogue, minimum, y, shape, pixel_stride, y_latt
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _transform_both(x, lattice, dy, group, first, count, grid, v, m):
+def _transform_both(x: Array, lattice: Numbers, dy: Array, group: int, first: int, count: int, grid: Numbers, v: Array,
+                    m: Array) -> None:
     """Tiles from `first` on of the input to v and of the output's gradient to m; a task does eight."""
     for task in numba.prange(-(-count // 8)):
         slot = task * 8
@@ -83,7 +85,8 @@ def _transform_both(x, lattice, dy, group, first, count, grid, v, m):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _multiply_in_blocks(x, lattice, dy, group, tiles, grid, v, m, calls):
+def _multiply_in_blocks(x: Array, lattice: Numbers, dy: Array, group: int, tiles: int, grid: Numbers, v: Array,
+                        m: Array, calls: Array) -> None:
     """Each thread adds its share of all tiles, block by block in v and m, to the sums of its call."""
     threads, _, block, _ = v.shape
     blocks = -(-tiles // block)
@@ -98,14 +101,14 @@ def _multiply_in_blocks(x, lattice, dy, group, tiles, grid, v, m, calls):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _execute_all(calls, threads):
+def _execute_all(calls: Array, threads: int) -> None:
     for thread in numba.prange(threads):
         for k in range(thread * POINTS // threads, (thread + 1) * POINTS // threads):
             execute(calls[k])
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _multiply_add(v, m, count, du, buffer):
+def _multiply_add(v: Array, m: Array, count: int, du: Array, buffer: Array) -> None:
     """du[k] += v[k]^T m[k] over `count` tiles; `buffer` holds one product per thread."""
     threads = buffer.shape[0]
     for thread in numba.prange(threads):
@@ -143,7 +146,7 @@ def _taps(weight: np.ndarray, stride: int) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _add_taps(taps, stride, side, shift, dweight):
+def _add_taps(taps: Array, stride: int, side: int, shift: int, dweight: Array) -> None:
     """Add the parts of a kernel that meet each phase, outputs x phases x channels x 3 x 3, to `dweight`."""
     kernel = dweight.shape[2]
     for o in numba.prange(len(taps)):

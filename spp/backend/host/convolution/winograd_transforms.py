@@ -2,6 +2,8 @@
 import numba
 import numpy as np
 
+from spp.backend.types import Array, Numbers
+
 _1, _2, _4, _5, _8 = (np.float32(number) for number in (1, 2, 4, 5, 8))
 _6TH, _12TH, _24TH = (_1 / np.float32(number) for number in (6, 12, 24))
 _QUARTER = _1 / _4
@@ -13,7 +15,7 @@ _QUARTER = _1 / _4
 
 
 @numba.njit(cache=True, nogil=True)
-def _input_axis(x, at, stride, out, to, step):
+def _input_axis(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
         a, b, c = x[at, i], x[at + stride, i], x[at + 2 * stride, i]
         d, e, f = x[at + 3 * stride, i], x[at + 4 * stride, i], x[at + 5 * stride, i]
@@ -26,7 +28,7 @@ def _input_axis(x, at, stride, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _output_axis(x, at, stride, out, to, step):
+def _output_axis(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
         a, b, c = x[at, i], x[at + stride, i], x[at + 2 * stride, i]
         d, e, f = x[at + 3 * stride, i], x[at + 4 * stride, i], x[at + 5 * stride, i]
@@ -37,7 +39,7 @@ def _output_axis(x, at, stride, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _output_axis_adjoint(x, at, stride, out, to, step):
+def _output_axis_adjoint(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
         a, b, c, d = x[at, i], x[at + stride, i], x[at + 2 * stride, i], x[at + 3 * stride, i]
         out[to, i] = a
@@ -49,7 +51,7 @@ def _output_axis_adjoint(x, at, stride, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _weight_axis(x, at, stride, out, to, step):
+def _weight_axis(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
         a, b, c = x[at, i], x[at + stride, i], x[at + 2 * stride, i]
         out[to, i] = _QUARTER * a
@@ -61,7 +63,7 @@ def _weight_axis(x, at, stride, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _weight_axis_adjoint(x, at, stride, out, to, step):
+def _weight_axis_adjoint(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
         a, b, c = x[at, i], x[at + stride, i], x[at + 2 * stride, i]
         d, e, f = x[at + 3 * stride, i], x[at + 4 * stride, i], x[at + 5 * stride, i]
@@ -71,7 +73,7 @@ def _weight_axis_adjoint(x, at, stride, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _load(x, image, top, left, step, group, size, tile):
+def _load(x: Array, image: int, top: int, left: int, step: int, group: int, size: int, tile: Array) -> None:
     """Copy size x size pixels, every `step`-th, to the rows of `tile`; pixels outside of the image are zeros."""
     _, height, width, _, channels = x.shape
     for i in range(size):
@@ -86,7 +88,7 @@ def _load(x, image, top, left, step, group, size, tile):
 
 
 @numba.njit(cache=True, nogil=True)
-def inputs(x, lattice, first, count, grid, v, slot):
+def inputs(x: Array, lattice: Numbers, first: int, count: int, grid: Numbers, v: Array, slot: int) -> None:
     """Transform tile `first + t` of the input, t < `count`, to v[:, slot + t]; v: 36 x tiles x phases * channels."""
     step, pad_h, pad_w, side, shift, group = lattice
     phases = side * side
@@ -106,7 +108,8 @@ def inputs(x, lattice, first, count, grid, v, slot):
 
 
 @numba.njit(cache=True, nogil=True)
-def outputs(m, epilogue, minimum, lattice, first, count, grid, y, shape, pixel_stride):
+def outputs(m: Array, epilogue: Array, minimum: np.floating, lattice: Numbers, first: int, count: int, grid: Numbers,
+            y: Array, shape: Numbers, pixel_stride: int) -> None:
     """Transform m[:, t], 36 x tiles x phases * channels, to tile `first + t` of the output, t < `count`.
 
     `epilogue`: rows of bias, scale and shift for the channels of all groups. Smaller values become `minimum`.
@@ -141,7 +144,7 @@ def outputs(m, epilogue, minimum, lattice, first, count, grid, y, shape, pixel_s
 
 
 @numba.njit(cache=True, nogil=True)
-def outputs_adjoint(dy, group, first, count, grid, m, slot):
+def outputs_adjoint(dy: Array, group: int, first: int, count: int, grid: Numbers, m: Array, slot: int) -> None:
     """Transform tile `first + t` of the output's gradient, t < `count`, to m[:, slot + t]: 36 x tiles x channels."""
     channels, stride = dy.shape[4], m.shape[1]
     rows = m.reshape(-1, channels)
@@ -156,7 +159,7 @@ def outputs_adjoint(dy, group, first, count, grid, m, slot):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def weights(weight, u):
+def weights(weight: Array, u: Array) -> None:
     """Transform rows x columns x 9 taps, of any strides, to u: 36 x rows x columns."""
     rows, columns, _ = weight.shape
     matrix = u.reshape(36 * rows, columns)
@@ -172,7 +175,7 @@ def weights(weight, u):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def weights_adjoint(du, dweight):
+def weights_adjoint(du: Array, dweight: Array) -> None:
     """Add the adjoint of `weights` of du, 36 x rows x columns, to dweight, rows x columns x 9 taps, of any strides."""
     _, rows, columns = du.shape
     matrix = du.reshape(36 * rows, columns)

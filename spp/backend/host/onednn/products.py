@@ -16,6 +16,7 @@ from spp.backend.host.cache import Cache
 from spp.backend.host.onednn import weight_copies
 from spp.backend.host.onednn.library import FROM, TO, Library, Primitive, Refused, aligned_scratch, library
 from spp.backend.host.scratch import scratch
+from spp.backend.types import Array
 
 CACHED_BYTES = 10 << 20     # of weights in a kernel's order; larger ones are reordered each time
 PRODUCTS = 256              # shapes, for which products are kept prepared
@@ -27,9 +28,9 @@ _prepared = Cache(PRODUCTS)
 
 
 @intrinsic
-def _execute(context, function, primitive, stream, count, arguments):
+def _execute(context: Any, function: int, primitive: int, stream: int, count: int, arguments: int) -> Any:
     """Call dnnl_primitive_execute, whose address is `function`, and return its status."""
-    def generate(target, builder, signature, values):
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(number, [pointer, pointer, number, pointer])
         callee, *addresses = (builder.inttoptr(values[i], type_) for i, type_ in (
@@ -40,7 +41,7 @@ def _execute(context, function, primitive, stream, count, arguments):
 
 
 @numba.njit(cache=True, nogil=True)
-def execute(call):
+def execute(call: Array) -> None:
     """For kernels: compute a thread's products, given its row of what `Products.calls` returned."""
     call[STATUS] |= _execute(           # type: ignore[call-arg]
         call[FUNCTION], call[PRIMITIVE], call[STREAM], call[COUNT], call[ARGUMENTS])

@@ -12,6 +12,7 @@ import numpy as np
 
 from spp.backend.host.onednn.library import ALIGNMENT, Library, aligned
 from spp.backend.host.scratch import scratch
+from spp.backend.types import Array
 
 HASH_PARTS = 8
 HASHED_BY_ONE = 1 << 20     # bytes of weights: waking another thread takes longer than to hash so many
@@ -61,7 +62,7 @@ def in_order(order: Order, weight: np.ndarray, name: Hashable, part: np.ndarray,
 
 
 @numba.njit(cache=True, nogil=True)
-def _hash(words, seed):
+def _hash(words: Array, seed: np.uint64) -> np.uint64:
     """64 bits of the words, in order: each step is one to one in its word and in the previous hash."""
     lanes = np.empty(32, np.uint64)
     for lane in range(32):
@@ -81,7 +82,7 @@ def _hash(words, seed):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _hash_parts(words, hashes):
+def _hash_parts(words: Array, hashes: Array) -> None:
     parts = hashes.size
     for part in numba.prange(parts):
         hashes[part] = _hash(words[part * words.size // parts:(part + 1) * words.size // parts], np.uint64(part))
