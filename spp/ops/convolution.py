@@ -18,8 +18,8 @@ def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int) ->
     one window; what is beyond the padding is zero too. Raises NetError if there is no window.
     """
     extent = dilation * (kernel - 1) + 1
-    room = size + 2 * pad - extent
-    count = (room // stride if room >= 0 else -(-room // stride)) + 1
+    rest = size + 2 * pad - extent
+    count = (rest // stride if rest >= 0 else -(-rest // stride)) + 1
     if count < 1:
         raise NetError(f"the kernel covers {extent} pixels, more than the input of {size} with pad {pad}; use a "
                        f"smaller kernel_size or dilation, more pad, or a larger input")

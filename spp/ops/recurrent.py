@@ -21,7 +21,7 @@ def lstm_forward(gates: Any, cont: Any, weight: Any, h0: Any, c0: Any, h: Any, c
     xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", gates[0])
     for t in range(len(h)):
         xp.multiply(h[t - 1] if t else h0, cont[t][:, None], out=previous[t])
-        inner_product.forward(previous[t], weight, None, from_hidden)
+        inner_product.forward(previous[t], weight, from_hidden)
         gates[t] += from_hidden
         lstm_unit_forward(cells[t], gates[t], cont[t], gates[t], cells[t + 1], h[t])
 
@@ -111,7 +111,7 @@ def rnn_forward(sums: Any, cont: Any, weight: Any, h0: Any, previous: Any) -> No
     xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", h[0])
     for t in range(len(h)):
         xp.multiply(h[t - 1] if t else h0, cont[t][:, None], out=previous[t])
-        inner_product.forward(previous[t], weight, None, from_hidden)
+        inner_product.forward(previous[t], weight, from_hidden)
         h[t] += from_hidden
         xp.tanh(h[t], out=h[t])
 

@@ -127,7 +127,7 @@ def _find(thread: int, device: int, problem: Problem) -> Plan | None:
 @functools.cache
 def _say_declined(kind: str, operation: str) -> None:
     log.warning("cuDNN declines a convolution (%s, %s), which is computed with im2col and cuBLAS, slower; the log's "
-                "level INFO tells which ones and why", kind, operation)
+                "level INFO shows which ones and why", kind, operation)
 
 
 def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:

@@ -1,4 +1,4 @@
-"""A bounded cache that belongs to a thread."""
+"""A cache of bounded size, one for each thread."""
 import threading
 from typing import Any, Callable, Hashable
 

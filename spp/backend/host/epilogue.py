@@ -6,7 +6,7 @@ from spp.backend.types import Epilogue
 
 
 def epilogue_rows(epilogue: Epilogue, outputs: int, dtype: np.dtype) -> np.ndarray:
-    """Three rows of `outputs` values: bias, scale and shift, neutral where the epilogue has none; a scratch buffer."""
+    """Three rows of `outputs` values: bias, scale and shift, neutral if the epilogue has none; in scratch memory."""
     rows = scratch("convolution.epilogue", (3, outputs), dtype)
     for row, values, neutral in zip(rows, epilogue, (0, 1, -0.0)):      # -0 + 0 would be 0
         row[:] = neutral if values is None else values

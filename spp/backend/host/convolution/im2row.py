@@ -39,7 +39,7 @@ def _im2row(x: Array, image_shape: Numbers, group: int, first: int, out_shape: N
     taps, run = (1, kw) if dilation_w == 1 and depth == channels else (kw, 1)
     length = run * depth
     r = 0
-    while r < pixels:       # a piece of a row of the output at a time; from low to high, runs lie wholly in the image
+    while r < pixels:       # a piece of a row of the output at a time; from low to high, runs are wholly in the image
         image, line = (first + r) // (out_height * out_width), (first + r) // out_width % out_height
         column = (first + r) % out_width
         count = min(out_width - column, pixels - r)
