@@ -7,9 +7,9 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LEVELS = [{"tools"}, {"spp.pycaffe", "spp.convert"}, {"spp.solver"},
           {"spp.net", "spp.training.snapshot", "spp.training.update_rules", "spp.training.loss_scale"},
-          {"spp.weights", "spp.graph", "spp.memory", "spp.training.learnable", "spp.inspection"},
-          {"spp.layers"}, {"spp.host_copy"}, {"spp.blob", "spp.filler"}, {"spp.data"}, {"spp.ops"}, {"spp.proto"},
-          {"spp.backend"},
+          {"spp.weights", "spp.graph", "spp.memory", "spp.fusion", "spp.training.learnable", "spp.inspection"},
+          {"spp.layers"}, {"spp.host_copy"}, {"spp.blob", "spp.filler"}, {"spp.data"}, {"spp.ops"}, {"spp.boxes"},
+          {"spp.proto"}, {"spp.backend"},
           {"spp.atomic", "spp.paths", "spp.training.policies", "spp.training.reporting", "spp.training"},
           {"spp.errors", "spp"}]
 DOORS = {"lmdb": "spp/data/", "google": "spp/proto/", "numba": "spp/backend/", "cupy": "spp/backend/",
