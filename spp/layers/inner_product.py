@@ -43,7 +43,7 @@ class InnerProduct(Layer):
 
     def forward_fused(self, bottom, top, epilogue):
         weight, *bias = (blob.data for blob in self.blobs)
-        epilogue = epilogue._replace(bias=bias[0] if bias else None)
+        epilogue = Epilogue(bias[0] if bias else None, relu=epilogue.relu)
         inner_product.forward(bottom[0].data, weight, top[0].data, epilogue, self.axis, self.transpose,
                               self.context.precision)
 

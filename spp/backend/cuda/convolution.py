@@ -6,7 +6,6 @@ are converted and results converted back, and since that is a copy anyway it als
 is what tensor cores work on; float32 stays in C order, and cuDNN transposes if its engine needs that.
 """
 import math
-from typing import Any
 
 import cupy
 import numpy as np
@@ -15,14 +14,14 @@ from spp.backend.cuda import convolution_fallback as fallback
 from spp.backend.cuda import convolution_plans as plans
 from spp.backend.cuda import half
 from spp.backend.cuda.kernels import launch
-from spp.backend.types import Epilogue, Geometry
+from spp.backend.types import Array, Epilogue, Geometry
 
 ALIGNMENT = 16      # bytes, which cuDNN takes for granted
 
 _HALVES = {"fp16": "HALF", "bf16": "BFLOAT16"}
 
 
-def convolution_forward(x: Any, weight: Any, y: Any, geometry: Geometry, epilogue: Epilogue = Epilogue(),
+def convolution_forward(x: Array, weight: Array, y: Array, geometry: Geometry, epilogue: Epilogue = Epilogue(),
                         precision: str = "fp32") -> None:
     """Write to `y` (N x O x ...) the cross-correlation of `x` (N x C x ...) with `weight` (O x C/group x ...).
 
@@ -50,7 +49,7 @@ def convolution_forward(x: Any, weight: Any, y: Any, geometry: Geometry, epilogu
     _put(result, y)
 
 
-def _apply(y: Any, epilogue: Epilogue) -> None:
+def _apply(y: Array, epilogue: Epilogue) -> None:
     """Apply an epilogue in place to the C-contiguous `y`."""
     if not epilogue.is_identity:
         bias, scale, shift, relu = epilogue
@@ -59,7 +58,8 @@ def _apply(y: Any, epilogue: Epilogue) -> None:
                bias is not None, scale is not None, relu)
 
 
-def convolution_backward_data(dy: Any, weight: Any, dx: Any, geometry: Geometry, precision: str = "fp32") -> None:
+def convolution_backward_data(dy: Array, weight: Array, dx: Array, geometry: Geometry,
+                              precision: str = "fp32") -> None:
     """Write to `dx` the gradient of the input of `convolution_forward`, from the output's, `dy`."""
     plan = _plan("data", dx, weight, dy, geometry, precision)
     if plan is None:
@@ -75,7 +75,7 @@ def convolution_backward_data(dy: Any, weight: Any, dx: Any, geometry: Geometry,
     _put(result, dx)
 
 
-def convolution_backward_weights(x: Any, dy: Any, dweight: Any, dbias: Any, geometry: Geometry,
+def convolution_backward_weights(x: Array, dy: Array, dweight: Array, dbias: Array | None, geometry: Geometry,
                                  precision: str = "fp32") -> None:
     """Add the gradients of the parameters of `convolution_forward` to `dweight`, and to `dbias` unless it is None."""
     plan = _plan("weights", x, dweight, dy, geometry, precision)
@@ -94,12 +94,12 @@ def convolution_backward_weights(x: Any, dy: Any, dweight: Any, dbias: Any, geom
         dbias += dy.reshape(*dy.shape[:2], math.prod(dy.shape[2:])).sum(2).sum(0)
 
 
-def _kind(array: Any, precision: str) -> str:
+def _kind(array: Array, precision: str) -> str:
     """cuDNN's name of the type that is multiplied."""
     return "DOUBLE" if array.dtype == np.float64 else _HALVES.get(precision, "FLOAT")
 
 
-def _plan(operation: str, x: Any, weight: Any, y: Any, geometry: Geometry, precision: str,
+def _plan(operation: str, x: Array, weight: Array, y: Array, geometry: Geometry, precision: str,
           bias: bool = False) -> plans.Plan | None:
     """The plan, or None: there are none for empty arrays, for other than one to three spatial axes, and for windows
     that reach beyond the padding, which Caffe has."""
@@ -117,7 +117,7 @@ def _plan(operation: str, x: Any, weight: Any, y: Any, geometry: Geometry, preci
                                     precision == "fp32"))
 
 
-def _ready(array: Any, filled: bool = True) -> Any:
+def _ready(array: Array, filled: bool = True) -> Array:
     """The array if its memory is as cuDNN needs it, else a new one, with the array's values if `filled`."""
     if array.flags.c_contiguous and array.data.ptr % ALIGNMENT == 0:
         return array
@@ -127,6 +127,6 @@ def _ready(array: Any, filled: bool = True) -> Any:
     return copy
 
 
-def _put(result: Any, target: Any) -> None:
+def _put(result: Array, target: Array) -> None:
     if result is not target:
         target[...] = result

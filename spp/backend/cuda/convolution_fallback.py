@@ -4,19 +4,19 @@ Over any number of spatial axes, none included, and for any number of groups; a 
 Everything is added up in one order: the same result every time.
 """
 import math
-from typing import Any, Iterator
+from typing import Iterator
 
 import cupy
 
 from spp.backend import windows
 from spp.backend.cuda import im2col
 from spp.backend.cuda.blas import product
-from spp.backend.types import Geometry, Numbers
+from spp.backend.types import Array, Geometry, Numbers
 
 COLUMN_BYTES = 256 << 20        # of columns, at a time
 
 
-def forward(x: Any, weight: Any, y: Any, geometry: Geometry, precision: str) -> None:
+def forward(x: Array, weight: Array, y: Array, geometry: Geometry, precision: str) -> None:
     """Write to `y`, without an epilogue; see convolution.convolution_forward."""
     group = geometry.group
     matrices = _matrices(weight, group)
@@ -28,7 +28,7 @@ def forward(x: Any, weight: Any, y: Any, geometry: Geometry, precision: str) -> 
         y[images] = cupy.swapaxes(out, 0, 1)
 
 
-def backward_data(dy: Any, weight: Any, dx: Any, geometry: Geometry, precision: str) -> None:
+def backward_data(dy: Array, weight: Array, dx: Array, geometry: Geometry, precision: str) -> None:
     """Write to `dx`; see convolution.convolution_backward_data."""
     group = geometry.group
     matrices = _matrices(weight, group)
@@ -41,7 +41,7 @@ def backward_data(dy: Any, weight: Any, dx: Any, geometry: Geometry, precision: 
         _col2im(columns, dx[images], geometry)
 
 
-def backward_weights(x: Any, dy: Any, dweight: Any, geometry: Geometry, precision: str) -> None:
+def backward_weights(x: Array, dy: Array, dweight: Array, geometry: Geometry, precision: str) -> None:
     """Add to `dweight`; see convolution.convolution_backward_weights."""
     group = geometry.group
     total = cupy.ascontiguousarray(dweight)
@@ -55,24 +55,24 @@ def backward_weights(x: Any, dy: Any, dweight: Any, geometry: Geometry, precisio
         dweight[...] = total
 
 
-def _shares(x: Any, weight: Any, y: Any) -> Iterator[slice]:
+def _shares(x: Array, weight: Array, y: Array) -> Iterator[slice]:
     """Parts of the batch whose columns take at most COLUMN_BYTES, or single images."""
     image = x.shape[1] * math.prod(weight.shape[2:]) * math.prod(y.shape[2:]) * x.itemsize
     share = max(1, COLUMN_BYTES // max(1, image))
     return (slice(first, first + share) for first in range(0, len(x), share))
 
 
-def _matrices(array: Any, group: int) -> Any:
+def _matrices(array: Array, group: int) -> Array:
     """outputs x ... as groups x outputs of a group x all other axes."""
     return cupy.ascontiguousarray(array).reshape(group, len(array) // group, math.prod(array.shape[1:]))
 
 
-def _batch_shape(y: Any) -> Numbers:
+def _batch_shape(y: Array) -> Numbers:
     """Images and windows."""
     return (len(y), *y.shape[2:])
 
 
-def _im2col(x: Any, size: Numbers, geometry: Geometry) -> Any:
+def _im2col(x: Array, size: Numbers, geometry: Geometry) -> Array:
     """channels x taps x N x windows: the pixels under each tap of each window; `size`: windows along each axis."""
     columns = cupy.empty((x.shape[1], *geometry.kernel, len(x), *size), x.dtype)
     if x.ndim == 4:
@@ -82,7 +82,7 @@ def _im2col(x: Any, size: Numbers, geometry: Geometry) -> Any:
     return columns
 
 
-def _col2im(columns: Any, dx: Any, geometry: Geometry) -> None:
+def _col2im(columns: Array, dx: Array, geometry: Geometry) -> None:
     """Write to `dx` the sum of all columns' values at each pixel."""
     if dx.ndim == 4:
         im2col.col2im(columns, dx, geometry)
@@ -91,11 +91,11 @@ def _col2im(columns: Any, dx: Any, geometry: Geometry) -> None:
         windows.col2im(_images_first(columns, geometry), dx, geometry, _zeros(dx, size, geometry))
 
 
-def _images_first(columns: Any, geometry: Geometry) -> Any:
+def _images_first(columns: Array, geometry: Geometry) -> Array:
     """A view N x channels x taps x windows."""
     return cupy.moveaxis(columns, 1 + len(geometry.kernel), 0)
 
 
-def _zeros(x: Any, size: Numbers, geometry: Geometry) -> Any:
+def _zeros(x: Array, size: Numbers, geometry: Geometry) -> Array:
     """Zeros for `x` with its padding."""
     return cupy.zeros((*x.shape[:2], *windows.padded_size(x.shape[2:], size, geometry)), x.dtype)

@@ -15,7 +15,7 @@ import numpy as np
 
 from spp.backend import EXACT
 from spp.backend.cuda.failures import lacks_memory, line, lost, with_room
-from spp.backend.types import Geometry, Numbers
+from spp.backend.types import Array, Geometry, Numbers
 
 log = logging.getLogger("spp.backend")
 
@@ -176,7 +176,7 @@ def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:
     return Plan(graph, graph.get_workspace_size())
 
 
-def run(plan: Plan, left: Any, right: Any, result: Any, bias: Any = None) -> None:
+def run(plan: Plan, left: Array, right: Array, result: Array, bias: Array | None = None) -> None:
     """Run a plan on arrays in its problem's memory order, on CuPy's current stream."""
     arrays = {LEFT: left, RIGHT: right, RESULT: result}
     if bias is not None:

@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 
 from spp.backend.cuda.failures import with_room
-from spp.backend.types import Epilogue
+from spp.backend.types import Array, Epilogue, Numbers
 
 TILE, BLOCK, MOST_BLOCKS = 32, 256, 1 << 16     # as in half.cu
 
@@ -28,12 +28,12 @@ def _kernel(name: str, precision: str) -> Any:
     return with_room(cupy.RawModule(code=source(), options=options).get_function, name)
 
 
-def empty(shape: tuple[int, ...]) -> Any:
+def empty(shape: Numbers) -> Array:
     """Memory for the 16-bit form of an array of this shape."""
     return cupy.empty(math.prod(shape), np.uint16)
 
 
-def narrow(x: Any, precision: str) -> Any:
+def narrow(x: Array, precision: str) -> Array:
     """The 16-bit form of `x`, N x C x ..., float32; rounded to nearest, ties to even. precision: fp16 or bf16."""
     x = cupy.ascontiguousarray(x)
     out = empty(x.shape)
@@ -41,7 +41,7 @@ def narrow(x: Any, precision: str) -> Any:
     return out
 
 
-def widen(half: Any, y: Any, precision: str, epilogue: Epilogue = Epilogue(), add: bool = False) -> None:
+def widen(half: Array, y: Array, precision: str, epilogue: Epilogue = Epilogue(), add: bool = False) -> None:
     """Write to the C-contiguous `y` (N x C x ..., float32) the values of its 16-bit form, with the epilogue applied.
 
     If `add`, the old values of `y` are added before the epilogue's ReLU.
@@ -51,7 +51,7 @@ def widen(half: Any, y: Any, precision: str, epilogue: Epilogue = Epilogue(), ad
     _launch("widen", precision, y.shape, half, y, *(y if v is None else v for v in (bias, scale, shift)), flags=flags)
 
 
-def _launch(name: str, precision: str, shape: tuple[int, ...], *arrays: Any, flags: Any = ()) -> None:
+def _launch(name: str, precision: str, shape: Numbers, *arrays: Array, flags: Any = ()) -> None:
     images, channels, pixels = shape[0], shape[1], math.prod(shape[2:])
     tiles = images * -(-channels // TILE) * -(-pixels // TILE)
     if tiles:

@@ -19,12 +19,12 @@ def minimum(epilogue: Epilogue, dtype: np.dtype) -> np.floating:
 
 
 def apply_epilogue(y: np.ndarray, epilogue: Epilogue) -> None:
-    """Apply an epilogue in place to `y` (N x O x ...)."""
-    column = -1, *[1] * (y.ndim - 2)
-    if epilogue.bias is not None:
-        y += epilogue.bias.reshape(column)
-    if epilogue.scale is not None:
-        y *= epilogue.scale.reshape(column)
-        y += epilogue.shift.reshape(column)
-    if epilogue.relu:
+    """Apply an epilogue in place to `y` (... x O)."""
+    bias, scale, shift, relu = epilogue
+    if bias is not None:
+        y += bias
+    if scale is not None:
+        y *= scale
+        y += shift
+    if relu:
         np.maximum(y, 0, out=y)

@@ -11,7 +11,6 @@ import numpy as np
 from spp.backend.host import onednn
 from spp.backend.host.blas import one_thread, product
 from spp.backend.host.epilogue import apply_epilogue
-from spp.backend.host.layout import store
 from spp.backend.host.scratch import scratch
 from spp.backend.types import Array, Epilogue
 
@@ -93,7 +92,8 @@ def _by_rows(x: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
     out = np.ascontiguousarray(y)
     buffer = scratch("inner_product.buffer", (parts, -(-rows // parts) * len(x)), x.dtype)
     _by_vectors(np.ascontiguousarray(x), np.ascontiguousarray(weight), out, block, buffer)
-    store(out, y)
+    if out is not y:
+        y[...] = out
 
 
 def _of_rows(factors: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
@@ -138,4 +138,5 @@ def inner_product_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.nd
     products = scratch("inner_product.product", (parts, block, dweight.shape[1]), x.dtype)
     out = np.ascontiguousarray(dweight)
     _add_products(np.ascontiguousarray(factors), np.ascontiguousarray(rows), out, buffer, products)
-    store(out, dweight)
+    if out is not dweight:
+        dweight[...] = out

@@ -5,9 +5,9 @@ WINOGRAD     fewer multiplications for 3 x 3 and 5 x 5 kernels (winograd.py)
 DEPTHWISE    direct sums for one kernel per channel (depthwise.py)
 IM2ROW       rows of receptive fields and matrix products (im2row.py)
 
-WINOGRAD_IF and the other numbers below were measured on two AVX-512 cores, over the layers of ZF-5, AlexNet, VGG-16,
-SqueezeNet and ResNet-18 (docs/speed.md); they are all that depends on the processor. oneDNN's speed over im2row with a
-BLAS that uses AVX-512, for one image and for 8 to 32:
+The numbers in capitals below are the only ones of the choice that depend on the processor. They were measured on two
+AVX-512 cores, over the layers of ZF-5, AlexNet, VGG-16, SqueezeNet and ResNet-18 (docs/speed.md). oneDNN's speed over
+im2row with a BLAS that uses AVX-512, for one image and for 8 to 32:
 
                                          forward                  gradient of input   of weights
   first layers, 3 channels               1.4-1.9, 1.7-3.9         not computed        0.5-1.2

@@ -20,7 +20,7 @@ def forward(x: np.ndarray, weight: np.ndarray, y: np.ndarray, geometry: Geometry
     for tap, pixels in taps(windows, geometry):
         total += grouped[tap] @ padded[pixels].reshape(len(x), group, weight.shape[1], math.prod(windows))
     y[...] = total.reshape(y.shape)
-    apply_epilogue(y, epilogue)
+    apply_epilogue(np.moveaxis(y, 1, -1), epilogue)
 
 
 def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: Geometry) -> None:
