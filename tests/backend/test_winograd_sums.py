@@ -25,7 +25,7 @@ def last(image):
 
 
 def gradient(case, x, weight, dy):
-    """Added to 1, with what was in the buffers before not a number."""
+    """The gradient added to 1; the buffers hold NaN before."""
     for name in ("v", "m", "u"):
         scratch(f"winograd.{name}", (1 << 20,), np.float32)[:] = np.nan
     dweight = np.ones_like(weight)
@@ -45,35 +45,35 @@ def test_values(case, sums, block, batch, monkeypatch):
     monkeypatch.setattr(winograd, "SUMS_BYTES", sums)
     monkeypatch.setattr(winograd, "BLOCK_BYTES", block)
     monkeypatch.setattr(winograd, "BATCH_BYTES", batch)
-    made: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     real = onednn.prepare_sums
 
     def prepare_sums(*shape):
-        made.append(shape)
+        shapes.append(shape)
         return real(*shape)
 
     monkeypatch.setattr(onednn, "prepare_sums", prepare_sums)
     x, weight, bias, dy = given = arrays(case, np.float32)
-    wanted = exact(case, given)
-    found = gradient(case, x, weight, dy)
-    np.testing.assert_allclose(found, wanted, 0, 2e-5 * np.abs(wanted).max())
+    reference = exact(case, given)
+    result = gradient(case, x, weight, dy)
+    np.testing.assert_allclose(result, reference, 0, 2e-5 * np.abs(reference).max())
     calls, count = (numba.get_num_threads(), 36) if sums else (36, 1)
-    assert [shape[:2] for shape in made] == [(calls, count)] * case[-1]
-    np.testing.assert_array_equal(gradient(case, x, weight, dy), found)     # to the bit
+    assert [shape[:2] for shape in shapes] == [(calls, count)] * case[-1]
+    np.testing.assert_array_equal(gradient(case, x, weight, dy), result)     # to the bit
 
 
 @pytest.mark.parametrize("sums", [0, 1 << 30])
 def test_one_thread(sums, monkeypatch):
     monkeypatch.setattr(winograd, "SUMS_BYTES", sums)
     x, weight, bias, dy = given = arrays(CASES[0], np.float32)
-    wanted = exact(CASES[0], given)
-    before = numba.get_num_threads()
+    reference = exact(CASES[0], given)
+    threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        found = gradient(CASES[0], x, weight, dy)
+        result = gradient(CASES[0], x, weight, dy)
     finally:
-        numba.set_num_threads(before)
-    np.testing.assert_allclose(found, wanted, 0, 2e-5 * np.abs(wanted).max())
+        numba.set_num_threads(threads)
+    np.testing.assert_allclose(result, reference, 0, 2e-5 * np.abs(reference).max())
 
 
 def test_it_is_chosen_for_few_tiles_and_channels_too():

@@ -221,8 +221,10 @@ def test_inner_product(emulation, dtype, n, k, o, precision):
         w = np.ascontiguousarray(weight.T) if transpose else weight
         for relu in (False, True):
             expected, y = np.empty((n, o), dtype), device.zeros(n * o * 2, dtype).reshape(n, o, 2)[..., 0]
-            host.inner_product_forward(x, w, expected, transpose, Epilogue(bias, relu=relu))
-            epilogue = Epilogue(device.from_host(bias), relu=relu)
+            scale, shift = (bias + 2, bias - 1) if relu else (None, None)
+            host.inner_product_forward(x, w, expected, transpose, Epilogue(bias, scale, shift, relu))
+            on_device = [None if a is None else device.from_host(a) for a in (bias, scale, shift)]
+            epilogue = Epilogue(on_device[0], on_device[1], on_device[2], relu)
             device.inner_product_forward(*map(device.from_host, (x, w)), y, transpose, epilogue, precision)
             np.testing.assert_allclose(device.to_host(y), expected, 1e-5, 1e-6)
         expected, dx = np.empty((n, k), dtype), device.zeros(n * k, dtype).reshape(n, k)

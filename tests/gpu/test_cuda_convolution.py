@@ -52,7 +52,7 @@ def no_cudnn(cupy, monkeypatch):
 
 
 class Problem:
-    """A case's arrays with distinct values, and what the host makes of them, in float64."""
+    """A case's arrays with distinct values, and the host's results in float64."""
 
     def __init__(self, case, dtype=np.float32):
         x, weight, stride, pad, dilation, group = CASES[case]
@@ -81,10 +81,10 @@ class Problem:
         backend.convolution_backward_weights(x, dy, dweight, dbias, self.geometry, precision)
         return {"y": y, "dx": dx, "dweight": dweight, "dbias": dbias}
 
-    def check(self, cupy, found, tolerance):
+    def check(self, cupy, results, tolerance):
         for name, values in self.expected.items():
             values = values if name != "y" or not self.relu else np.maximum(values, 0)
-            np.testing.assert_allclose(found[name].get(), values, rtol=tolerance,
+            np.testing.assert_allclose(results[name].get(), values, rtol=tolerance,
                                        atol=tolerance * abs(values).max(), err_msg=name)
 
     def solve(self, cupy, precision="fp32", relu=False, order="C"):
@@ -97,10 +97,10 @@ class Problem:
 
 def _channels_last(cupy, array):
     """The array in other memory order, and not at the beginning of its memory."""
-    laid = np.moveaxis(array, 1, -1) if array.ndim > 1 else array
+    moved = np.moveaxis(array, 1, -1) if array.ndim > 1 else array
     flat = cupy.zeros(array.size + 1, array.dtype)
-    flat[1:] = cupy.array(np.ascontiguousarray(laid).ravel())
-    return cupy.moveaxis(flat[1:].reshape(laid.shape), -1, 1) if array.ndim > 1 else flat[1:]
+    flat[1:] = cupy.array(np.ascontiguousarray(moved).ravel())
+    return cupy.moveaxis(flat[1:].reshape(moved.shape), -1, 1) if array.ndim > 1 else flat[1:]
 
 
 @pytest.mark.parametrize("order", ["C", "channels last"])
@@ -111,7 +111,7 @@ def test_without_cudnn(cupy, no_cudnn, case, dtype, tolerance, order):
     problem.check(cupy, problem.solve(cupy, relu=order == "C", order=order), tolerance)
 
 
-def test_without_cudnn_a_large_batch_is_cut(cupy, no_cudnn, monkeypatch):
+def test_without_cudnn_a_large_batch_is_split(cupy, no_cudnn, monkeypatch):
     from spp.backend.cuda import convolution_fallback
     problem = Problem("groups, dilated")
     shares = list(convolution_fallback._shares(problem.arrays["x"], problem.arrays["weight"], problem.arrays["dy"]))
@@ -122,7 +122,7 @@ def test_without_cudnn_a_large_batch_is_cut(cupy, no_cudnn, monkeypatch):
     problem.check(cupy, problem.solve(cupy), 1e-6)
 
 
-def test_missing_cudnn_is_said_once(cupy, no_cudnn, caplog):
+def test_missing_cudnn_is_logged_once(cupy, no_cudnn, caplog):
     problem = Problem("plane")
     problem.solve(cupy)
     problem.solve(cupy)
@@ -160,8 +160,8 @@ def test_bias_scale_shift_and_relu_in_one_pass(request, cupy, case, with_cudnn, 
         assert (expected < 0).any()
         expected = np.maximum(expected, 0) if relu else expected
         y = _channels_last(cupy, np.full(dy.shape, 77, dtype)) if relu else cupy.full(dy.shape, 77, dtype)
-        given = [cupy.array(values) if wanted else None
-                 for values, wanted in ((bias, given_bias), (scale, scaled), (shift, scaled))]
+        given = [cupy.array(values) if is_used else None
+                 for values, is_used in ((bias, given_bias), (scale, scaled), (shift, scaled))]
         convolution.convolution_forward(cupy.array(x), cupy.array(weight), y, problem.geometry,
                                         Epilogue(given[0], given[1], given[2], relu), precision)
         np.testing.assert_allclose(y.get(), expected, tolerance, tolerance * abs(expected).max())
@@ -213,13 +213,13 @@ def test_exact_sums(cupy, cudnn, monkeypatch, exact):
 
 
 @pytest.mark.parametrize("case", ["no spatial axis", "four spatial axes", "beyond the pad"])
-def test_what_cudnn_is_not_asked(cupy, cudnn, case, caplog):
+def test_problems_that_cudnn_does_not_get(cupy, cudnn, case, caplog):
     problem = Problem(case)
     problem.check(cupy, problem.solve(cupy), 1e-6)
     assert not fake_cudnn.Graph.made and not caplog.records
 
 
-def test_what_cudnn_declines_is_computed_all_the_same(cupy, cudnn, caplog):
+def test_problems_that_cudnn_declines_are_computed_by_the_fallback(cupy, cudnn, caplog):
     caplog.set_level(logging.INFO)
     fake_cudnn.Graph.declines = staticmethod(lambda graph: graph.operation == "data")
     for case in ("plane", "line", "plane"):
