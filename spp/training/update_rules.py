@@ -1,4 +1,4 @@
-"""Solver types by name (Caffe's SolverRegistry): what each keeps of the past, demands of the solver, and does."""
+"""Solver types by name (Caffe's SolverRegistry): history arrays, checks of the solver's parameters, and updates."""
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -6,8 +6,8 @@ from spp.errors import SolverError
 from spp.ops import update
 
 
-def _nothing(p: Any) -> None:
-    """No demands."""
+def _no_check(p: Any) -> None:
+    """Any parameters are valid."""
 
 
 def _no_momentum(p: Any) -> None:
@@ -38,7 +38,7 @@ class Rule:
 
     histories: int
     update: Callable[..., None]
-    check: Callable[[Any], None] = _nothing
+    check: Callable[[Any], None] = _no_check
 
 
 def _sgd(data, diff, histories, p, iteration, rate, decay, l1, scale):
@@ -77,9 +77,9 @@ RULES = {
 
 
 def rule(p: Any) -> Rule:
-    """The rule of a SolverParameter's type; raises SolverError if it is unknown, or a number does not suit it."""
+    """The rule of a SolverParameter's type; raises SolverError for an unknown type or invalid parameters."""
     if p.type not in RULES:
         raise SolverError(f"unknown solver type {p.type!r}; known types: {', '.join(RULES)}")
-    found = RULES[p.type]
-    found.check(p)
-    return found
+    result = RULES[p.type]
+    result.check(p)
+    return result

@@ -211,31 +211,31 @@ def test_snapshot_diff(tmp_path):
 
 def devices_of_nets(monkeypatch):
     """A list that gets the device of every net that a solver makes; the nets are on the host."""
-    asked = []
+    devices = []
 
     def net(*args, device, **more):
-        asked.append(device)
+        devices.append(device)
         return Net(*args, **more)
 
     monkeypatch.setattr("spp.solver.Net", net)
-    return asked
+    return devices
 
 
 @pytest.mark.parametrize("extra, device, expected", [
     ("solver_mode: CPU", "auto", "cpu"), ("solver_mode: CPU", "cpu", "cpu"), ("solver_mode: GPU", "auto", "auto"),
     ("", "auto", "auto")])
 def test_the_device_is_the_solvers_where_the_user_gives_none(tmp_path, monkeypatch, extra, device, expected):
-    asked = devices_of_nets(monkeypatch)
+    devices = devices_of_nets(monkeypatch)
     make(tmp_path, extra, device=device)
-    assert asked == [expected]
+    assert devices == [expected]
 
 
 def test_the_device_id_counts_where_it_can_be_had(tmp_path, monkeypatch):
-    asked = devices_of_nets(monkeypatch)
+    devices = devices_of_nets(monkeypatch)
     monkeypatch.setattr("spp.backend.select", lambda device: host)
     make(tmp_path, "device_id: 2")
     make(tmp_path, "device_id: 2 solver_mode: CPU")
-    assert asked == ["cuda:2", "cpu"]
+    assert devices == ["cuda:2", "cpu"]
 
 
 def test_weights_reach_layers_that_only_the_test_net_has(tmp_path):

@@ -179,8 +179,7 @@ def _convolution(source: Tiles, target: Tiles, weight: np.ndarray, taps: Callabl
     rows, columns = x.shape[4] * source.lattice.side ** 2, y.shape[3] // groups * target.lattice.side ** 2
     threads, tiles = numba.get_num_threads(), len(y) * grid[0] * grid[1]
     most = max(16, (CACHED_BYTES if onednn.available() else PART_BYTES) // (4 * POINTS * (rows + columns)))
-    rounds = -(-tiles // (threads * most))
-    block = -(-tiles // (threads * rounds))
+    block = _batch_size(tiles, threads, most)
     v = scratch("winograd.v", (threads, POINTS, block, rows), np.float32)
     m = scratch("winograd.m", (threads, POINTS, block, columns), np.float32)
     part = weight[_outputs_of(weight, groups)[group]]
