@@ -187,9 +187,9 @@ def file_task(task: str, contender: str) -> Callable[[], Any] | None:
         loaded = cv2.dnn.readNetFromCaffe(f"{model}.prototxt", f"{model}.caffemodel")
         loaded.setInput(images)
         return loaded.forward
-    from spp.convert.onnx.export import model as onnx_export
+    from spp.convert import onnx
 
-    onnx_export.export(net, None, f"{model}.onnx")
+    onnx.export(net, None, f"{model}.onnx")
     if contender == "onnxruntime":
         import onnxruntime
 

@@ -4,9 +4,7 @@ import os
 import sys
 from typing import Any, Sequence
 
-from spp.convert import caffe_files, weights
-from spp.convert.cuda_convnet import layers as cuda_convnet
-from spp.convert.torch import programs as torch_programs
+from spp.convert import caffe_files, cuda_convnet, onnx, torch, weights
 from spp.errors import ConvertError
 from spp.net import Net
 from spp_tools.common import Parser, existing, guarded
@@ -89,9 +87,8 @@ def to_other(args: Any) -> list[str]:
         if net.params:
             raise ConvertError(f"{model} has parameters; give their values: --weights FILE.caffemodel")
     if args.to == "torch":
-        return [args.output, torch_programs.export(net, args.output)]
-    from spp.convert.onnx.export import model as onnx_export
-    onnx_export.export(net, None, args.output, notes)
+        return [args.output, torch.export(net, args.output)]
+    onnx.export(net, None, args.output, notes)
     return [args.output]
 
 
@@ -103,7 +100,7 @@ def to_caffe(args: Any) -> list[str]:
         raise ConvertError("--params goes with --from cuda-convnet")
     caffemodel = os.path.splitext(args.output)[0] + ".caffemodel"
     if args.source == "torch":
-        param = torch_programs.read(args.model, args.weights, [shape for _, shape in args.shape])
+        param = torch.read(args.model, args.weights, [shape for _, shape in args.shape])
         caffe_files.write(param, args.output, caffemodel)
         return [args.output, caffemodel]
     if any(not name for name, _ in args.shape):
@@ -112,8 +109,7 @@ def to_caffe(args: Any) -> list[str]:
         return from_cuda_convnet(args)
     if args.weights:
         raise ConvertError("an ONNX file has its own weights; leave out --weights")
-    from spp.convert.onnx.importer import model as onnx_import
-    onnx_import.convert(args.model, args.output, caffemodel, dict(args.shape))
+    onnx.convert(args.model, args.output, caffemodel, dict(args.shape))
     return [args.output, caffemodel]
 
 

@@ -4,8 +4,7 @@ import sys
 from typing import Any, Sequence
 
 from spp.convert import weights
-from spp.convert.torch import files as torch_files
-from spp.convert.torch import torchvision_nets
+from spp.convert.torch import tensor_files, torchvision_nets
 from spp.errors import ConvertError
 from spp_tools.common import Parser, existing, guarded
 
@@ -50,15 +49,15 @@ def numbers(text: str) -> list[float]:
 
 def convert(args: Any) -> int:
     """Do what the arguments say."""
-    to_torch = args.output.endswith(torch_files.ENDINGS)
+    to_torch = args.output.endswith(tensor_files.ENDINGS)
     if not to_torch and not args.output.endswith(weights.ENDINGS):
-        known = ", ".join((*weights.ENDINGS, *torch_files.ENDINGS))
+        known = ", ".join((*weights.ENDINGS, *tensor_files.ENDINGS))
         raise ConvertError(f"--output {args.output}: its ending must say what to write: {known}")
     if args.map:
         return convert_map(args, to_torch)
     if not args.model or args.std:
         raise ConvertError("--std goes with --map only" if args.model else "give the net: --model PROTOTXT, or --map")
-    if to_torch == args.weights.endswith(torch_files.ENDINGS):
+    if to_torch == args.weights.endswith(tensor_files.ENDINGS):
         raise ConvertError(f"{args.weights} and {args.output} are both {'torch' if to_torch else 'Caffe'} files; one "
                            "of them must be the other's kind")
     model = existing(args.model)

@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 
 from spp import weights as weight_files
-from spp.convert.torch import state_dict
-from spp.convert.torch import files as torch_files
+from spp.convert.torch import state_dict, tensor_files
 from spp.errors import ConvertError
 from spp.net import Net
 from spp.proto import caffe_pb2
@@ -25,7 +24,7 @@ def to_torch(model: str, weights: str, output: str, flip: bool = False,
     if flip:
         flip_channels(net)
     tensors, found = state_dict.from_net(net)
-    torch_files.write(output, tensors, {**found, **({"channels": "reversed"} if flip else {}), **(metadata or {})})
+    tensor_files.write(output, tensors, {**found, **({"channels": "reversed"} if flip else {}), **(metadata or {})})
     return left
 
 
@@ -34,7 +33,7 @@ def to_caffe(model: str, weights: str, output: str, flip: bool = False) -> dict[
 
     Returns the file's metadata without what was needed here. Raises ConvertError where tensors and net do not fit.
     """
-    tensors, metadata = torch_files.read(weights)
+    tensors, metadata = tensor_files.read(weights)
     double = any(array.dtype == np.float64 for array in tensors.values())
     net = Net(model, device="cpu", dtype=np.float64 if double else np.float32)
     state_dict.into_net(net, tensors, metadata, weights)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from programs import error_of, process, run
-from spp.convert.cuda_convnet import layers as cuda_convnet
+from spp.convert import cuda_convnet
 from spp.errors import ConvertError
 from spp.layers import TEST, TRAIN
 from spp.net import Net

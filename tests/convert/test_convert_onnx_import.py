@@ -4,12 +4,12 @@ import re
 import numpy as np
 import pytest
 
+from spp.convert import onnx as spp_onnx
 from spp.errors import ConvertError
 from spp.net import Net
 
 onnx = pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
-onnx_import = pytest.importorskip("spp.convert.onnx.importer.model")
 
 MAP = (2, 3, 7, 10)
 
@@ -31,7 +31,7 @@ def model(body, opset=17, **tensors):
 def assert_agree(made, path, shapes=(None,), given=None):
     """Hold the imported net to onnxruntime, at several sizes of the first input; returns it."""
     onnx.save(made, path)
-    net = Net(onnx_import.read(path, given), device="cpu")
+    net = Net(spp_onnx.read(path, given), device="cpu")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(5)
     for shape in shapes:
@@ -153,11 +153,11 @@ def test_sizes_that_the_file_leaves_open(tmp_path):
     net = assert_agree(made, path, [(2, 3, 9, 12), (1, 3, 8, 7)], {"x": (1, 3, 6, 8)})
     assert net.layers[-1].param.pooling_param.round_mode == 1      # 6 x 8 alone could not tell
     with pytest.raises(ConvertError, match=re.escape("input 'x' is ? x 3 x ? x ?; give its sizes (as x=1,3,224,224)")):
-        onnx_import.read(path)
+        spp_onnx.read(path)
     with pytest.raises(ConvertError, match="no input 'z'; the inputs are x"):
-        onnx_import.read(path, {"z": (1,)})
+        spp_onnx.read(path, {"z": (1,)})
     with pytest.raises(ConvertError, match="input 'x' is"):
-        onnx_import.read(path, {"x": (1, 4, 6, 8)})
+        spp_onnx.read(path, {"x": (1, 4, 6, 8)})
 
 
 REFUSED = [
@@ -191,7 +191,7 @@ def test_a_node_in_the_way_is_named_and_nothing_written(tmp_path, body, tensors,
     path = tmp_path / "net.onnx"
     onnx.save(model(body, **tensors), path)
     with pytest.raises(ConvertError, match=re.escape(reason)) as caught:
-        onnx_import.convert(str(path), str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel"))
+        spp_onnx.convert(str(path), str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel"))
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -199,7 +199,7 @@ def test_a_node_in_the_way_is_named_and_nothing_written(tmp_path, body, tensors,
 def test_files(tmp_path):
     path, prototxt, weights = (str(tmp_path / name) for name in ("net.onnx", "net.prototxt", "net.caffemodel"))
     onnx.save(model("c = Conv (x, w, b)\ny = Relu (c)", x=MAP, w=[4, 3, 3, 3], b=[4]), path)
-    onnx_import.convert(path, prototxt, weights)
+    spp_onnx.convert(path, prototxt, weights)
     x = np.random.default_rng(1).normal(size=MAP).astype(np.float32)
     expected, = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     found = Net(prototxt, weights=weights, device="cpu").forward(x=x)["y"]
@@ -214,4 +214,4 @@ def test_a_file_that_is_none(tmp_path, content, reason):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConvertError, match=reason):
-        onnx_import.read(str(path))
+        spp_onnx.read(str(path))

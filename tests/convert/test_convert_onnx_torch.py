@@ -4,12 +4,12 @@ import warnings
 import numpy as np
 import pytest
 
+from spp.convert import onnx as spp_onnx
 from spp.net import Net
 
 torch = pytest.importorskip("torch", reason="needs pip install 'spp[torch]'")
 pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
 pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
-onnx_import = pytest.importorskip("spp.convert.onnx.importer.model")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_net_of_torchvision(tmp_path, models, name, dynamo):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (x,), path, dynamo=dynamo, **kept, **({"external_data": False} if dynamo else {}))
-    net = Net(onnx_import.read(path), device="cpu")
+    net = Net(spp_onnx.read(path), device="cpu")
     found, = net.forward(**{net.inputs[0]: x.numpy()}).values()
     with torch.no_grad():
         expected = model(x).numpy()

@@ -16,7 +16,7 @@ from spp.solver import Solver
 
 torch = pytest.importorskip("torch", reason="what these tests convert to: pip install 'spp[torch]'")
 from spp.convert import torch_module      # noqa: E402 needs torch
-from spp.convert.torch import files as torch_files     # noqa: E402, F401 needs torch
+from spp.convert.torch import tensor_files     # noqa: E402 needs torch
 
 F = torch.nn.functional
 
@@ -47,9 +47,9 @@ def test_a_public_net_and_back(make, shapes, ending, tmp_path):
     for seed, shape in enumerate(shapes):
         assert_same_outputs(net, module, public_nets.inputs(net, shape, seed))
     path = str(tmp_path / f"net{ending}")
-    torch_files.write(path, *state_dict.from_net(net))
+    tensor_files.write(path, *state_dict.from_net(net))
     again = Net(parse_net(make()), device="cpu", seed=5)
-    state_dict.into_net(again, *torch_files.read(path), path)
+    state_dict.into_net(again, *tensor_files.read(path), path)
     assert_same_weights(net, again)
 
 

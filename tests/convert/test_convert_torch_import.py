@@ -11,8 +11,7 @@ from spp.net import Net
 
 torch = pytest.importorskip("torch", "2.6", reason="what these tests convert from: pip install 'spp[torch]'")
 from spp.convert import torch_module     # noqa: E402, F401 need torch
-from spp.convert.torch import importer as torch_import     # noqa: E402, F401 needs torch
-from spp.convert.torch import operators as torch_import_ops     # noqa: E402, F401 needs torch
+from spp.convert.torch.importer import program as torch_program     # noqa: E402 needs torch
 
 nn: Any = torch.nn
 F = nn.functional
@@ -40,7 +39,7 @@ def convert(module, *shapes, low=-2.0):
             nn.init.uniform_(part.running_var, 0.5, 2)
             nn.init.normal_(part.weight), nn.init.normal_(part.bias)
     inputs = [torch.rand(*shape) * (2 - low) + low for shape in shapes or [MAP]]
-    param = torch_import.to_param(module, inputs)
+    param = torch_program.to_param(module, inputs)
     return param, [layer.type for layer in param.layer if layer.type != "Input"]
 
 
@@ -156,7 +155,7 @@ def test_a_converted_net_comes_back(make):
         text = make()
     net = public_nets.build(text)
     values = public_nets.inputs(net)["data"]
-    param = torch_import.to_param(torch_module(net), [torch.from_numpy(values)])
+    param = torch_program.to_param(torch_module(net), [torch.from_numpy(values)])
     again = Net(param, device="cpu")
     found, expected = again.forward(data=values)[again.outputs[0]], net.forward(data=values)["prob"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -234,7 +233,7 @@ def test_what_caffe_cannot_do_with_such_shapes(module, shape, message):
 def test_an_input_that_is_no_tensor():
     program = torch.export.export(Function(lambda x, n: x * n), (torch.ones(2), 3))
     with pytest.raises(ConvertError) as caught:
-        torch_import.random_inputs(program)
+        torch_program.random_inputs(program)
     assert str(caught.value) == "the module's input 'x_1' is no tensor; give it a fixed value in the module"
 
 

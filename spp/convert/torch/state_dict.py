@@ -4,17 +4,17 @@ The tensors have the names and shapes of the module that spp.convert.torch_modul
 is in the metadata, a dict of JSON values: of each BatchNorm the sums and their weight, so that the way back gives
 them bit by bit; of the input what `net_metadata` and the caller put there.
 """
-import base64
-import math
 from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 
+from spp.convert import batch_norm
 from spp.convert.torch.names import attributes, folded_scales, tensors
 from spp.errors import ConvertError
 from spp.layers import Layer
 
 Arrays = dict[str, np.ndarray]
+STATISTICS = ("mean", "variance", "weight")     # of a BatchNorm, in the metadata
 
 
 def from_net(net: Any) -> tuple[Arrays, dict[str, Any]]:
@@ -123,11 +123,10 @@ def _write_batch_norm(layer: Layer, attribute: str, scale: Layer | None, arrays:
         arrays[f"{attribute}.weight"] = _host(learned[0])
         arrays[f"{attribute}.bias"] = _host(learned[1]) if len(learned) > 1 else np.zeros_like(_host(learned[0]))
     sums = [_host(blob) for blob in layer.blobs[:3]]
-    for name, array in zip(("running_mean", "running_var"), _means(*sums)):
+    for name, array in zip(("running_mean", "running_var"), batch_norm.means(*sums)):
         arrays[f"{attribute}.{name}"] = array
     arrays[f"{attribute}.num_batches_tracked"] = np.zeros((), np.int64)
-    return {name: [str(array.dtype), base64.b64encode(array.tobytes()).decode()]
-            for name, array in zip(("mean", "variance", "weight"), sums)}
+    return {name: batch_norm.encode(array) for name, array in zip(STATISTICS, sums)}
 
 
 def _read_batch_norm(layer: Layer, attribute: str, scale: Layer | None, state: _State,
@@ -141,35 +140,13 @@ def _read_batch_norm(layer: Layer, attribute: str, scale: Layer | None, state: _
                            f"{(scale or layer).name!r} has no bias; set bias_term: true in the prototxt")
     running = [state.take(f"{attribute}.{name}", channels) for name in ("running_mean", "running_var")]
     try:
-        sums = _sums(layer, running, stored)
+        sums = batch_norm.sums(running, [batch_norm.decode(stored[name]) for name in STATISTICS] if stored else [],
+                               layer.param.batch_norm_param.moving_average_fraction)
     except (KeyError, TypeError, ValueError) as error:
         raise ConvertError(f"{state.source}: its metadata of {attribute!r} is damaged; convert the weights again, or "
                            "remove it") from error
     for i, array in enumerate(sums):
         yield layer.blobs[i], array, f"{attribute} (statistics)"
-
-
-def _means(mean: np.ndarray, variance: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
-    """Mean and variance from their sums, as the BatchNorm layer computes them."""
-    factor = 1 / float(weight[0]) if weight[0] else 0.0
-    return [(array.astype(np.float64) * factor).astype(array.dtype) for array in (mean, variance)]
-
-
-def _sums(layer: Layer, running: list[np.ndarray], stored: Any) -> list[np.ndarray]:
-    """The sums and their weight: those of the metadata if they still give these means, else new ones.
-
-    New ones have the power of two nearest to the weight that a long training ends with: dividing by it is exact,
-    and training goes on with the momentum that torch had. Both take the unbiased variance, m / (m - 1) times that
-    of the batch, so that needs no change.
-    """
-    if stored:
-        sums = [np.frombuffer(base64.b64decode(text), np.dtype(dtype))
-                for dtype, text in (stored[name] for name in ("mean", "variance", "weight"))]
-        if all(old.tobytes() == new.tobytes() for old, new in zip(_means(*sums), running)):
-            return sums
-    rest = 1 - layer.param.batch_norm_param.moving_average_fraction
-    weight = 2.0 ** round(-math.log2(rest)) if 0 < rest < 1 else 1.0
-    return [*(array * array.dtype.type(weight) for array in running), np.array([weight])]
 
 
 def _host(blob: Any) -> np.ndarray:

@@ -11,8 +11,7 @@ from typing import Callable, Sequence
 import numpy as np
 
 from spp.atomic import replacing
-from spp.convert.torch import state_dict
-from spp.convert.torch import files as torch_files
+from spp.convert.torch import state_dict, tensor_files
 from spp.convert.torch.names import attributes
 from spp.errors import ConvertError
 from spp.net import Net
@@ -204,7 +203,7 @@ def convert(name: str, checkpoint: str, output: str, mean: Sequence[float] | Non
     mean, std = mean or usual[0], std or usual[1]
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ConvertError(f"mean and std need 3 numbers each, std above 0; found {list(mean)} and {list(std)}")
-    tensors, _ = torch_files.read(checkpoint)
+    tensors, _ = tensor_files.read(checkpoint)
     classes = _classes(name, tensors, checkpoint)
     text, keys = prototxt(name, classes)
     net = Net(parse_net(text), device="cpu")

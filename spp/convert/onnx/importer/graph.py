@@ -11,7 +11,7 @@ onnx = need("onnx", "onnx")
 Shape = tuple[int, ...]
 
 
-class Folded:
+class FoldedGraph:
     """The nodes of a model that compute from its inputs, with the constants and shapes that the inputs' sizes give.
 
     Raises ConvertError for a node whose shape cannot be told from them.
@@ -79,9 +79,6 @@ class Folded:
 
     def _infer(self, node: Any) -> None:
         """The types of a node's outputs."""
-        if node.op_type == "Scan":
-            self._infer_scan(node)
-            return
         schema = onnx.defs.get_schema(node.op_type, self.opset)
         data = {name: onnx.numpy_helper.from_array(self.constants[name], name) for name in node.input
                 if name in self.constants and self.constants[name].size < 4096}
@@ -99,19 +96,6 @@ class Folded:
                 raise ConvertError(f"{described(node)}: the shape of its output {name!r} depends on values, and "
                                    "Caffe's blobs have shapes of their own")
             self.types[name] = found[name]
-
-    def _infer_scan(self, node: Any) -> None:
-        """One axis over time, axis 0, as the exporter writes it; what it computes is looked at later."""
-        found = attributes(node)
-        scanned = found["num_scan_inputs"]
-        states = node.input[:len(node.input) - scanned]
-        if set(found) - {"body", "num_scan_inputs"} or not states:
-            raise ConvertError(f"{described(node)} is no recurrent layer that spp knows")
-        steps, streams = self.shape(node.input[-1])[:2]
-        for state, name in zip(states, node.output):
-            self.types[name] = self.types[state]
-        for name in node.output[len(states):]:
-            self._type(name, onnx.TensorProto.FLOAT, (steps, streams, *self.shape(states[0])[1:]))
 
 
 def attributes(node: Any) -> dict[str, Any]:

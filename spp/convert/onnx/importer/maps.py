@@ -3,7 +3,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from spp.convert.onnx.importer.net import Importer, reads
+from spp.convert.onnx.importer.net import OnnxImporter, imports
 from spp.convert.onnx.importer.graph import attributes, described
 from spp.errors import ConvertError
 from spp.ops.pooling import output_size
@@ -14,7 +14,8 @@ AUTO = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 class Window:
     """Kernel, stride, dilation and padding (before, after) of a node, a Pad before it included."""
 
-    def __init__(self, importer: Importer, node: Any, kernel: Sequence[int], fills: Sequence[float] = (0.0,)) -> None:
+    def __init__(self, importer: OnnxImporter, node: Any, kernel: Sequence[int],
+                 fills: Sequence[float] = (0.0,)) -> None:
         found = attributes(node)
         self.kernel = [int(k) for k in kernel]
         axes = len(self.kernel)
@@ -50,7 +51,7 @@ class Window:
         """Whether the padding is the same before and after."""
         return bool((self.pads[0] == self.pads[1]).all())
 
-    def widened(self, importer: Importer, node: Any) -> list[int]:
+    def widened(self, importer: OnnxImporter, node: Any) -> list[int]:
         """One padding for both sides that gives the same windows; raises ConvertError where there is none."""
         before = self.pads[0].tolist()
         if self.even or (importer.fixed or not importer.others) and self.count([before, before], False) == self.count(
@@ -76,7 +77,7 @@ def _short(numbers: Sequence[int]) -> list[int]:
     return [int(n) for n in (numbers[:1] if len(set(numbers)) == 1 else numbers)]
 
 
-def weights_of(importer: Importer, node: Any, first: int = 1) -> list[np.ndarray]:
+def weights_of(importer: OnnxImporter, node: Any, first: int = 1) -> list[np.ndarray]:
     """The node's inputs from number `first` on, which must be constants."""
     found = []
     for name in node.input[first:]:
@@ -87,8 +88,8 @@ def weights_of(importer: Importer, node: Any, first: int = 1) -> list[np.ndarray
     return found
 
 
-@reads("Conv")
-def conv(importer: Importer, node: Any) -> None:
+@imports("Conv")
+def conv(importer: OnnxImporter, node: Any) -> None:
     weights = weights_of(importer, node)
     window = Window(importer, node, weights[0].shape[2:])
     pad = window.widened(importer, node)
@@ -97,8 +98,8 @@ def conv(importer: Importer, node: Any) -> None:
                                                      len(weights) > 1))
 
 
-@reads("ConvTranspose")
-def conv_transpose(importer: Importer, node: Any) -> None:
+@imports("ConvTranspose")
+def conv_transpose(importer: OnnxImporter, node: Any) -> None:
     found, weights = attributes(node), weights_of(importer, node)
     for name in ("output_padding", "output_shape"):
         if any(found.get(name, [])):
@@ -112,8 +113,8 @@ def conv_transpose(importer: Importer, node: Any) -> None:
                                                      group, len(weights) > 1))
 
 
-@reads("MaxPool", "AveragePool")
-def pooling(importer: Importer, node: Any) -> None:
+@imports("MaxPool", "AveragePool")
+def pooling(importer: OnnxImporter, node: Any) -> None:
     found = attributes(node)
     is_max = node.op_type == "MaxPool"
     if len(node.output) > 1 and importer.folded.readers[node.output[1]]:
@@ -133,7 +134,7 @@ def pooling(importer: Importer, node: Any) -> None:
                  pooling_param={"pool": 0 if is_max else 1, **_pooling_geometry(importer, node, window, is_max)})
 
 
-def _pooling_geometry(importer: Importer, node: Any, window: Window, is_max: bool) -> dict[str, Any]:
+def _pooling_geometry(importer: OnnxImporter, node: Any, window: Window, is_max: bool) -> dict[str, Any]:
     """Kernel, stride, pad and rounding. Uneven padding: rounding up may make the same windows."""
     pad, ceil = window.pads[0].tolist(), window.ceil
     if not window.even:
@@ -160,7 +161,7 @@ def _pooling_geometry(importer: Importer, node: Any, window: Window, is_max: boo
     return param
 
 
-def clipped_pooling(importer: Importer, node: Any) -> bool:
+def clipped_pooling(importer: OnnxImporter, node: Any) -> bool:
     """Whether a Slice takes away the windows of the pooling before it that Caffe's Pooling does not have anyway."""
     maker = importer.folded.producer.get(node.input[0])
     if maker is None or maker.op_type not in ("MaxPool", "AveragePool") or not importer.sole(node.input[0]):
@@ -175,21 +176,21 @@ def clipped_pooling(importer: Importer, node: Any) -> bool:
     return window.even
 
 
-@reads("GlobalMaxPool", "GlobalAveragePool")
-def global_pooling(importer: Importer, node: Any) -> None:
+@imports("GlobalMaxPool", "GlobalAveragePool")
+def global_pooling(importer: OnnxImporter, node: Any) -> None:
     importer.add("Pooling", node, [importer.blob(node.input[0], node)], pooling_param={
         "pool": 0 if node.op_type == "GlobalMaxPool" else 1, "global_pooling": True})
 
 
-@reads("MaxRoiPool")
-def roi_pooling(importer: Importer, node: Any) -> None:
+@imports("MaxRoiPool")
+def roi_pooling(importer: OnnxImporter, node: Any) -> None:
     high, wide = attributes(node)["pooled_shape"]
     importer.add("ROIPooling", node, [importer.blob(name, node) for name in node.input], roi_pooling_param={
         "pooled_h": high, "pooled_w": wide, "spatial_scale": attributes(node).get("spatial_scale", 1.0)})
 
 
-@reads("Pad")
-def pad_(importer: Importer, node: Any) -> None:
+@imports("Pad")
+def pad_(importer: OnnxImporter, node: Any) -> None:
     """Kept until a convolution or pooling can take it as its own padding."""
     found = attributes(node)
     sizes = found.get("pads")
@@ -208,8 +209,8 @@ def pad_(importer: Importer, node: Any) -> None:
         importer.alias(node.output[0], importer.blob(node.input[0], node))
 
 
-@reads("LRN")
-def lrn(importer: Importer, node: Any) -> None:
+@imports("LRN")
+def lrn(importer: OnnxImporter, node: Any) -> None:
     found = attributes(node)
     if found["size"] % 2 == 0:
         raise ConvertError(f"{described(node)}: Caffe's LRN has an odd local_size, found size {found['size']}")
@@ -219,8 +220,8 @@ def lrn(importer: Importer, node: Any) -> None:
     importer.add("LRN", node, [importer.blob(node.input[0], node)], lrn_param=param)
 
 
-@reads("BatchNormalization")
-def batch_normalization(importer: Importer, node: Any) -> None:
+@imports("BatchNormalization")
+def batch_normalization(importer: OnnxImporter, node: Any) -> None:
     """BatchNorm, and a Scale unless gamma is 1 and beta is 0."""
     found = attributes(node)
     if found.get("training_mode", 0) or found.get("spatial", 1) != 1 or any(
@@ -235,8 +236,8 @@ def batch_normalization(importer: Importer, node: Any) -> None:
         importer.add("Scale", node, [between], weights=[gamma, beta], scale_param={"bias_term": True})
 
 
-@reads("Resize")
-def resize(importer: Importer, node: Any) -> None:
+@imports("Resize")
+def resize(importer: OnnxImporter, node: Any) -> None:
     found = attributes(node)
     shape, wanted = importer.shape(node.input[0]), importer.shape(node.output[0])
     mode, place = found.get("mode", "nearest"), found.get("coordinate_transformation_mode", "half_pixel")

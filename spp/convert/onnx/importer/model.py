@@ -5,34 +5,23 @@ from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from spp.convert import caffe_files
-from spp.convert.onnx.importer import patterns as onnx_import_patterns
-from spp.convert.onnx.importer import tidy as onnx_import_tidy
-from spp.convert.onnx.importer import arithmetic as onnx_import_arithmetic     # noqa: F401 fill the table
-from spp.convert.onnx.importer import layers as onnx_import_layers     # noqa: F401 fill the table
-from spp.convert.onnx.importer import maps as onnx_import_maps     # noqa: F401 fill the table
 from spp.convert.extras import need
-from spp.convert.onnx.importer.graph import Folded, Shape, described, onnx
-from spp.convert.onnx.importer.net import HANDLERS, Importer
+from spp.convert.onnx import metadata
+from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described, onnx
+from spp.convert.onnx.importer.net import IMPORTERS, OnnxImporter
+from spp.convert.onnx.importer.tidy import tidy
+from spp.convert.registry import import_modules
 from spp.errors import ConvertError, NetError, SppError
 from spp.net import Net
 
+import_modules("spp.convert.onnx.importer")
 log = logging.getLogger("spp.convert")
 
-OTHER_SIZES = ((1, 19, 27), (2, 45, 8), (1, 64, 101))   # added to batch, height, width: a pattern must hold there too
-
-
-def convert(path: str, prototxt: str, weights: str, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
-    """Write the net of an ONNX file as a prototxt and its weights as a caffemodel.
-
-    shapes: sizes of inputs, for those that the file leaves open. Raises ConvertError, and writes neither file, for
-    an operator or attribute that no layer computes exactly.
-    """
-    caffe_files.write(read(path, shapes), prototxt, weights)
+OTHER_SIZES = ((1, 19, 27), (2, 45, 8), (1, 64, 101))   # added to batch, height and width: the net must be right there
 
 
 def read(path: str, shapes: Mapping[str, Sequence[int]] | None = None) -> Any:
-    """The net of an ONNX file as a NetParameter whose layers hold their weights; raises as `convert`."""
+    """What spp.convert.onnx.read returns."""
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -41,33 +30,44 @@ def read(path: str, shapes: Mapping[str, Sequence[int]] | None = None) -> Any:
     except Exception as error:       # protobuf's and onnx's errors have no base class in common
         raise ConvertError(f"{path}: no valid ONNX file: {' '.join(str(error).split())}") from error
     try:
-        return _converted(model, path, shapes or {})
+        sizes, open_axes = _input_shapes(model, shapes or {})
+        param = metadata.read(model)
+        if param is None:
+            return _from_operators(model, path, sizes, list(_larger(sizes, open_axes)), bool(shapes))
+        if shapes:
+            _set_input_shapes(param, sizes)
+        return param
     except SppError as error:
         raise ConvertError(f"{path}: {error}") from error
 
 
-def _converted(model: Any, path: str, shapes: Mapping[str, Sequence[int]]) -> Any:
+def _set_input_shapes(param: Any, sizes: Mapping[str, Shape]) -> None:
+    """Write the sizes of the inputs into the Input layers."""
+    for layer in param.layer:
+        if layer.type == "Input":
+            del layer.input_param.shape[:]
+            for top in layer.top:
+                layer.input_param.shape.add(dim=sizes[top])
+
+
+def _from_operators(model: Any, path: str, sizes: Mapping[str, Shape], larger: Sequence[Mapping[str, Shape]],
+                    fixed: bool) -> Any:
+    """The net of a graph, built node by node and compared with onnxruntime."""
     if model.functions:
         model = need("onnx.inliner", "onnx").inline_local_functions(model)
-    sizes, open_axes = _input_shapes(model, shapes)
-    importer = Importer(model, sizes, list(_larger(sizes, open_axes)), bool(shapes))
+    importer = OnnxImporter(model, sizes, larger, fixed)
     for name, shape in sizes.items():
-        layer = importer.net.layer.add(name=importer.unique(name), type="Input", top=[name])
-        layer.input_param.shape.add(dim=shape)
+        importer.add_layer("Input", importer.unique(name), [], [name], input_param={"shape": [{"dim": shape}]})
         importer.alias(name, name)
-    patterns = onnx_import_patterns.find(importer)
     for node in importer.folded.nodes:
-        handler = patterns[id(node)] if id(node) in patterns else HANDLERS.get(node.op_type)
-        if id(node) in patterns and handler is None:
-            continue        # inside a pattern
-        if handler is None:
+        if node.op_type not in IMPORTERS:
             raise ConvertError(f"{described(node)}: no layer type is known to compute this operator")
-        handler(importer, node)
+        IMPORTERS[node.op_type](importer, node)
     _name_outputs(importer)
     _check_shapes(importer)
-    onnx_import_tidy.tidy(importer.net, {importer.blobs[name] for name in importer.folded.outputs})
+    tidy(importer.param, {importer.blobs[name] for name in importer.folded.outputs})
     _check_values(importer, path)
-    return importer.net
+    return importer.param
 
 
 def _input_shapes(model: Any, shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Shape], dict[str, list[int]]]:
@@ -109,7 +109,7 @@ def _larger(sizes: Mapping[str, Shape], open_axes: Mapping[str, Sequence[int]]) 
                for name, shape in sizes.items()}
 
 
-def _name_outputs(importer: Importer) -> None:
+def _name_outputs(importer: OnnxImporter) -> None:
     """Give the blob that an output of the graph was handed on from the output's name; a Split where it has another."""
     for output in importer.folded.outputs:
         blob = importer.blobs.get(output)
@@ -118,18 +118,18 @@ def _name_outputs(importer: Importer) -> None:
         if blob == output:
             continue
         if blob in importer.folded.inputs or blob in importer.folded.outputs:
-            layer = importer.net.layer.add(name=importer.unique(output), type="Split", bottom=[blob], top=[output])
+            layer = importer.param.layer.add(name=importer.unique(output), type="Split", bottom=[blob], top=[output])
             importer.alias(output, output)
             continue
-        for layer in importer.net.layer:
+        for layer in importer.param.layer:
             for names in (layer.bottom, layer.top):
                 names[:] = [output if name == blob else name for name in names]
         importer.blobs = {tensor: output if name == blob else name for tensor, name in importer.blobs.items()}
 
 
-def _check_shapes(importer: Importer) -> None:
+def _check_shapes(importer: OnnxImporter) -> None:
     """Build the net, and hold the shape of each blob to that of its tensor."""
-    net = Net(importer.net, device="cpu")
+    net = Net(importer.param, device="cpu")
     for tensor, name in importer.blobs.items():
         if tensor in importer.folded.types and net.blobs[name].shape != importer.shape(tensor):
             found, wanted = (" x ".join(map(str, shape)) for shape in (net.blobs[name].shape, importer.shape(tensor)))
@@ -137,7 +137,7 @@ def _check_shapes(importer: Importer) -> None:
             raise ConvertError(f"{described(node)}: its output is {wanted}, but Caffe's layers make {found} of it")
 
 
-def _check_values(importer: Importer, path: str) -> None:
+def _check_values(importer: OnnxImporter, path: str) -> None:
     """Hold the net to onnxruntime on random inputs, at the sizes given and at larger ones if they vary."""
     run = need("onnxruntime", "onnx").InferenceSession(path, providers=["CPUExecutionProvider"])
     for folded in [importer.folded, *importer.others[:1]]:
@@ -151,11 +151,11 @@ def _check_values(importer: Importer, path: str) -> None:
                                f"other values than onnxruntime{remedy}")
 
 
-def _wrong_output(importer: Importer, folded: Folded, run: Any) -> str | None:
+def _wrong_output(importer: OnnxImporter, folded: FoldedGraph, run: Any) -> str | None:
     """The first output that the net does not make as onnxruntime does, at the sizes of a graph; None for none."""
     rng = np.random.default_rng(0)
     inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in folded.inputs.items()}
-    net = Net(importer.net, device="cpu")       # a new one begins new sequences
+    net = Net(importer.param, device="cpu")       # a new one begins new sequences
     try:
         expected = run.run(folded.outputs, inputs)
     except Exception as error:      # regions of random numbers, say

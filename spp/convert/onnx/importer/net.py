@@ -1,33 +1,33 @@
-"""The net that an ONNX graph becomes, layer by layer, and the table of the functions that read operators."""
+"""The net that an ONNX graph becomes, and the table of the operators' importers."""
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from spp.convert.onnx.importer.graph import Folded, Shape, described
+from spp.convert.net_builder import NetBuilder, set_weights
+from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described
+from spp.convert.registry import registrar
 from spp.errors import ConvertError
-from spp.proto import arrays, caffe_pb2
 
 
-class Importer:
-    """The net that a model becomes; handlers of operators add layers to it.
+class OnnxImporter(NetBuilder):
+    """The net that is built from a model's nodes.
 
-    `folded` is the graph at the inputs' sizes, `others` the same at larger ones where they may vary, and `fixed`
-    says that the net need not take those. A handler is called with the importer and a node; `blob` gives the blob of
-    an input, `add` appends a layer.
+    folded: the graph at the inputs' sizes; others: the same graph at larger sizes, where they may vary. fixed: whether
+    the net may be right for the given sizes alone. blobs: the blob of each tensor. pads: for the output of a Pad, its
+    input, the number of elements before and after each axis, and their value.
     """
 
     def __init__(self, model: Any, inputs: Mapping[str, Shape], varying: Sequence[Mapping[str, Shape]],
                  fixed: bool) -> None:
+        super().__init__(model.graph.name or "net")
         self.fixed = fixed
-        self.folded = Folded(model, inputs)
-        self.others = list(_that_fold(model, varying))
-        self.net = caffe_pb2.NetParameter(name=model.graph.name or "net")
-        self.blobs: dict[str, str] = {}         # tensor to blob
-        self.pads: dict[str, tuple[str, np.ndarray, float]] = {}    # of tensors that a Pad makes: tensor, sizes, value
-        self.taken: set[str] = set()
+        self.folded = FoldedGraph(model, inputs)
+        self.others = list(_graphs_that_fold(model, varying))
+        self.blobs: dict[str, str] = {}
+        self.pads: dict[str, tuple[str, np.ndarray, float]] = {}
 
     def blob(self, tensor: str, node: Any) -> str:
-        """The blob of a tensor that the inputs' values go into."""
+        """The blob of a tensor that depends on the inputs' values."""
         if tensor in self.pads:
             raise ConvertError(f"{described(node)} reads a padded map, and Caffe has padding in convolution and "
                                "pooling only")
@@ -43,75 +43,45 @@ class Importer:
         return self.folded.const(tensor)
 
     def at_all_sizes(self, *tensors: str) -> list[tuple[Shape, ...]]:
-        """The tensors' shapes at the inputs' sizes, and at the larger ones."""
+        """The tensors' shapes, at the inputs' sizes and at each of the larger ones."""
         return [tuple(folded.shape(tensor) for tensor in tensors) for folded in [self.folded, *self.others]]
 
     def sole(self, tensor: str) -> bool:
-        """Whether one node reads a tensor, and it is no output."""
+        """Whether exactly one node reads a tensor, which is not an output of the graph."""
         return self.folded.readers[tensor] == 1
 
     def add(self, kind: str, node: Any, bottoms: Sequence[str], top: str | None = None, weights: Sequence[Any] = (),
             **params: Any) -> Any:
-        """Append a layer that makes the tensor, or blob, `top` (default: the node's output); returns it."""
+        """Append a layer whose top is the tensor, or blob, `top` (default: the node's output); returns it."""
         top = top or node.output[0]
-        name = node.name or node.output[0]
-        layer = self.net.layer.add(name=self.unique(name), type=kind)
-        layer.bottom.extend(bottoms)
-        layer.top.append(top)
         self.blobs[top] = top
-        for field, values in params.items():
-            message = getattr(layer, field)
-            message.SetInParent()
-            for key, value in values.items():
-                if isinstance(value, (list, tuple)):
-                    getattr(message, key).extend(value)
-                else:
-                    setattr(message, key, value)
-        layer.blobs.extend(arrays.to_proto(np.asarray(weight, np.float32, order="C")) for weight in weights)
-        return layer
+        return self.add_layer(kind, self.unique(node.name or node.output[0]), bottoms, [top], weights, **params)
 
     def within(self, node: Any) -> str:
         """The name of a blob between the several layers that a node becomes."""
         return self.unique(f"{node.output[0]}/part")
 
-    def unique(self, wanted: str) -> str:
-        """A layer's or blob's name that no other layer has."""
-        name, number = wanted, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self.taken.add(name)
-        return name
-
     def replace_top(self, layer: Any, old: str, new: str, weights: Sequence[Any]) -> None:
-        """Let a layer, whose top is the tensor `old`, make `new` instead, with these weights."""
-        del layer.blobs[:]
-        layer.blobs.extend(arrays.to_proto(np.asarray(weight, np.float32, order="C")) for weight in weights)
+        """Rename the top `old` of a layer to the tensor `new`, and replace the layer's weights."""
+        set_weights(layer, weights)
         layer.top[0] = new
         del self.blobs[old]
         self.blobs[new] = new
 
-    def alias(self, tensor: str, source: str) -> None:
-        """A tensor that is another one, handed on."""
-        self.blobs[tensor] = source
+    def alias(self, tensor: str, blob: str) -> None:
+        """Make an existing blob the blob of a tensor too."""
+        self.blobs[tensor] = blob
 
 
-def _that_fold(model: Any, varying: Sequence[Mapping[str, Shape]]) -> Iterator[Folded]:
-    """The graph at those sizes that it takes: one with a fully connected layer may take no other than its own."""
+def _graphs_that_fold(model: Any, varying: Sequence[Mapping[str, Shape]]) -> Iterator[FoldedGraph]:
+    """The graph at those sizes that it accepts; with a fully connected layer it may accept its own only."""
     for shapes in varying:
         try:
-            yield Folded(model, shapes)
+            yield FoldedGraph(model, shapes)
         except ConvertError:
             continue
 
 
-Handler = Callable[[Importer, Any], None]
-HANDLERS: dict[str, Handler] = {}
-
-
-def reads(*ops: str) -> Callable[[Handler], Handler]:
-    """Decorator: the function turns nodes of these operators into layers."""
-    def enter(function: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(ops, function))
-        return function
-    return enter
+Import = Callable[[OnnxImporter, Any], None]
+IMPORTERS: dict[str, Import] = {}      # by operator; called with the importer and a node
+imports = registrar(IMPORTERS)

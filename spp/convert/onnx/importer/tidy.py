@@ -1,4 +1,4 @@
-"""A net as one would write it: layers in place, no Flatten before InnerProduct, pyramids as one layer."""
+"""A net as one would write it: layers in place, no Flatten before InnerProduct, Bias in Scale."""
 from collections import Counter
 from typing import Any
 
@@ -7,7 +7,6 @@ IN_PLACE = {"ReLU", "Dropout", "BatchNorm", "Scale", "Bias", "PReLU", "ELU", "Si
 
 def tidy(net: Any, outputs: set[str]) -> None:
     """Simplify a NetParameter, whose layers each make blobs of their own, without changing what it computes."""
-    _merge_pyramids(net, outputs)
     _drop_flatten(net, outputs)
     _merge_scales(net, outputs)
     _work_in_place(net, outputs)
@@ -17,25 +16,6 @@ def _readers(net: Any, outputs: set[str]) -> Counter[str]:
     readers = Counter(name for layer in net.layer for name in layer.bottom)
     readers.update(outputs)
     return readers
-
-
-def _merge_pyramids(net: Any, outputs: set[str]) -> None:
-    """A Concat of the levels of one pyramid becomes one SPP layer."""
-    readers = _readers(net, outputs)
-    makers = {top: layer for layer in net.layer for top in layer.top}
-    dropped = []
-    for layer in net.layer:
-        levels = [makers[name] for name in layer.bottom] if layer.type == "Concat" else []
-        if (levels and layer.concat_param.axis == 1 and all(
-                level.type == "SPP" and readers[level.top[0]] == 1 and level.bottom[0] == levels[0].bottom[0]
-                and level.spp_param.pool == levels[0].spp_param.pool for level in levels)):
-            layer.type = "SPP"
-            layer.ClearField("concat_param")
-            layer.spp_param.CopyFrom(levels[0].spp_param)
-            layer.spp_param.bins[:] = [n for level in levels for n in level.spp_param.bins]
-            layer.bottom[:] = levels[0].bottom
-            dropped += [level.name for level in levels]
-    _drop(net, dropped)
 
 
 def _drop_flatten(net: Any, outputs: set[str]) -> None:

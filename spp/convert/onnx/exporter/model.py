@@ -9,17 +9,17 @@ import numpy as np
 
 from spp import graph
 from spp.atomic import replacing
-from spp.convert.onnx.export import boxes as onnx_export_boxes     # noqa: F401 fill the table
-from spp.convert.onnx.export import layers as onnx_export_layers     # noqa: F401 fill the table
-from spp.convert.onnx.export import maps as onnx_export_maps     # noqa: F401 fill the table
-from spp.convert.onnx.export import recurrent as onnx_export_recurrent     # noqa: F401 fill the table
-from spp.convert.onnx.export import shapes as onnx_export_shapes     # noqa: F401 fill the table
-from spp.convert.onnx.export.graph import EMITTERS, IR_VERSION, OPSET, Graph, Site, TensorProto, Value, helper, onnx
+from spp.convert.onnx import metadata
+from spp.convert.onnx.exporter.graph import (
+    EXPORTERS, IR_VERSION, OPSET, OnnxExporter, Site, TensorProto, Value, helper, onnx)
+from spp.convert.registry import import_modules
 from spp.errors import ConvertError, NetError, SppError
 from spp.layers import TEST
 from spp.layers.registry import layer_class
 from spp.net import Net
 from spp.proto import read_net
+
+import_modules("spp.convert.onnx.exporter")
 
 REASONS = {
     "DetectionOutput": "no standard operator has its rule of suppression (top_k before, keep_top_k of all classes "
@@ -31,17 +31,12 @@ KINDS = {"loss": "a loss belongs to training; export the deploy prototxt", "data
 BATCHES, STEPS = (1, 2, -1), tuple(range(-33, 34))
 
 
-def export(net: Any, weights: str | Sequence[str] | None, output: str,
-           metadata: Mapping[str, str] | None = None) -> None:
-    """Write a net (the path of a prototxt, or a Net of phase TEST) with its weights as an ONNX file.
-
-    metadata: what metadata_props shall hold besides, such as the means and the scale of the input. Raises
-    ConvertError, and writes nothing, for a layer that standard operators cannot express.
-    """
+def export(net: Any, weights: str | Sequence[str] | None, output: str, notes: Mapping[str, str] | None) -> None:
+    """What spp.convert.onnx.export does."""
     if not isinstance(net, Net):
         _check_types(graph.filter_net(read_net(net), TEST).layer, net)      # before data layers ask for their files
         net = Net(net, weights=weights, device="cpu")
-    model = to_model(net, metadata)
+    model = to_model(net, notes)
     try:
         content = model.SerializeToString()
     except ValueError as error:
@@ -50,8 +45,8 @@ def export(net: Any, weights: str | Sequence[str] | None, output: str,
         file.write(content)
 
 
-def to_model(net: Net, metadata: Mapping[str, str] | None = None) -> Any:
-    """The ModelProto of a Net of phase TEST, checked by onnx; raises ConvertError as `export`."""
+def to_model(net: Net, notes: Mapping[str, str] | None = None) -> Any:
+    """What spp.convert.onnx.to_model returns."""
     if net.phase != TEST:
         raise ConvertError("an ONNX file is for inference; build the net in phase TEST")
     _check_types([layer.param for layer in net.layers], net.source)
@@ -59,17 +54,18 @@ def to_model(net: Net, metadata: Mapping[str, str] | None = None) -> Any:
     if not names:
         raise ConvertError(f"{net.source or net.name}: no layer makes an output of the net, which an ONNX graph needs")
     dimensions, shapes = _trials(net)
-    made = Graph()
-    tensors = _write_layers(net, made, shapes, names)
+    exporter = OnnxExporter()
+    tensors = _write_layers(net, exporter, shapes, names)
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dimensions[name]) for name in net.inputs]
     outputs = [helper.make_tensor_value_info(tensors[name], TensorProto.FLOAT, [
         f"{name}_{axis}" if size is None else size for axis, size in enumerate(shapes[name])])
         for name in names]
     model = helper.make_model(
-        helper.make_graph(made.nodes, net.name or "net", inputs, outputs, made.initializers),
+        helper.make_graph(exporter.nodes, net.name or "net", inputs, outputs, exporter.initializers),
         opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="spp")
-    given = {f"input.{name}": "x".join(map(str, net.blobs[name].shape)) for name in net.inputs}
-    helper.set_model_props(model, {**given, **(metadata or {})})
+    sizes = {f"input.{name}": "x".join(map(str, net.blobs[name].shape)) for name in net.inputs}
+    helper.set_model_props(model, {**sizes, **(notes or {})})
+    metadata.write(model, net, exporter.parameters)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -77,9 +73,9 @@ def to_model(net: Net, metadata: Mapping[str, str] | None = None) -> Any:
 def _check_types(params: Sequence[Any], source: str | None) -> None:
     """Raise ConvertError for a layer whose type has no expression."""
     for param in params:
-        if param.type not in EMITTERS and param.type != "Input":
-            known = layer_class(param.type)
-            kind = "loss" if known.is_loss or param.type == "Accuracy" else "data" if known.bottoms == (0, 0) else ""
+        if param.type not in EXPORTERS and param.type != "Input":
+            facts = layer_class(param.type)
+            kind = "loss" if facts.is_loss or param.type == "Accuracy" else "data" if facts.bottoms == (0, 0) else ""
             reason = REASONS.get(param.type) or KINDS.get(kind, "no combination of standard operators is known for it")
             raise ConvertError(_refusal(source, param, reason))
 
@@ -100,7 +96,7 @@ def _outputs(net: Net) -> list[str]:
     return list(left)
 
 
-def _write_layers(net: Net, g: Graph, shapes: dict[str, tuple[int | None, ...]],
+def _write_layers(net: Net, g: OnnxExporter, shapes: dict[str, tuple[int | None, ...]],
                   outputs: Sequence[str]) -> dict[str, str]:
     """Write all layers; returns the tensor of every blob."""
     last = {top: i for i, layer in enumerate(net.layers) for top in layer.param.top}
@@ -121,18 +117,18 @@ def _write_layers(net: Net, g: Graph, shapes: dict[str, tuple[int | None, ...]],
         site = Site(layer, *([Value(tensors.get(name, ""), shapes[name], net.blobs[name].shape) for name in names]
                              for names in (param.bottom, param.top)))
         try:
-            made = EMITTERS[layer.type](g, site)
+            result = EXPORTERS[layer.type](g, site)
         except SppError as error:
             raise ConvertError(_refusal(net.source, layer, str(error))) from error
-        for name, tensor in zip(param.top, [made] if isinstance(made, str) else made):
-            mine = {output for node in g.nodes[since:] for output in node.output}
-            if tensor not in mine and name not in outputs:
-                tensors[name] = tensor      # handed on as it is
+        for name, tensor in zip(param.top, [result] if isinstance(result, str) else result):
+            new = {output for node in g.nodes[since:] for output in node.output}
+            if tensor not in new and name not in outputs:
+                tensors[name] = tensor      # a bottom, unchanged
                 continue
-            if tensor not in mine:
+            if tensor not in new:
                 tensor = g.add("Identity", tensor)
             final = tensors[f"final {name}"] if last[name] == i else g.unique(f"{name}@{layer.name}")
-            g.finish(tensor, final, since)
+            g.rename(tensor, final, since)
             tensors[name] = final
         if len(g.nodes) == since + 1:
             g.nodes[since].name = layer.name

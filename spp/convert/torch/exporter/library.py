@@ -1,7 +1,9 @@
-"""What Caffe's layers compute and torch has no function for: a generated module carries those of these that it uses.
+"""Functions of Caffe's layers that torch lacks; a generated module contains a copy of those that it uses.
 
-Each function and class here stands alone, needs torch only, and calls no other file of spp.
+The functions and classes need torch only, and no other file of spp.
 """
+# The text is copied into programs of users, which have no need of annotations.
+# mypy: disable-error-code="no-untyped-def"
 import math
 
 import torch

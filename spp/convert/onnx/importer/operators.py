@@ -3,8 +3,8 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from spp.convert.onnx.importer.net import Importer, reads
-from spp.convert.onnx.importer.graph import Folded, attributes, described
+from spp.convert.onnx.importer.net import OnnxImporter, imports
+from spp.convert.onnx.importer.graph import FoldedGraph, attributes, described
 from spp.convert.onnx.importer.maps import clipped_pooling, weights_of
 from spp.errors import ConvertError
 
@@ -13,8 +13,8 @@ FLOAT_MAX = float(np.finfo(np.float32).max)
 
 # --- inner products
 
-@reads("Gemm")
-def gemm(importer: Importer, node: Any) -> None:
+@imports("Gemm")
+def gemm(importer: OnnxImporter, node: Any) -> None:
     found = attributes(node)
     weight, *bias = weights_of(importer, node)
     if found.get("transA", 0):
@@ -22,7 +22,7 @@ def gemm(importer: Importer, node: Any) -> None:
     weight = (weight if found.get("transB", 0) else weight.T) * np.float32(found.get("alpha", 1.0))
     bias = [np.broadcast_to(value, (1, len(weight))).ravel() * np.float32(found.get("beta", 1.0)) for value in bias
             if _fits_row(value, len(weight), node)]
-    _inner_product(importer, node, node.input[0], node.output[0], weight, bias, 1)
+    _inner_product(importer, node, weight, bias, 1)
 
 
 def _fits_row(value: np.ndarray, outputs: int, node: Any) -> bool:
@@ -32,18 +32,19 @@ def _fits_row(value: np.ndarray, outputs: int, node: Any) -> bool:
     return True
 
 
-@reads("MatMul")
-def matmul(importer: Importer, node: Any) -> None:
+@imports("MatMul")
+def matmul(importer: OnnxImporter, node: Any) -> None:
     weight, = weights_of(importer, node)
     rank = len(importer.shape(node.input[0]))
     if weight.ndim != 2 or rank < 2:
         raise ConvertError(f"{described(node)}: only a product of rows with a constant matrix is an InnerProduct, "
                            f"found {rank} and {weight.ndim} axes")
-    _inner_product(importer, node, node.input[0], node.output[0], weight.T, [], rank - 1)
+    _inner_product(importer, node, weight.T, [], rank - 1)
 
 
-def _inner_product(importer: Importer, node: Any, x: str, top: str, weight: Any, bias: list[Any], axis: int) -> None:
-    importer.add("InnerProduct", node, [importer.blob(x, node)], top, [weight, *bias], inner_product_param={
+def _inner_product(importer: OnnxImporter, node: Any, weight: Any, bias: list[Any], axis: int) -> None:
+    x = importer.blob(node.input[0], node)
+    importer.add("InnerProduct", node, [x], weights=[weight, *bias], inner_product_param={
         "num_output": len(weight), **({} if bias else {"bias_term": False}), **({"axis": axis} if axis != 1 else {})})
 
 
@@ -54,30 +55,30 @@ PLAIN = {"Relu": "ReLU", "Sigmoid": "Sigmoid", "Tanh": "TanH", "Abs": "AbsVal", 
 POWERS: dict[str, dict[str, float]] = {"Neg": {"scale": -1}, "Sqrt": {"power": 0.5}, "Reciprocal": {"power": -1}}
 
 
-@reads(*PLAIN)
-def plain(importer: Importer, node: Any) -> None:
+@imports(*PLAIN)
+def plain(importer: OnnxImporter, node: Any) -> None:
     importer.add(PLAIN[node.op_type], node, [importer.blob(node.input[0], node)])
 
 
-@reads(*POWERS)
-def powers(importer: Importer, node: Any) -> None:
+@imports(*POWERS)
+def powers(importer: OnnxImporter, node: Any) -> None:
     importer.add("Power", node, [importer.blob(node.input[0], node)], power_param=POWERS[node.op_type])
 
 
-@reads("LeakyRelu")
-def leaky_relu(importer: Importer, node: Any) -> None:
+@imports("LeakyRelu")
+def leaky_relu(importer: OnnxImporter, node: Any) -> None:
     importer.add("ReLU", node, [importer.blob(node.input[0], node)],
                  relu_param={"negative_slope": attributes(node).get("alpha", 0.01)})
 
 
-@reads("Elu")
-def elu(importer: Importer, node: Any) -> None:
+@imports("Elu")
+def elu(importer: OnnxImporter, node: Any) -> None:
     importer.add("ELU", node, [importer.blob(node.input[0], node)],
                  elu_param={"alpha": attributes(node).get("alpha", 1.0)})
 
 
-@reads("PRelu")
-def prelu(importer: Importer, node: Any) -> None:
+@imports("PRelu")
+def prelu(importer: OnnxImporter, node: Any) -> None:
     slope, = weights_of(importer, node)
     shape = importer.shape(node.input[0])
     aligned = (1,) * (len(shape) - slope.ndim) + slope.shape
@@ -89,8 +90,8 @@ def prelu(importer: Importer, node: Any) -> None:
                  prelu_param={"channel_shared": True} if shared else {})
 
 
-@reads("Clip")
-def clip(importer: Importer, node: Any) -> None:
+@imports("Clip")
+def clip(importer: OnnxImporter, node: Any) -> None:
     found = attributes(node)
     limits = [found.get("min", -FLOAT_MAX), found.get("max", FLOAT_MAX)]
     for i, name in enumerate(node.input[1:3]):
@@ -102,7 +103,7 @@ def clip(importer: Importer, node: Any) -> None:
     clipped(importer, node, node.input[0], *limits)
 
 
-def clipped(importer: Importer, node: Any, x: str, least: float, most: float) -> None:
+def clipped(importer: OnnxImporter, node: Any, x: str, least: float, most: float) -> None:
     """A layer for x held between two numbers."""
     if (least, most) == (0, FLOAT_MAX):
         importer.add("ReLU", node, [importer.blob(x, node)])
@@ -110,13 +111,13 @@ def clipped(importer: Importer, node: Any, x: str, least: float, most: float) ->
         importer.add("Clip", node, [importer.blob(x, node)], clip_param={"min": least, "max": most})
 
 
-@reads("Identity")
-def identity(importer: Importer, node: Any) -> None:
+@imports("Identity")
+def identity(importer: OnnxImporter, node: Any) -> None:
     importer.alias(node.output[0], importer.blob(node.input[0], node))
 
 
-@reads("Dropout")
-def dropout(importer: Importer, node: Any) -> None:
+@imports("Dropout")
+def dropout(importer: OnnxImporter, node: Any) -> None:
     ratio = attributes(node).get("ratio", 0.5)
     training = importer.const(node.input[2]) if len(node.input) > 2 and node.input[2] else np.array(False)
     if len(node.input) > 1 and node.input[1]:
@@ -128,8 +129,8 @@ def dropout(importer: Importer, node: Any) -> None:
     importer.add("Dropout", node, [importer.blob(node.input[0], node)], dropout_param={"dropout_ratio": ratio})
 
 
-@reads("Softmax")
-def softmax(importer: Importer, node: Any) -> None:
+@imports("Softmax")
+def softmax(importer: OnnxImporter, node: Any) -> None:
     shape = importer.shape(node.input[0])
     new = importer.folded.opset >= 13
     axis = attributes(node).get("axis", -1 if new else 1) % len(shape)
@@ -142,8 +143,8 @@ def softmax(importer: Importer, node: Any) -> None:
 
 # --- shapes
 
-@reads("Flatten")
-def flatten(importer: Importer, node: Any) -> None:
+@imports("Flatten")
+def flatten(importer: OnnxImporter, node: Any) -> None:
     rank = len(importer.shape(node.input[0]))
     axis = attributes(node).get("axis", 1)
     axis = axis % rank if axis < 0 else axis
@@ -158,8 +159,8 @@ def flatten(importer: Importer, node: Any) -> None:
     importer.add("Flatten", node, [between], flatten_param={"axis": 0, "end_axis": axis - 1})
 
 
-@reads("Reshape")
-def reshape(importer: Importer, node: Any) -> None:
+@imports("Reshape")
+def reshape(importer: OnnxImporter, node: Any) -> None:
     shape, wanted = importer.shape(node.input[0]), importer.shape(node.output[0])
     blob = importer.blob(node.input[0], node)
     if shape == wanted:
@@ -187,8 +188,8 @@ def reshape(importer: Importer, node: Any) -> None:
         layer.reshape_param.shape.dim.extend(dims)
 
 
-@reads("Squeeze", "Unsqueeze")
-def ones(importer: Importer, node: Any) -> None:
+@imports("Squeeze", "Unsqueeze")
+def ones(importer: OnnxImporter, node: Any) -> None:
     """Axes of 1 taken away or put in, one by one."""
     adds = node.op_type == "Unsqueeze"
     shape, wanted = importer.shape(node.input[0]), importer.shape(node.output[0])
@@ -202,7 +203,7 @@ def ones(importer: Importer, node: Any) -> None:
     edit_axes(importer, node, importer.blob(node.input[0], node), axes, adds)
 
 
-def edit_axes(importer: Importer, node: Any, blob: str, axes: Sequence[int], adds: bool,
+def edit_axes(importer: OnnxImporter, node: Any, blob: str, axes: Sequence[int], adds: bool,
               last: str | None = None) -> None:
     """Axes of 1 put in (ascending) or taken away (descending); the last layer makes `last`, or the node's output."""
     last = last or node.output[0]
@@ -218,14 +219,14 @@ def edit_axes(importer: Importer, node: Any, blob: str, axes: Sequence[int], add
         blob = top
 
 
-@reads("Transpose")
-def transpose(importer: Importer, node: Any) -> None:
+@imports("Transpose")
+def transpose(importer: OnnxImporter, node: Any) -> None:
     order = attributes(node).get("perm") or list(range(len(importer.shape(node.input[0]))))[::-1]
     importer.add("Permute", node, [importer.blob(node.input[0], node)], permute_param={"order": list(order)})
 
 
-@reads("Tile")
-def tile(importer: Importer, node: Any) -> None:
+@imports("Tile")
+def tile(importer: OnnxImporter, node: Any) -> None:
     repeats = [int(n) for n in weights_of(importer, node)[0]]
     blob = importer.blob(node.input[0], node)
     repeated = [axis for axis, count in enumerate(repeats) if count != 1]
@@ -234,15 +235,15 @@ def tile(importer: Importer, node: Any) -> None:
     importer.add("Tile", node, [blob], tile_param={"axis": repeated[0], "tiles": repeats[repeated[0]]})
 
 
-@reads("Concat")
-def concat(importer: Importer, node: Any) -> None:
+@imports("Concat")
+def concat(importer: OnnxImporter, node: Any) -> None:
     axis = attributes(node)["axis"] % len(importer.shape(node.output[0]))
     bottoms = [importer.blob(name, node) for name in node.input]
     importer.add("Concat", node, bottoms, concat_param={"axis": axis} if axis != 1 else {})
 
 
-@reads("Split")
-def split(importer: Importer, node: Any) -> None:
+@imports("Split")
+def split(importer: OnnxImporter, node: Any) -> None:
     shapes = [importer.shape(name) for name in node.output]
     axis = attributes(node).get("axis", 0) % len(shapes[0])
     points = [int(n) for n in np.cumsum([shape[axis] for shape in shapes])[:-1]]
@@ -251,8 +252,8 @@ def split(importer: Importer, node: Any) -> None:
     _slice(importer, node, importer.blob(node.input[0], node), list(node.output), axis, points)
 
 
-@reads("Slice")
-def slice_(importer: Importer, node: Any) -> None:
+@imports("Slice")
+def slice_(importer: OnnxImporter, node: Any) -> None:
     """Each cut axis is a Slice layer, whose other parts are silenced."""
     blob = importer.blob(node.input[0], node)
     cuts = _cuts(importer.folded, node)
@@ -276,12 +277,12 @@ def slice_(importer: Importer, node: Any) -> None:
             tops.append(importer.within(node))
             points.append(high)
         _slice(importer, node, blob, tops, axis, points)
-        silent = importer.net.layer.add(name=importer.unique(f"{top}/silence"), type="Silence")
+        silent = importer.param.layer.add(name=importer.unique(f"{top}/silence"), type="Silence")
         silent.bottom.extend(name for name in tops if name != top)
         blob = top
 
 
-def _cuts(folded: Folded, node: Any) -> list[tuple[int, int, int | None]]:
+def _cuts(folded: FoldedGraph, node: Any) -> list[tuple[int, int, int | None]]:
     """The axes that a Slice cuts at the sizes of a graph, from where to where; None for to the end."""
     found, shape = attributes(node), folded.shape(node.input[0])
     values: list[Any]
@@ -306,7 +307,7 @@ def _cuts(folded: Folded, node: Any) -> list[tuple[int, int, int | None]]:
     return cuts
 
 
-def _slice(importer: Importer, node: Any, blob: str, tops: list[str], axis: int, points: list[int]) -> None:
+def _slice(importer: OnnxImporter, node: Any, blob: str, tops: list[str], axis: int, points: list[int]) -> None:
     layer = importer.add("Slice", node, [blob], tops[0], slice_param={
         **({"slice_point": points} if points else {}), **({"axis": axis} if axis != 1 else {})})
     layer.top.extend(tops[1:])
@@ -314,15 +315,15 @@ def _slice(importer: Importer, node: Any, blob: str, tops: list[str], axis: int,
         importer.alias(name, name)
     unused = [name for name in tops if name in node.output and not importer.folded.readers[name]]
     if unused:
-        silent = importer.net.layer.add(name=importer.unique(f"{tops[0]}/silence"), type="Silence")
+        silent = importer.param.layer.add(name=importer.unique(f"{tops[0]}/silence"), type="Silence")
         silent.bottom.extend(unused)
 
 
 REDUCTIONS = {"ReduceSum": 1, "ReduceL1": 2, "ReduceSumSquare": 3, "ReduceMean": 4}
 
 
-@reads(*REDUCTIONS, "ReduceMax")
-def reduction(importer: Importer, node: Any) -> None:
+@imports(*REDUCTIONS, "ReduceMax")
+def reduction(importer: OnnxImporter, node: Any) -> None:
     found, shape = attributes(node), importer.shape(node.input[0])
     given: Any = found.get("axes")
     if given is None and len(node.input) > 1 and node.input[1]:

@@ -1,31 +1,20 @@
-"""The parts of a torch module's source that grow while the layers of a net are written, one after the other."""
+"""The source of a torch module, written layer by layer, and the table of the layers' exporters."""
 import ast
 import inspect
 from typing import Any, Callable
 
 import numpy as np
 
-from spp.convert.torch import helpers as torch_helpers
+from spp.convert.registry import registrar
+from spp.convert.torch.exporter import library
 from spp.convert.torch.names import attributes, folded_scales, identifier
 from spp.layers import Layer
 
-# What stands for a layer's tops: an expression for each, in which bottoms are variables.
-Emit = Callable[["Writer", Layer, list[str]], list[str]]
-EMITTERS: dict[str, Emit] = {}
-HELPERS = [name for name, value in vars(torch_helpers).items() if getattr(value, "__module__", "") ==
-           torch_helpers.__name__]
+LIBRARY = [name for name, value in vars(library).items() if getattr(value, "__module__", "") ==
+           library.__name__]
 
 
-def emits(*types: str) -> Callable[[Emit], Emit]:
-    """Decorator: the function writes layers of these types. Called with the writer, the layer, and its bottoms'
-    variables, it returns an expression for each top, or one for all where it is a call that returns several."""
-    def enter(function: Emit) -> Emit:
-        EMITTERS.update(dict.fromkeys(types, function))
-        return function
-    return enter
-
-
-class Writer:
+class TorchExporter:
     """The source of a class: lines of __init__ and of forward, and the variables that hold the blobs."""
 
     def __init__(self, net: Any) -> None:
@@ -55,7 +44,7 @@ class Writer:
     def variable(self, blob: str) -> str:
         """The variable for a blob's name."""
         if blob not in self._names:
-            taken = {"self", "torch", "nn", "F", "math", "tuple", "range", "len", "dict", "Net", *HELPERS,
+            taken = {"self", "torch", "nn", "F", "math", "tuple", "range", "len", "dict", "Net", *LIBRARY,
                      *self._names.values()}
             self._names[blob] = identifier(blob, taken)
         return self._names[blob]
@@ -77,16 +66,23 @@ class Writer:
             self.lines.append(f"{self.variable(top)} = {expression}")
 
 
-def helpers_in(text: str) -> list[str]:
+# Called with the layer and the variables of its bottoms, an exporter returns an expression for each top, or a single
+# expression if that is a call that returns several.
+Export = Callable[[TorchExporter, Any, list[str]], list[str]]
+EXPORTERS: dict[str, Export] = {}      # by layer type
+exports = registrar(EXPORTERS)
+
+
+def library_functions(text: str) -> list[str]:
     """The sources of the helpers that a text uses, and of those that they use, in their file's order."""
     found: set[str] = set()
     queue = [text]
     while queue:
         words = {node.id for node in ast.walk(ast.parse(queue.pop())) if isinstance(node, ast.Name)}
-        for name in [name for name in HELPERS if name in words and name not in found]:
+        for name in [name for name in LIBRARY if name in words and name not in found]:
             found.add(name)
-            queue.append(inspect.getsource(getattr(torch_helpers, name)))
-    return [inspect.getsource(getattr(torch_helpers, name)) for name in HELPERS if name in found]
+            queue.append(inspect.getsource(getattr(library, name)))
+    return [inspect.getsource(getattr(library, name)) for name in LIBRARY if name in found]
 
 
 def number(value: float) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from spp.convert.extras import need
+from spp.convert.onnx.metadata import StoredParameter
+from spp.convert.registry import registrar
 
 onnx = need("onnx", "onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
@@ -22,7 +24,7 @@ ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 
 @dataclass
 class Value:
-    """A tensor: its name, its sizes, None where they vary, and what the sizes are in the net as given."""
+    """A tensor: its name, its shape with None for sizes that vary, and its shape in the net at its own input sizes."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -35,7 +37,7 @@ class Value:
 
 @dataclass
 class Site:
-    """A layer in its net: the layer (set up and reshaped), its bottoms, and its tops, which have no tensors yet."""
+    """A layer (set up and reshaped) with its bottoms, and its tops, which have no tensors yet."""
 
     layer: Any
     bottoms: list[Value]
@@ -50,42 +52,35 @@ class Site:
         return self.bottoms[0]
 
 
-Emitter = Callable[["Graph", Site], str | list[str]]
-EMITTERS: dict[str, Emitter] = {}
-
-
-def emits(*types: str) -> Callable[[Emitter], Emitter]:
-    """Decorator: the function writes layers of these types; it returns the names of the tops' tensors."""
-    def enter(function: Emitter) -> Emitter:
-        EMITTERS.update(dict.fromkeys(types, function))
-        return function
-    return enter
-
-
 def values(blob: Any) -> np.ndarray:
     """A blob's data on the host."""
     return np.asarray(blob.backend.to_host(blob.data))
 
 
-class Graph:
-    """Nodes and constants; `owner` is the layer that is being written, whose name the nodes' names begin with."""
+class OnnxExporter:
+    """The nodes and constants of a graph; in the exporters of layers it is called `g`.
+
+    owner: the name of the layer that is being written, which the names of its nodes begin with. parameters: by layer
+    and index of a parameter, what `metadata` needs to find its values in the file again.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.owner = ""
+        self.parameters: dict[tuple[str, int], StoredParameter] = {}
         self._constants: dict[Any, str] = {}
         self._sizes: dict[tuple[str, int], str] = {}
-        self._taken: set[str] = set()
+        self._names: set[str] = set()
 
-    def unique(self, wanted: str) -> str:
-        """A tensor's or node's name that no other has."""
-        name, number = wanted, 1
-        while name in self._taken:
+    def unique(self, name: str) -> str:
+        """The name, with a number appended if a tensor or node has it already."""
+        result, number = name, 1
+        while result in self._names:
             number += 1
-            name = f"{wanted}#{number}"
-        self._taken.add(name)
-        return name
+            result = f"{name}#{number}"
+        self._names.add(result)
+        return result
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """A node of one output; returns the output's name."""
@@ -98,23 +93,35 @@ class Graph:
         self.nodes.append(helper.make_node(op, inputs, names, name=name, **attributes))
         return names
 
-    def const(self, values: Any, dtype: Any = np.float32, name: str | None = None) -> str:
-        """A constant tensor, or the one of the same values; `name` for weights."""
-        array = np.asarray(values, dtype, order="C")
-        key = array.dtype, array.shape, array.tobytes()
-        if key not in self._constants:
-            self._constants[key] = self.unique(name or f"{self.owner}/const")
-            self.initializers.append(numpy_helper.from_array(array, self._constants[key]))
-        return self._constants[key]
+    def const(self, values: Any, dtype: Any = np.float32) -> str:
+        """A constant tensor; equal constants are one tensor."""
+        return self._initializer(np.asarray(values, dtype, order="C"), f"{self.owner}/const")
 
     def ints(self, *values: int) -> str:
         """A constant int64 tensor of one axis."""
         return self.const(values, np.int64)
 
-    def weight(self, layer: Any, index: int, change: Callable[[np.ndarray], np.ndarray] = lambda array: array) -> str:
-        """A layer's parameter, changed by a function, as a constant."""
-        kind = ("weight", "bias")[index] if index < 2 else f"param{index}"
-        return self.const(change(values(layer.blobs[index])), name=f"{layer.name}.{kind}")
+    def weight(self, layer: Any, index: int, transposed: bool = False, ones: int = 0, name: str | None = None,
+               array: np.ndarray | None = None) -> str:
+        """A layer's parameter as a constant, transposed, or with axes of 1 appended.
+
+        array: values of the same shape to write in place of the parameter's own.
+        """
+        blob = layer.blobs[index]
+        array = values(blob) if array is None else array
+        array = array.T if transposed else array.reshape(array.shape + (1,) * ones)
+        name = f"{layer.name}.{name or ('weight', 'bias', f'param{index}')[min(index, 2)]}"
+        tensor = self._initializer(np.asarray(array, np.float32, order="C"), name, id(blob.memory))
+        self.parameters[layer.name, index] = StoredParameter(tensor, blob.shape, transposed)
+        return tensor
+
+    def _initializer(self, array: np.ndarray, name: str, memory: int = 0) -> str:
+        """The initializer of an array; `memory` tells parameters, which a user may edit one by one, apart."""
+        key = memory, array.dtype, array.shape, array.tobytes()
+        if key not in self._constants:
+            self._constants[key] = self.unique(name)
+            self.initializers.append(numpy_helper.from_array(array, self._constants[key]))
+        return self._constants[key]
 
     # --- sizes
 
@@ -171,8 +178,8 @@ class Graph:
         y = self.add("MatMul", x, weight)
         return self.add("Add", y, bias) if bias else y
 
-    def finish(self, old: str, new: str, since: int) -> None:
-        """Give a tensor that the nodes from number `since` on made its final name."""
+    def rename(self, old: str, new: str, since: int) -> None:
+        """Rename a tensor in the nodes from number `since` on."""
         for node in self.nodes[since:]:
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
@@ -180,5 +187,10 @@ class Graph:
                         names[i] = new
 
 
-__all__ = ["ARITHMETIC", "EMITTERS", "END", "Graph", "Site", "Size", "TensorProto", "Value", "emits", "helper", "onnx",
+# An exporter returns the tensors of the layer's tops.
+Export = Callable[[OnnxExporter, Site], str | list[str]]
+EXPORTERS: dict[str, Export] = {}      # by layer type
+exports = registrar(EXPORTERS)
+
+__all__ = ["END", "EXPORTERS", "OnnxExporter", "Site", "Size", "TensorProto", "Value", "exports", "helper", "onnx",
            "values"]

@@ -2,9 +2,11 @@
 import math
 import re
 from collections import Counter
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
-from spp.convert.cuda_convnet.text import Section
+from spp.convert.cuda_convnet.sections import Section
+from spp.convert.net_builder import NetBuilder
+from spp.convert.registry import registrar
 from spp.errors import ConvertError
 from spp.proto import caffe_pb2
 
@@ -24,50 +26,42 @@ NEURONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 Shape = tuple[int, ...]
 
 
-class Net:
-    """The net that grows section by section; `made` holds each section's blob and its shape without the batch."""
+class CudaConvnetImporter(NetBuilder):
+    """The net that is built section by section.
+
+    blobs: the blob of each section and its shape without the batch. levels: for sections that may be levels of a
+    pyramid, their source, bins and method. rates: the learning rate and weight decay by layer and parameter index.
+    """
 
     def __init__(self, name: str, layers: dict[str, Section], shapes: Mapping[str, Sequence[int]],
                  learns: bool) -> None:
-        self.param = caffe_pb2.NetParameter(name=name)
+        super().__init__(name)
         self.layers, self.learns = layers, learns
         self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
         unknown = [key for key in shapes if key not in layers or layers[key].text("type", "") != "data"]
         if unknown:
             raise ConvertError(f"a shape is given for {unknown[0]!r}, which is no data layer")
         self.readers = Counter(name for section in layers.values() for name in section.names("inputs", []))
-        self.made: dict[str, tuple[str, Shape]] = {}
-        self.levels: dict[str, tuple[str, int, str]] = {}       # of a pyramid: source, bins, method
-        self.rates: dict[tuple[str, int], tuple[float, float]] = {}     # by layer and parameter: rate, decay
+        self.blobs: dict[str, tuple[str, Shape]] = {}
+        self.levels: dict[str, tuple[str, int, str]] = {}
+        self.rates: dict[tuple[str, int], tuple[float, float]] = {}
         self.momenta: set[float] = set()
 
     # --- helpers
 
     def add(self, kind: str, name: str, bottoms: Sequence[str], top: str | None = None, **params: Any) -> Any:
-        """Append a layer; `params` are the fields of its parameter messages."""
-        layer = self.param.layer.add(name=name, type=kind, bottom=bottoms)
-        layer.top.append(top or name)
-        for field, values in params.items():
-            message = getattr(layer, field)
-            message.SetInParent()
-            for key, value in values.items():
-                if isinstance(value, list):
-                    getattr(message, key).extend(value)
-                elif isinstance(value, dict):
-                    getattr(message, key).MergeFrom(caffe_pb2.FillerParameter(**value))
-                else:
-                    setattr(message, key, value)
-        return layer
+        """Append a layer with one top, named as the layer if not given."""
+        return self.add_layer(kind, name, bottoms, [top or name], **params)
 
     def inputs(self, section: Section, count: int | None = None) -> list[tuple[str, Shape]]:
         """The blobs of the section's inputs with their shapes."""
         names = section.names("inputs")
         for name in names:
-            if name not in self.made:
+            if name not in self.blobs:
                 raise section.error("inputs", f"input {name!r} is not defined before this layer")
         if count is not None and len(names) != count:
             raise section.error("inputs", f"takes {count} input(s), found {len(names)}")
-        return [self.made[name] for name in names]
+        return [self.blobs[name] for name in names]
 
     def image(self, section: Section, blob: str, shape: Shape, channels: int) -> int:
         """The height, and width, of an input that is an image; its channels are as the section says."""
@@ -82,7 +76,7 @@ class Net:
         if rate:
             self.add("Dropout", f"{section.name}_dropout", [blob], blob,
                      dropout_param={"dropout_ratio": rate, "scale_train": False})
-        self.made[section.name] = self.neuron(section, blob), shape
+        self.blobs[section.name] = self.neuron(section, blob), shape
 
     def neuron(self, section: Section, blob: str, first: str | None = None) -> str:
         """The neuron function over a blob, in place or with the first layer's top named; returns its values' blob."""
@@ -169,7 +163,7 @@ class Net:
 
     def joined(self, names: Sequence[str], name: str) -> tuple[str, Shape]:
         """Several layers' outputs as one vector, each flattened; levels of one map's pyramid become an SPP layer."""
-        units = sum(math.prod(self.made[each][1]) for each in names)
+        units = sum(math.prod(self.blobs[each][1]) for each in names)
         levels = [self.levels.get(each) for each in names]
         if all(level is not None and level[0::2] == (levels[0] or level)[0::2] for level in levels) and all(
                 self.readers[each] == 1 for each in names):
@@ -183,8 +177,8 @@ class Net:
             if method == "AVE":
                 layer.spp_param.pool = layer.spp_param.AVE
             return layer.name, (units,)
-        flat = [self.made[each][0] if len(self.made[each][1]) == 1 else self.add(
-            "Flatten", f"{each}_flat", [self.made[each][0]]).name for each in names]
+        flat = [self.blobs[each][0] if len(self.blobs[each][1]) == 1 else self.add(
+            "Flatten", f"{each}_flat", [self.blobs[each][0]]).name for each in names]
         return self.add("Concat", name, flat).name, (units,)
 
     def cost(self, section: Section, kind: str, bottoms: list[str], **params: Any) -> None:
@@ -219,3 +213,8 @@ class Net:
                     if multiple != 1:
                         setattr(layer.param[i], field, multiple)
         return result
+
+
+Import = Callable[[CudaConvnetImporter, Section], None]
+IMPORTERS: dict[str, Import] = {}      # by section type
+imports = registrar(IMPORTERS)
