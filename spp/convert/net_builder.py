@@ -3,13 +3,14 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from spp.convert.unique import unique_name
 from spp.proto import arrays, caffe_pb2
 
 
 class NetBuilder:
     """A NetParameter that grows layer by layer.
 
-    param: the net so far; its layers hold their weights.
+    param: the net so far, with weights in its layers.
     """
 
     def __init__(self, name: str) -> None:
@@ -18,12 +19,7 @@ class NetBuilder:
 
     def unique(self, name: str) -> str:
         """The name, with a number appended if a layer or blob has it already."""
-        result, number = name, 1
-        while result in self._names:
-            number += 1
-            result = f"{name}_{number}"
-        self._names.add(result)
-        return result
+        return unique_name(name, self._names, "_")
 
     def add_layer(self, kind: str, name: str, bottoms: Sequence[str], tops: Sequence[str],
                   weights: Sequence[Any] = (), **params: dict[str, Any]) -> Any:

@@ -179,7 +179,7 @@ def test_the_program_there_and_back(tmp_path, make, shapes):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ("--to torch --output net.py --mean 1", "--mean and --scale go with --to onnx; convert_weights notes them in a "
+    ("--to torch --output net.py --mean 1", "--mean and --scale go with --to onnx; convert_weights records them in a "
      "torch file"),
     ("--from onnx --output net.prototxt --scale 1", "--mean and --scale go with --to onnx; a prototxt has "
      "transform_param for them"),

@@ -29,7 +29,7 @@ def model(body, opset=17, **tensors):
 
 
 def assert_agree(made, path, shapes=(None,), given=None):
-    """Hold the imported net to onnxruntime, at several sizes of the first input; returns it."""
+    """Compare the imported net with onnxruntime, at several sizes of the first input; returns the net."""
     onnx.save(made, path)
     net = Net(spp_onnx.read(path, given), device="cpu")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -130,7 +130,7 @@ CASES = [
 
 @pytest.mark.parametrize("body, tensors, expected", CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_an_operator(tmp_path, body, tensors, expected):
-    if "zero" in tensors:       # Unsqueeze wants a list of axes
+    if "zero" in tensors:       # Unsqueeze needs a list of axes
         body = body.replace("Unsqueeze (b, zero)", "Unsqueeze (b, first)")
         tensors = {**tensors, "first": INT([0])}
     net = assert_agree(model(body, **tensors), str(tmp_path / "net.onnx"))
@@ -151,7 +151,7 @@ def test_sizes_that_the_file_leaves_open(tmp_path):
     made = model("c = Conv (x, w)\ny = MaxPool <kernel_shape=[2,2], strides=[2,2], pads=[0,0,0,0]> (c)",
                  x=("n", 3, "h", "v"), w=[4, 3, 3, 3])
     net = assert_agree(made, path, [(2, 3, 9, 12), (1, 3, 8, 7)], {"x": (1, 3, 6, 8)})
-    assert net.layers[-1].param.pooling_param.round_mode == 1      # 6 x 8 alone could not tell
+    assert net.layers[-1].param.pooling_param.round_mode == 1      # 6 x 8 alone does not determine it
     with pytest.raises(ConvertError, match=re.escape("input 'x' is ? x 3 x ? x ?; give its sizes (as x=1,3,224,224)")):
         spp_onnx.read(path)
     with pytest.raises(ConvertError, match="no input 'z'; the inputs are x"):
@@ -172,9 +172,9 @@ REFUSED = [
     (PADDED + "y = Relu (p)", dict(x=MAP, pads=AROUND), "reads a padded map"),
     ("p = Pad <mode=\"reflect\"> (x, pads)\ny = Relu (p)", dict(x=MAP, pads=AROUND), "mode 'reflect'"),
     ("y = LRN <size=4> (x)", dict(x=MAP), "an odd local_size, found size 4"),
-    ("y = Gemm <transA=1> (x, w)", dict(x=(2, 5), w=[2, 4]), "transA turns the batch"),
+    ("y = Gemm <transA=1> (x, w)", dict(x=(2, 5), w=[2, 4]), "transA transposes the batch"),
     ("y = MatMul (x, z)", dict(x=(2, 5), z=(5, 2)), "its weights 'z' are computed from the inputs"),
-    ("y = PRelu (x, s)", dict(x=MAP, s=[7, 10]), "one slope, or one a channel; found (7, 10)"),
+    ("y = PRelu (x, s)", dict(x=MAP, s=[7, 10]), "one slope, or one per channel; found (7, 10)"),
     ("y = Slice (x, s, e, a, t)", dict(x=MAP, s=INT([0]), e=INT([7]), a=INT([2]), t=INT([2])), "found steps [2]"),
     ("y = Min (x, z)", dict(x=MAP, z=MAP), "SUM, PROD and MAX of arrays of one shape"),
     ("y = Pow (x, z)", dict(x=MAP, z=MAP), "only one constant number can be the exponent"),

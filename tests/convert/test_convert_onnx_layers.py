@@ -170,10 +170,12 @@ def test_a_layer_and_back(row, tmp_path):
             np.testing.assert_array_equal(again.data, blob.data)
     for layer in read.layer:
         del layer.blobs[:]
-    given = parse_net(text(row))
-    for layer in given.layer:
+    expected = parse_net(text(row))
+    for layer in expected.layer:
         del layer.blobs[:]
-    assert read == given
+        if "Depthwise" in layer.type:
+            layer.convolution_param.ClearField("group")     # always the number of channels
+    assert read == expected
 
 
 @pytest.mark.parametrize("row", [

@@ -7,7 +7,7 @@ import pytest
 
 import test_every_layer as battery
 from every_layer_rows import GAUSS, ROWS, Row
-from spp.convert.torch.names import TAKEN
+from spp.convert.torch.names import RESERVED
 from spp.errors import ConvertError
 from spp.layers import TEST, TRAIN
 from spp.net import Net
@@ -128,8 +128,8 @@ def test_constants_and_parameters_are_part_of_the_module():
      "layer 'c' (Convolution) cannot be converted to torch: has 4 spatial axes; torch has convolutions over 1 to 3"),
     ("layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 1 dim: 2 dim: 6 dim: 6 } } } "
      "layer { name: 'p' type: 'Pooling' bottom: 'x' top: 'y' top: 'z' pooling_param { pool: MAX "
-     "kernel_size: 3 pad: 2 } }", "layer 'p' (Pooling) cannot be converted to torch: torch tells the places of "
-     "maxima only where pad is at most half of the kernel"),
+     "kernel_size: 3 pad: 2 } }", "layer 'p' (Pooling) cannot be converted to torch: torch returns the indices "
+     "of maxima only if pad is at most half of the kernel"),
     ("layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 2 dim: 3 } } } "
      "layer { name: 'a' type: 'InnerProduct' bottom: 'x' top: 'a' param { name: 'w' } inner_product_param { "
      "num_output: 2 bias_term: false } } layer { name: 'b' type: 'InnerProduct' bottom: 'a' top: 'b' param { "
@@ -164,7 +164,7 @@ def test_names_become_identifiers_that_do_not_collide():
 
 
 def test_the_attributes_of_a_module_are_all_known():
-    assert {name for name in dir(torch.nn.Module()) if not name.startswith("_")} <= TAKEN
+    assert {name for name in dir(torch.nn.Module()) if not name.startswith("_")} <= RESERVED
 
 
 def test_the_source_is_the_modules_own_and_can_be_inspected():

@@ -6,6 +6,7 @@ from typing import Any
 
 from spp.convert.cuda_convnet.importer import CudaConvnetImporter, imports
 from spp.convert.cuda_convnet.sections import Section
+from spp.layers.base import format_shape
 from spp.ops.spp import is_exact
 from spp.proto import caffe_pb2
 
@@ -15,10 +16,10 @@ def data(importer: CudaConvnetImporter, section: Section) -> None:
     readers = [other.text("type") for other in importer.layers.values()
                if section.name in other.names("inputs", [])]
     shape = importer.shapes.get(section.name)
-    if shape is None and importer.shapes and set(readers) == {"cost.logreg"}:       # labels: one an image
+    if shape is None and importer.shapes and set(readers) == {"cost.logreg"}:       # labels: one per image
         shape = next(iter(importer.shapes.values()))[:1]
     if shape is None:
-        raise section.error("type", "how large its images are, only the data provider knows: give the shape "
+        raise section.error("type", "only the data provider knows the size of its images: give the shape "
                                     f"(as {section.name}=128,3,224,224)")
     layer = importer.add("Input", section.name, [])
     layer.input_param.shape.add(dim=shape)
@@ -30,31 +31,30 @@ def data(importer: CudaConvnetImporter, section: Section) -> None:
 @imports("conv")
 def conv(importer: CudaConvnetImporter, section: Section) -> None:
     inputs = importer.inputs(section)
-    section.refuse("randsparse", "which channels its filters see is drawn at random")
+    section.refuse("randsparse", "the channels of its filters are chosen at random")
     if section.text("sharedbiases", "true").lower() not in ("true", "1"):
-        raise section.error("sharedbiases", "a bias for each place is none of Caffe's parameters")
+        raise section.error("sharedbiases", "Caffe has no bias for each place")
     maps, shapes = [], set()
     for i, (blob, shape) in enumerate(inputs):
         channels, filters, kernel = (section.listed(option, len(inputs), whole=True)[i]
                                      for option in ("channels", "filters", "filterSize"))
         group, pad, stride = (section.listed(option, len(inputs), default, whole=True)[i]
                               for option, default in (("groups", 1), ("padding", 0), ("stride", 1)))
-        room = importer.image(section, blob, shape, channels) + 2 * pad - kernel
-        if room < 0 or stride < 1:
+        length = importer.image(section, blob, shape, channels) + 2 * pad - kernel
+        if length < 0 or stride < 1:
             raise section.error("filtersize", f"a filter of {kernel} with stride {stride} does not fit into "
-                                              f"{' x '.join(map(str, shape))} with padding {pad}")
-        beyond = room % stride != 0         # cuda-convnet rounds up, Caffe down
+                                              f"{format_shape(shape)} with padding {pad}")
+        partial = length % stride != 0         # cuda-convnet rounds up, Caffe down
         param: dict[str, Any] = {"num_output": filters * group, "kernel_size": [kernel]}
         for field, value, usual in (("stride", [stride], [1]), ("group", group, 1),
-                                    ("pad", [pad + stride * beyond], [0])):
+                                    ("pad", [pad + stride * partial], [0])):
             if value != usual:
                 param[field] = value
-        count = -(-room // stride) + 1
+        count = -(-length // stride) + 1
         shapes.add((filters * group, count, count))
-        top = importer.weights(section, "Convolution", "convolution_param", blob, param, i, len(inputs) == 1,
-                               "_all" if beyond else "")
-        # padding that is a stride too wide gives the last window, and a first one that goes
-        maps.append(importer.cut(top, f"{top}_all", 1, keep=1, top=top) if beyond else top)
+        top = importer.weights(section, "Convolution", blob, param, i, len(inputs) == 1, "_all" if partial else "")
+        # padding that is larger by a stride gives the last window, and a first one, which is cut off
+        maps.append(importer.cut(top, f"{top}_all", 1, keep=1, top=top) if partial else top)
     if len(shapes) > 1:
         raise section.error("inputs", "its inputs give maps of different shapes")
     importer.finish(section, importer.summed(section, maps), shapes.pop())
@@ -66,8 +66,8 @@ def fc(importer: CudaConvnetImporter, section: Section) -> None:
     alike = all(len(set(section.names(option, [""]))) == 1 for option in ("initw", "epsw", "momw", "wc"))
     if alike and len(inputs) > 1:
         inputs = [importer.joined(section.names("inputs"), f"{section.name}_inputs")]
-    products = [importer.weights(section, "InnerProduct", "inner_product_param", blob, {"num_output": outputs}, i,
-                                 len(inputs) == 1) for i, (blob, _) in enumerate(inputs)]
+    products = [importer.weights(section, "InnerProduct", blob, {"num_output": outputs}, i, len(inputs) == 1)
+                for i, (blob, _) in enumerate(inputs)]
     importer.finish(section, importer.summed(section, products), (outputs,))
 
 
@@ -93,8 +93,8 @@ def pool(importer: CudaConvnetImporter, section: Section) -> None:
         param["stride"] = stride
     if pad:
         if method == "AVE":
-            raise section.error("start", "start is negative, and where a window leaves the map cuda-convnet's "
-                                         "average is of the map alone, Caffe's of the padding too")
+            raise section.error("start", "start is negative, and if a window leaves the map cuda-convnet's "
+                                         "average is of the map only, Caffe's of the padding too")
         if pad >= kernel:
             raise section.error("start", f"start={start} puts windows of {kernel} wholly outside the map")
         param["pad"] = pad
@@ -102,7 +102,7 @@ def pool(importer: CudaConvnetImporter, section: Section) -> None:
         param["round_mode"] = 1
     elif windows > up:
         raise section.error("outputsx", f"outputsX={windows}: Caffe has {up} windows of {kernel} with stride "
-                                        f"{stride} on this map, and none that begins beyond it")
+                                        f"{stride} on this map, and none that starts outside it")
     top = section.name
     if windows in (up, down):
         importer.add("Pooling", top, [blob], pooling_param=param)
@@ -163,7 +163,7 @@ def _elementwise(importer: CudaConvnetImporter, section: Section, param: dict[st
     inputs = importer.inputs(section)
     if len(inputs) < 2 or len({shape for _, shape in inputs}) > 1:
         raise section.error("inputs", "needs two inputs or more of one shape, found "
-                            + ", ".join(" x ".join(map(str, shape)) for _, shape in inputs))
+                            + ", ".join(format_shape(shape) for _, shape in inputs))
     importer.add("Eltwise", section.name, [blob for blob, _ in inputs], eltwise_param=param)
     importer.finish(section, section.name, inputs[0][1])
 
@@ -205,7 +205,7 @@ def softmax(importer: CudaConvnetImporter, section: Section) -> None:
     layer = importer.add("Softmax", section.name, [blob])
     readers = [other for other in importer.layers.values() if section.name in other.names("inputs", [])]
     if readers and all(other.text("type", "") == "cost.logreg" for other in readers):
-        layer.include.add(phase=caffe_pb2.TEST)     # in training SoftmaxWithLoss has its own
+        layer.include.add(phase=caffe_pb2.TEST)     # in training SoftmaxWithLoss computes it
     importer.finish(section, section.name, shape)
 
 
@@ -244,6 +244,6 @@ def cost_sum2(importer: CudaConvnetImporter, section: Section) -> None:
 
 def _windows(size: int, kernel: int, pad: int, stride: int, ceil: bool) -> int:
     """The number of windows of Caffe's Pooling along an axis; not positive if the kernel does not fit."""
-    room = size + 2 * pad - kernel
-    count = (-(-room // stride) if ceil else room // stride) + 1
+    length = size + 2 * pad - kernel
+    count = (-(-length // stride) if ceil else length // stride) + 1
     return count - 1 if pad and (count - 1) * stride >= size + pad else count

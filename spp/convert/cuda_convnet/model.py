@@ -13,15 +13,15 @@ import_modules("spp.convert.cuda_convnet")
 
 REASONS = {
     "local": "its filters differ from place to place, and Caffe has no layer for that",
-    "cnorm": "contrast normalisation (by the variance) is none of Caffe's layers",
-    "cmpool": "pooling across maps is none of Caffe's layers",
-    "sfc": "a fully connected layer in parts is none of Caffe's layers",
+    "cnorm": "Caffe has no layer of contrast normalisation (by the variance)",
+    "cmpool": "Caffe has no layer of pooling across maps",
+    "sfc": "Caffe has no fully connected layer in parts",
     **dict.fromkeys(("nailbed", "blur", "href", "resize", "rscale", "crop", "rgb2yuv", "rgb2lab"),
                     "it prepares images; do that before the net, in transform_param or a tool"),
     **dict.fromkeys(("cost.ce", "cost.dce"), "Caffe's losses take another form of labels, or report other numbers"),
 }
-# Options that say how, or on what, to compute, or what to report; not what is computed.
-NO_MATTER = ("gpu", "partialsum", "sumwidth", "dataidx", "topk", "supereps", "supermom")
+# Options of speed, devices and reports, which do not change what is computed.
+IGNORED = ("gpu", "partialsum", "sumwidth", "dataidx", "topk", "supereps", "supermom")
 
 
 def convert(definition: str, parameters: str | None, prototxt: str, solver: str | None,
@@ -29,7 +29,7 @@ def convert(definition: str, parameters: str | None, prototxt: str, solver: str 
     """Write the net of a layer definition file, and from the layer parameters its solver; both or neither.
 
     shapes: of the data layers, with the batch: images N x C x H x W with H = W. Raises ConvertError for a layer
-    or an option that Caffe has not; the message has its file and line.
+    or an option that Caffe lacks; the message has its file and line.
     """
     net, rates = read(definition, parameters, shapes)
     with replacing(prototxt, ConvertError) as temporary:
@@ -44,8 +44,8 @@ def convert(definition: str, parameters: str | None, prototxt: str, solver: str 
 def read(definition: str, parameters: str | None, shapes: Mapping[str, Sequence[int]]) -> tuple[Any, Any]:
     """The NetParameter, and the SolverParameter (with parameters: rate, momentum and decay); raises as `convert`."""
     layers = sections(definition)
-    given = sections(parameters) if parameters is not None else {}
-    for name, section in given.items():
+    options = sections(parameters) if parameters is not None else {}
+    for name, section in options.items():
         if name not in layers:
             raise ConvertError(f"{section.where}: no layer {name!r} in {definition}")
         layers[name].add(section)
@@ -57,6 +57,6 @@ def read(definition: str, parameters: str | None, shapes: Mapping[str, Sequence[
             reason = REASONS.get(kind, f"no such type is known; known are {', '.join(IMPORTERS)}")
             raise section.error("type", f"type={kind} cannot be converted: {reason}")
         IMPORTERS[kind](importer, section)
-        section.check_all_read(NO_MATTER)
+        section.check_all_read(IGNORED)
     rates = importer.solver()
     return importer.param, rates

@@ -48,7 +48,7 @@ def roi_pooling(g: OnnxExporter, site: Site) -> str:
 
 @exports("PSROIPooling")
 def position_sensitive(g: OnnxExporter, site: Site) -> str:
-    """Means over bins from sums over all pixels above and to the left, in double precision."""
+    """Means over bins, as differences of sums over all pixels above and to the left, in double precision."""
     outputs, group = site.layer.outputs, site.layer.group
     rois = g.reshape(site.bottoms[1].name, [-1, 5])
     total = g.add("Cast", g.add("Pad", site.x.name, g.ints(0, 0, 1, 1, 0, 0, 0, 0)), to=TensorProto.DOUBLE)
@@ -74,7 +74,7 @@ def position_sensitive(g: OnnxExporter, site: Site) -> str:
 
 
 def _group_bins(g: OnnxExporter, site: Site, rois: str, axis: int) -> tuple[str, str]:
-    """First row (or column) of each bin, and the one behind its last: R x 1 x bins x 1 (or R x 1 x 1 x bins)."""
+    """First row (or column) of each bin, and last + 1: R x 1 x bins x 1 (or R x 1 x 1 x bins)."""
     group, scale, column = site.layer.group, site.layer.scale, 4 - axis
     corners = []
     for which in (column, column + 2):
@@ -98,7 +98,7 @@ def _group_bins(g: OnnxExporter, site: Site, rois: str, axis: int) -> tuple[str,
 
 @exports("PriorBox")
 def prior_box(g: OnnxExporter, site: Site) -> str:
-    """Constants where the sizes of map and image are fixed, else computed from them."""
+    """The boxes are constants if the sizes of map and image are fixed; otherwise they are computed from them."""
     layer, p = site.layer, site.param.prior_box_param
     cells = [g.size(site.x, axis) for axis in (2, 3)]
     image = [g.const([size]) for size in layer.image] if layer.image else [

@@ -1,6 +1,6 @@
-"""An ONNX graph that grows by a node at a time, and the table of the functions that write Caffe layers into it.
+"""An ONNX graph, built node by node, and the table of the layers' exporters.
 
-A size is an int where it is fixed, else the name of an int64 tensor of one element that the graph computes.
+A size is an int if it is fixed; otherwise it is the name of an int64 tensor of one element that the graph computes.
 """
 import operator
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 from spp.convert.extras import need
 from spp.convert.onnx.metadata import StoredParameter
 from spp.convert.registry import registrar
+from spp.convert.unique import unique_name
 
 onnx = need("onnx", "onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
@@ -75,19 +76,14 @@ class OnnxExporter:
 
     def unique(self, name: str) -> str:
         """The name, with a number appended if a tensor or node has it already."""
-        result, number = name, 1
-        while result in self._names:
-            number += 1
-            result = f"{name}#{number}"
-        self._names.add(result)
-        return result
+        return unique_name(name, self._names, "#")
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """A node of one output; returns the output's name."""
+        """Add a node with one output; returns the output's name."""
         return self.add_many(op, 1, *inputs, **attributes)[0]
 
     def add_many(self, op: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
-        """A node; returns its outputs' names."""
+        """Add a node; returns its outputs' names."""
         name = self.unique(f"{self.owner}/{op}")
         names = [name if outputs == 1 else self.unique(f"{name}:{i}") for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, name=name, **attributes))
@@ -116,7 +112,7 @@ class OnnxExporter:
         return tensor
 
     def _initializer(self, array: np.ndarray, name: str, memory: int = 0) -> str:
-        """The initializer of an array; `memory` tells parameters, which a user may edit one by one, apart."""
+        """The initializer of an array; parameters of different memory have their own, so that each can be edited."""
         key = memory, array.dtype, array.shape, array.tobytes()
         if key not in self._constants:
             self._constants[key] = self.unique(name)
@@ -136,7 +132,7 @@ class OnnxExporter:
         return self._sizes[key]
 
     def compute(self, op: str, a: Any, b: Any) -> Any:
-        """Integers a (op) b, for sizes and arrays of sizes; folded where both are known. Div rounds down."""
+        """Integers a (op) b, for sizes and arrays of sizes; folded if both are known. Div rounds down."""
         if not isinstance(a, str) and not isinstance(b, str):
             return ARITHMETIC[op](a, b)
         return self.add(op, *(v if isinstance(v, str) else self.const(np.atleast_1d(v), np.int64) for v in (a, b)))
@@ -155,12 +151,12 @@ class OnnxExporter:
     # --- what many layers need
 
     def reshape(self, x: str, sizes: Sequence[Size]) -> str:
-        """The values in another shape; 0 copies the size of the same axis of x, -1 is what is left over."""
+        """x in another shape: 0 copies the size of the same axis of x, -1 is inferred."""
         return self.add("Reshape", x, self.vector(sizes))
 
     def slice(self, x: str, axes: Sequence[int], starts: Sequence[Size], ends: Sequence[Size],
               steps: Sequence[int] = ()) -> str:
-        """The part of x from the starts to before the ends."""
+        """The part of x from the starts up to, but without, the ends."""
         more = [self.ints(*steps)] if steps else []
         return self.add("Slice", x, self.vector(starts), self.vector(ends), self.ints(*axes), *more)
 

@@ -25,7 +25,7 @@ def pooling(g: OnnxExporter, site: Site) -> str | list[str]:
 
 
 def _global(g: OnnxExporter, site: Site) -> str | list[str]:
-    """Of a map whose size varies: MAX with its places, or STOCHASTIC in testing."""
+    """Global pooling of a map whose size varies: MAX with a second top, or STOCHASTIC in testing."""
     x = site.x
     if site.layer.method == "STOCHASTIC":
         return _expected(g, x.name, lambda values: g.add("GlobalAveragePool", values))
@@ -35,7 +35,7 @@ def _global(g: OnnxExporter, site: Site) -> str | list[str]:
 
 
 def _expected(g: OnnxExporter, x: str, average: Any) -> str:
-    """sum x^2 / sum x of each window, 0 where all is 0."""
+    """sum x^2 / sum x of each window, or 0 if all values are 0."""
     total = average(x)
     empty = g.add("Equal", total, g.const(0.0))
     return g.add("Div", average(g.add("Mul", x, x)), g.add("Where", empty, g.const(1.0), total))
@@ -56,7 +56,7 @@ def _max_pooling(g: OnnxExporter, site: Site, kernel: Any) -> str | list[str]:
 
 
 def _average(g: OnnxExporter, site: Site, x: str, kernel: Any) -> str:
-    """A window's divisor counts the padding, but not what lies beyond it."""
+    """Average pooling; the divisor of a window counts the padding, but not elements outside the padded map."""
     layer = site.layer
     attributes = dict(kernel_shape=kernel, strides=layer.stride)
     if not layer.ceil or all(stride == 1 for stride in layer.stride):
@@ -67,7 +67,7 @@ def _average(g: OnnxExporter, site: Site, x: str, kernel: Any) -> str:
 
 
 def _clipped(g: OnnxExporter, site: Site, kernel: Any, y: str) -> str:
-    """y without the windows that begin beyond the map and its left padding, which Caffe drops where it pads."""
+    """y without the windows that start outside the map and its left padding; Caffe drops them if there is padding."""
     layer, x = site.layer, site.x
     axes = [axis for axis, (k, s, p) in enumerate(zip(kernel, layer.stride, layer.pad), 2)
             if layer.ceil and any(layer.pad) and p + s > k]
@@ -95,10 +95,9 @@ def spp(g: OnnxExporter, site: Site) -> str:
 
 
 def _level(g: OnnxExporter, site: Site, n: int, padded: bool = False) -> str:
-    """n x n bins of the map: rows first, then columns, since a bin is the product of the two.
+    """n x n bins of the map: the rows are reduced first, then the columns.
 
-    Bins by SLIDING, where that gives n windows at all, are Appendix A's wherever it is exact; elsewhere the sizes
-    are fixed.
+    The map's size is fixed for bins by SLIDING.
     """
     x, method = site.x, site.layer.method
     y = x.name
@@ -128,20 +127,20 @@ def _bins(g: OnnxExporter, size: Size, n: int) -> tuple[Any, Any]:
 
 
 def _sliding_bins(size: Size, n: int) -> tuple[Any, Any]:
-    assert isinstance(size, int), "sizes vary only where every size is right"
+    assert isinstance(size, int), "sizes do not vary with bin_rule SLIDING"
     starts = np.arange(n) * (size // n)
     return starts, starts - (-size // n)
 
 
 def _padded_bins(g: OnnxExporter, size: Size, window: Size, n: int) -> tuple[Any, Any]:
-    """Caffe's pyramid_height: windows side by side from half the padding before the map on."""
-    beyond = g.compute("Sub", g.compute("Mul", window, n), size)
-    starts = g.compute("Sub", g.compute("Mul", np.arange(n), window), g.compute("Div", g.compute("Add", beyond, 1), 2))
+    """Caffe's pyramid_height: adjacent windows; half of the total padding is before the map."""
+    total = g.compute("Sub", g.compute("Mul", window, n), size)
+    starts = g.compute("Sub", g.compute("Mul", np.arange(n), window), g.compute("Div", g.compute("Add", total, 1), 2))
     return g.compute("Max", starts, 0), g.compute("Min", g.compute("Add", starts, window), size)
 
 
 def _over(g: OnnxExporter, x: str, axis: int, starts: Any, ends: Any, reduce: str, n: int) -> str:
-    """Each of n parts of an axis reduced to one element."""
+    """Reduce each of n parts of an axis to one element."""
     parts = []
     for start, end in zip(_each(g, starts, n), _each(g, ends, n)):
         part = g.slice(x, [axis], [start], [end])

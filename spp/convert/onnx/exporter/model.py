@@ -1,7 +1,7 @@
 """Nets to ONNX: a prototxt and its weights as a file of standard operators (opset 17).
 
-Sizes of the inputs that the net takes in more than one way - batch, height and width as a rule - vary in the
-file too. Which those are is tried out: the net is reshaped, and what it refuses stays fixed.
+Sizes of the inputs that may vary in the net, usually batch, height and width, vary in the file too. Which sizes may
+vary is determined by reshaping the net; a size for which this fails is fixed.
 """
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -23,8 +23,8 @@ import_modules("spp.convert.onnx.exporter")
 
 REASONS = {
     "DetectionOutput": "no standard operator has its rule of suppression (top_k before, keep_top_k of all classes "
-                       "behind); end the net before it",
-    "Python": "what a Python layer computes is its own code; end the net before it, or write the layer anew",
+                       "after); end the net before it",
+    "Python": "a Python layer is code of its own; end the net before it, or replace it by Caffe's layers",
 }
 KINDS = {"loss": "a loss belongs to training; export the deploy prototxt", "data":
          "a data layer reads files; export the deploy prototxt, which has an Input"}
@@ -71,7 +71,7 @@ def to_model(net: Net, notes: Mapping[str, str] | None = None) -> Any:
 
 
 def _check_types(params: Sequence[Any], source: str | None) -> None:
-    """Raise ConvertError for a layer whose type has no expression."""
+    """Raise ConvertError for a layer whose type has no exporter."""
     for param in params:
         if param.type not in EXPORTERS and param.type != "Input":
             facts = layer_class(param.type)
@@ -86,7 +86,7 @@ def _refusal(source: str | None, layer: Any, reason: str) -> str:
 
 
 def _outputs(net: Net) -> list[str]:
-    """The blobs that layers make and none reads afterwards, in order; inputs are none."""
+    """The blobs that layers compute and no later layer reads, in order; without the inputs."""
     left: dict[str, None] = {}
     for layer in net.layers:
         for name in layer.param.bottom:
@@ -106,7 +106,7 @@ def _write_layers(net: Net, g: OnnxExporter, shapes: dict[str, tuple[int | None,
     for i, layer in enumerate(net.layers):
         if layer.type == "Input":
             continue
-        for name in layer.param.top:        # so that nothing else takes a blob's own name
+        for name in layer.param.top:        # reserved: no other tensor gets the blob's own name
             if last[name] == i:
                 tensors.setdefault(f"final {name}", g.unique(name))
     for i, layer in enumerate(net.layers):
@@ -138,7 +138,7 @@ def _write_layers(net: Net, g: OnnxExporter, shapes: dict[str, tuple[int | None,
 # --- which sizes vary
 
 def _trials(net: Net) -> tuple[dict[str, list[int | str]], dict[str, tuple[int | None, ...]]]:
-    """For each input its sizes, a name for one that varies; and for each blob its sizes, None for such."""
+    """For each input its sizes, with a name for those that vary; for each blob its sizes, with None for those."""
     original = {name: net.blobs[name].shape for name in net.inputs}
     known = {name: list(blob.shape) for name, blob in net.blobs.items()}
     shapes: dict[str, list[int | None]] = {name: list(shape) for name, shape in known.items()}
@@ -159,7 +159,7 @@ def _trials(net: Net) -> tuple[dict[str, list[int | str]], dict[str, tuple[int |
 
 
 def _axes(net: Net) -> Iterator[tuple[str, int]]:
-    """The axes of inputs that may vary: all but the channels of maps."""
+    """The inputs and axes that may vary: all but the channels of maps."""
     layers: list[Any] = net.layers
     sliding = any(layer.type == "SPP" and layer.rule == "SLIDING" for layer in layers)     # an error at some sizes
     counted = {layer.axis for layer in layers if layer.type == "Im2col"}       # it has a kernel for each channel
@@ -172,9 +172,9 @@ def _axes(net: Net) -> Iterator[tuple[str, int]]:
 
 def _varies(net: Net, original: dict[str, tuple[int, ...]], group: Sequence[str], axis: int,
             shapes: dict[str, list[int | None]]) -> bool:
-    """Whether the net takes another size of this axis; marks in `shapes` the sizes that change with it."""
+    """Whether the net accepts another size of this axis; marks in `shapes` the sizes that change with it."""
     size = original[group[0]][axis]
-    taken = False
+    accepted = False
     for other in sorted({size + step for step in (STEPS if axis else BATCHES)} | {2 * size, 3 * size}):
         if other < 1 or other == size:
             continue
@@ -184,23 +184,23 @@ def _varies(net: Net, original: dict[str, tuple[int, ...]], group: Sequence[str]
             net.reshape()
         except NetError:
             continue
-        taken = True
+        accepted = True
         _mark(net, shapes)
-    return taken
+    return accepted
 
 
 def _vary_rows(net: Net, shapes: dict[str, list[int | None]]) -> None:
-    """Mark what changes with the number of rows that a Filter lets through."""
+    """Mark the sizes that change with the number of rows that a Filter selects."""
     filters: list[Any] = [layer for layer in net.layers if layer.type == "Filter"]
     for layer in filters:
-        kept, layer.rows = layer.rows, np.arange(0)
+        rows, layer.rows = layer.rows, np.arange(0)
         try:
             net.reshape()
             _mark(net, shapes)
         finally:
-            layer.rows = kept
+            layer.rows = rows
 
 
 def _mark(net: Net, shapes: dict[str, list[int | None]]) -> None:
     for name, blob in net.blobs.items():
-        shapes[name] = [known if known == found else None for known, found in zip(shapes[name], blob.shape)]
+        shapes[name] = [size if size == now else None for size, now in zip(shapes[name], blob.shape)]

@@ -1,6 +1,6 @@
-"""Layers with a memory as ONNX operators: a Scan over time, for ONNX's own LSTM knows no beginnings of sequences.
+"""Recurrent layers as ONNX operators: a Scan over time, since ONNX's own LSTM has no marker of a sequence's start.
 
-Without expose_hidden every run begins with states of zeros, as a new net does; the file keeps none.
+Without expose_hidden every run starts with states of zeros, as a new net does; the file stores no states.
 """
 from typing import Any
 
@@ -14,8 +14,8 @@ LSTM_STEP = [
     ("Add", "sums from_hidden", "gates"),
     ("Split", "gates", "i f o g"),
     ("Sigmoid", "i", "i_open"), ("Sigmoid", "f", "f_open"), ("Sigmoid", "o", "o_open"), ("Tanh", "g", "candidate"),
-    ("Mul", "f_open c", "kept"),
-    ("Mul", "kept goes_on", "old"),
+    ("Mul", "f_open c", "c_gated"),
+    ("Mul", "c_gated goes_on", "old"),
     ("Mul", "i_open candidate", "new"),
     ("Add", "old new", "c_next"),
     ("Tanh", "c_next", "c_tanh"),

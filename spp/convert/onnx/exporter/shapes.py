@@ -134,17 +134,17 @@ def arg_max(g: OnnxExporter, site: Site) -> str:
     p, x = site.param.argmax_param, site.x
     if p.HasField("axis"):
         return _largest(g, x.name, canonical_axis(p.axis, x.rank), p.top_k)[int(p.out_max_val)]
-    found = _largest(g, g.add("Flatten", x.name, axis=1), 1, p.top_k)
-    rows = [g.add("Unsqueeze", part, g.ints(1)) for part in found[:2 if p.out_max_val else 1]]
+    largest = _largest(g, g.add("Flatten", x.name, axis=1), 1, p.top_k)
+    rows = [g.add("Unsqueeze", part, g.ints(1)) for part in largest[:2 if p.out_max_val else 1]]
     y = g.concat(rows, 1)
     more = site.tops[0].rank - 3
     return g.add("Unsqueeze", y, g.ints(*range(3, 3 + more))) if more > 0 else y
 
 
 def _largest(g: OnnxExporter, x: str, axis: int, count: int) -> tuple[str, str]:
-    """Indices (as floats) and values; reversed before, since of equals TopK takes the first and Caffe the last."""
-    turned = g.slice(x, [axis], [-1], [np.iinfo(np.int64).min], [-1])
-    values, indices = g.add_many("TopK", 2, turned, g.ints(count), axis=axis)
+    """Indices (as floats) and values; x is reversed, since among equal values TopK takes the first, Caffe the last."""
+    reversed_ = g.slice(x, [axis], [-1], [np.iinfo(np.int64).min], [-1])
+    values, indices = g.add_many("TopK", 2, reversed_, g.ints(count), axis=axis)
     last = g.add("Sub", g.add("Shape", x, start=axis, end=axis + 1), g.ints(1))
     return g.add("Cast", g.add("Sub", last, indices), to=TensorProto.FLOAT), values
 

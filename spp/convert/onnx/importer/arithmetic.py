@@ -1,4 +1,4 @@
-"""ONNX operators of two arrays or more: Eltwise of one shape, Scale, Bias and Power where one is repeated."""
+"""ONNX operators of several arrays: Eltwise if their shapes are equal; Scale, Bias or Power if one is broadcast."""
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ def arithmetic(importer: OnnxImporter, node: Any) -> None:
 
 
 def _with_constant(importer: OnnxImporter, node: Any, x: str, value: np.ndarray) -> None:
-    """x (op) a number, or numbers along neighbouring axes."""
+    """x (op) a number, or an array along adjacent axes."""
     op, blob = node.op_type, importer.blob(x, node)
     if op == "Add" and _takes_bias(importer, node, x, value):
         return
@@ -45,7 +45,7 @@ def _with_constant(importer: OnnxImporter, node: Any, x: str, value: np.ndarray)
 
 
 def _takes_bias(importer: OnnxImporter, node: Any, x: str, value: np.ndarray) -> bool:
-    """Make the constant the bias of the InnerProduct before, if it has none and nothing else reads it."""
+    """Whether the constant became the bias of the InnerProduct before, which had none and no other reader."""
     layer = next((layer for layer in importer.param.layer if layer.top[:1] == [importer.blobs[x]]), None)
     if layer is None or layer.type != "InnerProduct" or len(layer.blobs) > 1 or not importer.sole(x):
         return False
@@ -98,9 +98,9 @@ def _of_blobs(importer: OnnxImporter, node: Any) -> None:
         raise ConvertError(f"{described(node)}: shapes {shape} and {other} are both repeated, or the first is")
     blob = importer.blob(small, node)
     if op in ("Sub", "Div"):
-        turned = importer.within(node)
-        importer.add("Power", node, [blob], turned, power_param={"scale": -1} if op == "Sub" else {"power": -1})
-        blob = turned
+        negated = importer.within(node)
+        importer.add("Power", node, [blob], negated, power_param={"scale": -1} if op == "Sub" else {"power": -1})
+        blob = negated
     first, blob = _operand(importer, node, blob, importer.shape(small), out)
     bottoms = [importer.blob(large, node), blob]
     if op in ("Mul", "Div"):
@@ -110,12 +110,12 @@ def _of_blobs(importer: OnnxImporter, node: Any) -> None:
 
 
 def _operand(importer: OnnxImporter, node: Any, blob: str, small: Shape, out: Shape) -> tuple[int, str]:
-    """The first axis of the result that an operand meets, and the operand without axes of 1, Tile between them."""
+    """The result's first axis that the operand has, and a blob of the operand without outer axes of 1."""
     aligned = (1,) * (len(out) - len(small)) + small
     meets = [axis for axis, size in enumerate(aligned) if size == out[axis]
              and (size > 1 or axis >= len(out) - len(small) and axis == 0)]
     if not meets:
-        raise ConvertError(f"{described(node)}: an array of one number, {small}, computed from the inputs")
+        raise ConvertError(f"{described(node)}: an array of one element, {small}, computed from the inputs")
     first, last = meets[0], meets[-1] + 1
     for axis in range(first, last):
         if aligned[axis] != out[axis]:
@@ -132,14 +132,14 @@ def _operand(importer: OnnxImporter, node: Any, blob: str, small: Shape, out: Sh
 
 
 def _span(importer: OnnxImporter, node: Any, shape: Shape, constant: Shape) -> tuple[int, int]:
-    """The neighbouring axes of x that a constant has, first and last + 1."""
+    """The adjacent axes of x that a constant has, as first and last + 1."""
     aligned = (1,) * (len(shape) - len(constant)) + constant
     meets = [axis for axis, size in enumerate(aligned) if size > 1]
     if len(aligned) == len(shape) and meets:
         first, last = meets[0], meets[-1] + 1
         if aligned[first:last] == shape[first:last]:
             return first, last
-    raise ConvertError(f"{described(node)}: a constant of {constant} does not have neighbouring axes of {shape}")
+    raise ConvertError(f"{described(node)}: a constant of {constant} does not have adjacent axes of {shape}")
 
 
 @imports("Pow")

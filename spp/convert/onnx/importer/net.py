@@ -32,8 +32,8 @@ class OnnxImporter(NetBuilder):
             raise ConvertError(f"{described(node)} reads a padded map, and Caffe has padding in convolution and "
                                "pooling only")
         if tensor not in self.blobs:
-            raise ConvertError(f"{described(node)}: its input {tensor!r} is a constant, and the layers that could "
-                               "take its place read blobs")
+            raise ConvertError(f"{described(node)}: its input {tensor!r} is a constant, and the layers for "
+                               "this operator read blobs")
         return self.blobs[tensor]
 
     def shape(self, tensor: str) -> Shape:
@@ -58,7 +58,7 @@ class OnnxImporter(NetBuilder):
         return self.add_layer(kind, self.unique(node.name or node.output[0]), bottoms, [top], weights, **params)
 
     def within(self, node: Any) -> str:
-        """The name of a blob between the several layers that a node becomes."""
+        """The name of a blob between the layers that one node becomes."""
         return self.unique(f"{node.output[0]}/part")
 
     def replace_top(self, layer: Any, old: str, new: str, weights: Sequence[Any]) -> None:

@@ -15,12 +15,12 @@ FLOAT_MAX = float(np.finfo(np.float32).max)
 
 @imports("Gemm")
 def gemm(importer: OnnxImporter, node: Any) -> None:
-    found = attributes(node)
+    attrs = attributes(node)
     weight, *bias = weights_of(importer, node)
-    if found.get("transA", 0):
-        raise ConvertError(f"{described(node)}: transA turns the batch")
-    weight = (weight if found.get("transB", 0) else weight.T) * np.float32(found.get("alpha", 1.0))
-    bias = [np.broadcast_to(value, (1, len(weight))).ravel() * np.float32(found.get("beta", 1.0)) for value in bias
+    if attrs.get("transA", 0):
+        raise ConvertError(f"{described(node)}: transA transposes the batch")
+    weight = (weight if attrs.get("transB", 0) else weight.T) * np.float32(attrs.get("alpha", 1.0))
+    bias = [np.broadcast_to(value, (1, len(weight))).ravel() * np.float32(attrs.get("beta", 1.0)) for value in bias
             if _fits_row(value, len(weight), node)]
     _inner_product(importer, node, weight, bias, 1)
 
@@ -84,7 +84,7 @@ def prelu(importer: OnnxImporter, node: Any) -> None:
     aligned = (1,) * (len(shape) - slope.ndim) + slope.shape
     by_channel = len(shape) > 1 and slope.size == shape[1] == aligned[1]
     if slope.size != 1 and not by_channel:
-        raise ConvertError(f"{described(node)}: Caffe's PReLU has one slope, or one a channel; found {slope.shape}")
+        raise ConvertError(f"{described(node)}: Caffe's PReLU has one slope, or one per channel; found {slope.shape}")
     shared = slope.size == 1
     importer.add("PReLU", node, [importer.blob(node.input[0], node)], weights=[slope.reshape(() if shared else -1)],
                  prelu_param={"channel_shared": True} if shared else {})
@@ -92,8 +92,8 @@ def prelu(importer: OnnxImporter, node: Any) -> None:
 
 @imports("Clip")
 def clip(importer: OnnxImporter, node: Any) -> None:
-    found = attributes(node)
-    limits = [found.get("min", -FLOAT_MAX), found.get("max", FLOAT_MAX)]
+    attrs = attributes(node)
+    limits = [attrs.get("min", -FLOAT_MAX), attrs.get("max", FLOAT_MAX)]
     for i, name in enumerate(node.input[1:3]):
         if name:
             value = importer.const(name)
@@ -104,7 +104,7 @@ def clip(importer: OnnxImporter, node: Any) -> None:
 
 
 def clipped(importer: OnnxImporter, node: Any, x: str, least: float, most: float) -> None:
-    """A layer for x held between two numbers."""
+    """A layer that clips x to a range."""
     if (least, most) == (0, FLOAT_MAX):
         importer.add("ReLU", node, [importer.blob(x, node)])
     else:
@@ -123,7 +123,7 @@ def dropout(importer: OnnxImporter, node: Any) -> None:
     if len(node.input) > 1 and node.input[1]:
         ratio = float(np.ravel(weights_of(importer, node)[0])[0])
     if training is None or training.any() or any(importer.folded.readers[name] for name in node.output[1:] if name):
-        raise ConvertError(f"{described(node)}: dropout that is at work in inference, or hands out its mask")
+        raise ConvertError(f"{described(node)}: dropout that is active in inference, or whose mask is read")
     if not 0 <= ratio < 1:
         raise ConvertError(f"{described(node)}: a ratio of {ratio:g} drops all")
     importer.add("Dropout", node, [importer.blob(node.input[0], node)], dropout_param={"dropout_ratio": ratio})
@@ -161,27 +161,27 @@ def flatten(importer: OnnxImporter, node: Any) -> None:
 
 @imports("Reshape")
 def reshape(importer: OnnxImporter, node: Any) -> None:
-    shape, wanted = importer.shape(node.input[0]), importer.shape(node.output[0])
+    shape, target = importer.shape(node.input[0]), importer.shape(node.output[0])
     blob = importer.blob(node.input[0], node)
-    if shape == wanted:
+    if shape == target:
         importer.alias(node.output[0], blob)
         return
     dims: list[int] = []
-    for axis, size in enumerate(wanted):
-        alike = {axis < len(given) and given[axis] == made[axis] for given, made in importer.at_all_sizes(
-            node.input[0], node.output[0])}
+    shapes = importer.at_all_sizes(node.input[0], node.output[0])
+    for axis, size in enumerate(target):
+        alike = {axis < len(before) and before[axis] == after[axis] for before, after in shapes}
         if alike == {True} and 0 not in shape[:axis + 1] and all(dim == 0 for dim in dims):
             dims.append(0)
-        elif len({made[axis] for _, made in importer.at_all_sizes(node.input[0], node.output[0])}) == 1:
+        elif len({after[axis] for _, after in shapes}) == 1:
             dims.append(size)
         else:
             dims.append(0 if alike == {True} else -1)
     if dims.count(-1) > 1 and not importer.fixed:
-        raise ConvertError(f"{described(node)}: more than one of its sizes, {wanted}, varies with the input's; give "
-                           "the input's sizes to convert it for those alone")
+        raise ConvertError(f"{described(node)}: more than one of its sizes, {target}, varies with the input's; give "
+                           "the input's sizes to convert it for those only")
     if dims.count(-1) > 1:
-        dims = list(wanted)
-    if len(wanted) == 2 and dims[0] == 0:
+        dims = list(target)
+    if len(target) == 2 and dims[0] == 0:
         importer.add("Flatten", node, [blob])
     else:
         layer = importer.add("Reshape", node, [blob], reshape_param={})
@@ -190,22 +190,28 @@ def reshape(importer: OnnxImporter, node: Any) -> None:
 
 @imports("Squeeze", "Unsqueeze")
 def ones(importer: OnnxImporter, node: Any) -> None:
-    """Axes of 1 taken away or put in, one by one."""
+    """Axes of length 1, removed or inserted one by one."""
     adds = node.op_type == "Unsqueeze"
-    shape, wanted = importer.shape(node.input[0]), importer.shape(node.output[0])
-    given = attributes(node).get("axes")
-    if given is None and len(node.input) > 1 and node.input[1]:
-        given = importer.const(node.input[1])
-    if given is None:
-        given = [axis for axis, size in enumerate(shape) if size == 1]
-    rank = len(wanted if adds else shape)
-    axes = sorted((int(axis) % rank for axis in given), reverse=not adds)
+    shape = importer.shape(node.input[0])
+    axes = axes_of(importer, node)
+    if axes is None:
+        axes = [axis for axis, size in enumerate(shape) if size == 1]
+    rank = len(importer.shape(node.output[0]) if adds else shape)
+    axes = sorted((axis % rank for axis in axes), reverse=not adds)
     edit_axes(importer, node, importer.blob(node.input[0], node), axes, adds)
+
+
+def axes_of(importer: OnnxImporter, node: Any) -> list[int] | None:
+    """The axes that a node names by an attribute or, in newer opsets, by its second input; None for neither."""
+    axes = attributes(node).get("axes")
+    if axes is None and len(node.input) > 1 and node.input[1]:
+        axes = importer.const(node.input[1])
+    return None if axes is None else [int(axis) for axis in axes]
 
 
 def edit_axes(importer: OnnxImporter, node: Any, blob: str, axes: Sequence[int], adds: bool,
               last: str | None = None) -> None:
-    """Axes of 1 put in (ascending) or taken away (descending); the last layer makes `last`, or the node's output."""
+    """Insert axes of length 1 (ascending), or remove them (descending); the top is `last`, or the node's output."""
     last = last or node.output[0]
     if not axes:
         importer.alias(last, blob)
@@ -254,7 +260,7 @@ def split(importer: OnnxImporter, node: Any) -> None:
 
 @imports("Slice")
 def slice_(importer: OnnxImporter, node: Any) -> None:
-    """Each cut axis is a Slice layer, whose other parts are silenced."""
+    """A Slice layer for each axis; a Silence layer reads its other parts."""
     blob = importer.blob(node.input[0], node)
     cuts = _cuts(importer.folded, node)
     if any(_cuts(folded, node) != cuts for folded in importer.others):
@@ -264,7 +270,7 @@ def slice_(importer: OnnxImporter, node: Any) -> None:
             return
         if not importer.fixed:
             raise ConvertError(f"{described(node)}: what it cuts off varies with the sizes of the input; give the "
-                               "input's sizes to convert it for those alone")
+                               "input's sizes to convert it for those only")
     if not cuts:
         importer.alias(node.output[0], blob)
     for i, (axis, low, high) in enumerate(cuts):
@@ -277,17 +283,16 @@ def slice_(importer: OnnxImporter, node: Any) -> None:
             tops.append(importer.within(node))
             points.append(high)
         _slice(importer, node, blob, tops, axis, points)
-        silent = importer.param.layer.add(name=importer.unique(f"{top}/silence"), type="Silence")
-        silent.bottom.extend(name for name in tops if name != top)
+        importer.add_layer("Silence", importer.unique(f"{top}/silence"), [name for name in tops if name != top], [])
         blob = top
 
 
 def _cuts(folded: FoldedGraph, node: Any) -> list[tuple[int, int, int | None]]:
-    """The axes that a Slice cuts at the sizes of a graph, from where to where; None for to the end."""
-    found, shape = attributes(node), folded.shape(node.input[0])
+    """For each axis that a Slice cuts, at the sizes of a graph: axis, start and end (None: to the end)."""
+    attrs, shape = attributes(node), folded.shape(node.input[0])
     values: list[Any]
-    if "starts" in found:
-        values = [found["starts"], found["ends"], found.get("axes", range(len(found["starts"])))]
+    if "starts" in attrs:
+        values = [attrs["starts"], attrs["ends"], attrs.get("axes", range(len(attrs["starts"])))]
     else:
         values = [folded.const(name) for name in node.input[1:] if name]
         if any(value is None for value in values):
@@ -296,7 +301,7 @@ def _cuts(folded: FoldedGraph, node: Any) -> list[tuple[int, int, int | None]]:
     axes = values[2] if len(values) > 2 else range(len(starts))
     steps = values[3] if len(values) > 3 else [1] * len(starts)
     if any(step != 1 for step in steps):
-        raise ConvertError(f"{described(node)}: Caffe's Slice takes neighbours, found steps "
+        raise ConvertError(f"{described(node)}: Caffe's Slice takes adjacent elements, found steps "
                            f"{[int(step) for step in steps]}")
     cuts = []
     for axis, start, end in zip(axes, starts, ends):
@@ -315,8 +320,7 @@ def _slice(importer: OnnxImporter, node: Any, blob: str, tops: list[str], axis: 
         importer.alias(name, name)
     unused = [name for name in tops if name in node.output and not importer.folded.readers[name]]
     if unused:
-        silent = importer.param.layer.add(name=importer.unique(f"{tops[0]}/silence"), type="Silence")
-        silent.bottom.extend(unused)
+        importer.add_layer("Silence", importer.unique(f"{tops[0]}/silence"), unused, [])
 
 
 REDUCTIONS = {"ReduceSum": 1, "ReduceL1": 2, "ReduceSumSquare": 3, "ReduceMean": 4}
@@ -324,13 +328,9 @@ REDUCTIONS = {"ReduceSum": 1, "ReduceL1": 2, "ReduceSumSquare": 3, "ReduceMean":
 
 @imports(*REDUCTIONS, "ReduceMax")
 def reduction(importer: OnnxImporter, node: Any) -> None:
-    found, shape = attributes(node), importer.shape(node.input[0])
-    given: Any = found.get("axes")
-    if given is None and len(node.input) > 1 and node.input[1]:
-        given = importer.const(node.input[1])
-    every = range(len(shape))
-    axes = sorted(int(axis) % len(shape) for axis in (given if given is not None and len(given) else every))
-    blob, keeps = importer.blob(node.input[0], node), bool(found.get("keepdims", 1))
+    attrs, shape = attributes(node), importer.shape(node.input[0])
+    axes = sorted(axis % len(shape) for axis in axes_of(importer, node) or range(len(shape)))
+    blob, keeps = importer.blob(node.input[0], node), bool(attrs.get("keepdims", 1))
     if axes == list(range(2, len(shape))) and node.op_type in ("ReduceMean", "ReduceMax"):
         top = node.output[0] if keeps else importer.within(node)
         importer.add("Pooling", node, [blob], top, pooling_param={
@@ -343,8 +343,8 @@ def reduction(importer: OnnxImporter, node: Any) -> None:
                            f"{axes}")
     if axes != list(range(axes[0], len(shape))):
         order = [axis for axis in range(len(shape)) if axis not in axes] + axes
-        importer.add("Permute", node, [blob], turned := importer.within(node), permute_param={"order": order})
-        blob = turned
+        importer.add("Permute", node, [blob], top := importer.within(node), permute_param={"order": order})
+        blob = top
     top = importer.within(node) if keeps else node.output[0]
     importer.add("Reduction", node, [blob], top, reduction_param={
         "operation": REDUCTIONS[node.op_type], "axis": len(shape) - len(axes)})

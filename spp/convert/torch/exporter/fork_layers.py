@@ -66,5 +66,5 @@ def psroi_pooling(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
 def prior_box(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     p, boxes = layer.param.prior_box_param, [tuple(row) for row in layer.sizes.tolist()]
     variance = [float(number(v)) for v in layer.variance]
-    return [f"prior_boxes({x[0]}, {x[1]}, {boxes!r}, {variance!r}, {layer.image!r}, {layer.step!r}, "
-            f"{number(p.offset)}, {p.clip})"]
+    return [f"prior_boxes({x[0]}, {x[1]}, {boxes!r}, {variance!r}, image_size={layer.image!r}, step={layer.step!r}, "
+            f"offset={number(p.offset)}, clip={p.clip})"]

@@ -68,12 +68,12 @@ def pooling(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     else:
         kernel, stride = (sizes(layer.kernel), sizes(layer.stride))
     if layer.method == "STOCHASTIC":
-        kernel, stride = (text if layer.kernel is None else repr(tuple(given))
-                          for text, given in ((kernel, layer.kernel), (stride, layer.stride)))
+        kernel, stride = (text if layer.kernel is None else repr(tuple(numbers))
+                          for text, numbers in ((kernel, layer.kernel), (stride, layer.stride)))
         return [f"expected_pool({x[0]}, {kernel}, {stride}, {layer.ceil})"]
     wide = any(2 * p > k for p, k in zip(layer.pad, layer.kernel or ()))
     if wide and two:
-        raise ConvertError("torch tells the places of maxima only where pad is at most half of the kernel")
+        raise ConvertError("torch returns the indices of maxima only if pad is at most half of the kernel")
     if wide:
         pool = "max_pool" if layer.method == "MAX" else "average_pool"
         numbers = ", ".join(repr(tuple(v)) for v in (layer.kernel, layer.stride, layer.pad))
@@ -84,9 +84,9 @@ def pooling(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
         return [f"{pool}({text})"]
     exporter.lines.append(f"{exporter.variable(layer.param.top[0])}, {exporter.variable(layer.param.top[1])} = "
                           f"{pool}({text}, return_indices=True)")
-    values, places = (exporter.variable(top) for top in layer.param.top)
+    values, indices = (exporter.variable(top) for top in layer.param.top)
     exporter.variables[layer.param.top[0]] = values
-    return [values, f"{places}.to({values}.dtype)"]
+    return [values, f"{indices}.to({values}.dtype)"]
 
 
 @exports("SPP")
@@ -97,7 +97,7 @@ def pyramid(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
         pool = "max_pool" if kind == "max" else "average_pool"
         text = f"caffe_pyramid({x[0]}, {p.pyramid_height}, {pool})"
         return [text if p.pyramid_height > 1 else f"{text}[:, :, None, None]"]
-    # bins that slide are torch's adaptive ones wherever they tile the map, and AUTO takes no others
+    # sliding bins are torch's adaptive ones if they tile the map, and AUTO uses them only then
     one = f"F.adaptive_{kind}_pool2d(%s, %d)" if layer.rule != "SLIDING" else f"sliding_bins(%s, %d, F.{kind}_pool2d)"
     levels = [one % (x[0], n) + ".flatten(1)" for n in p.bins]
     return [levels[0] if len(levels) == 1 else f"torch.cat([{', '.join(levels)}], 1)"]
@@ -181,8 +181,8 @@ def reshape(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     first = p.axis if p.axis >= 0 else axes + p.axis + 1
     last = axes if p.num_axes == -1 else first + p.num_axes
     middle = [f"{x[0]}.shape[{first + i}]" if size == 0 else str(size) for i, size in enumerate(p.shape.dim)]
-    before, behind = ([f"{x[0]}.shape[{i}]" for i in part] for part in (range(first), range(last, axes)))
-    return [f"{x[0]}.reshape({', '.join([*before, *middle, *behind]) or '()'})"]
+    before, after = ([f"{x[0]}.shape[{i}]" for i in part] for part in (range(first), range(last, axes)))
+    return [f"{x[0]}.reshape({', '.join([*before, *middle, *after]) or '()'})"]
 
 
 @exports("Concat")

@@ -1,6 +1,6 @@
-"""Nets to torch: a prototxt as the source of a torch.nn.Module that needs nothing else, and its weights.
+"""Nets to torch: a prototxt as the source of a torch.nn.Module that needs torch only, and its weights.
 
-One generator makes the source that `convert_net` writes; torch_module runs the same source.
+`convert_net` writes the source that torch_module runs.
 """
 import itertools
 import linecache
@@ -23,7 +23,7 @@ import_modules("spp.convert.torch.exporter")
 
 REASONS = {
     "DetectionOutput": "torch has no function with its rules of suppression; end the net before it",
-    "Python": "what it computes is Python code of its own; end the net before it, or write that layer in torch",
+    "Python": "it is Python code of its own; end the net before it, or write that layer in torch",
     "Accuracy": "it measures and computes nothing; give the deploy prototxt",
     "HDF5Output": "it writes a file; give the deploy prototxt",
 }
@@ -33,7 +33,7 @@ _number = itertools.count()
 
 
 def module(net: Any) -> Any:
-    """What spp.convert.torch_module returns."""
+    """What spp.convert.torch.module returns."""
     text = source(net)
     name = f"<torch module {next(_number)} of net {net.name!r}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)    # for tracebacks
@@ -59,7 +59,7 @@ def export(net: Any, output: str) -> str:
 
 
 def source(net: Any, weights: str = "") -> str:
-    """The Python source of the module's class; its docstring tells to load the file `weights`, if that is given."""
+    """The Python source of the module's class; its docstring shows how to load the file `weights`, if given."""
     if net.phase != TEST:
         raise ConvertError(f"net {net.name!r} is of phase TRAIN; build it with phase TEST")
     exporter = TorchExporter(net)
@@ -99,7 +99,7 @@ def _write_layer(exporter: TorchExporter, layer: Any) -> None:
 
 
 def _shared_parameters(exporter: TorchExporter) -> list[str]:
-    """Lines that make parameters of one memory one parameter in torch."""
+    """Lines that make parameters with shared memory one parameter in torch."""
     lines: list[str] = []
     owners: dict[int, tuple[str, Any]] = {}
     named = {scale.name: name for name, scale in exporter.scales.items()}
@@ -113,14 +113,14 @@ def _shared_parameters(exporter: TorchExporter) -> list[str]:
             raise ConvertError(f"layer {layer.name!r} (BatchNorm) cannot be converted to torch: it shares some of its "
                                "three statistics with another layer; share all, or none")
         for blob, name in zip(layer.blobs, names):
-            mine = f"self.{attribute}{'.' if name else ''}{name}", (kind, blob.shape)
-            owner = owners.setdefault(id(blob.memory), mine)
-            if owner is mine or layer.type == "BatchNorm" and not name:
+            entry = f"self.{attribute}{'.' if name else ''}{name}", (kind, blob.shape)
+            owner = owners.setdefault(id(blob.memory), entry)
+            if owner is entry or layer.type == "BatchNorm" and not name:
                 continue
-            if owner[1] != mine[1]:
+            if owner[1] != entry[1]:
                 raise ConvertError(f"layer {layer.name!r} ({layer.type}) cannot be converted to torch: it shares its "
                                    f"parameter {name!r} with one of another shape or kind; give it one of its own")
-            lines.append(f"{mine[0]} = {owner[0]}    # one parameter")
+            lines.append(f"{entry[0]} = {owner[0]}    # one parameter")
     return lines
 
 

@@ -10,12 +10,16 @@ from spp.convert.torch.exporter import library
 from spp.convert.torch.names import attributes, folded_scales, identifier
 from spp.layers import Layer
 
-LIBRARY = [name for name, value in vars(library).items() if getattr(value, "__module__", "") ==
-           library.__name__]
+LIBRARY = [name for name, value in vars(library).items() if getattr(value, "__module__", "") == library.__name__]
 
 
 class TorchExporter:
-    """The source of a class: lines of __init__ and of forward, and the variables that hold the blobs."""
+    """The source of a class, written layer by layer.
+
+    modules: lines of __init__. lines: lines of forward. variables: the variable of each blob. attributes: the
+    attribute of each layer, by its name. scales: the Scale that is part of a BatchNorm's module, by the latter's name;
+    folded: the names of these Scales.
+    """
 
     def __init__(self, net: Any) -> None:
         self.net = net
@@ -32,12 +36,12 @@ class TorchExporter:
         return [self.variables[name] for name in layer.param.bottom]
 
     def shapes(self, layer: Layer) -> list[tuple[int, ...]]:
-        """The shapes of a layer's bottoms now; only their number of axes and of channels hold for all inputs."""
+        """The shapes of a layer's bottoms now; other inputs may change all but their rank and number of channels."""
         index = next(i for i, other in enumerate(self.net.layers) if other is layer)
         return [blob.shape for blob in self.net.bottoms[index]]
 
     def own(self, layer: Layer, expression: str) -> str:
-        """Make the layer's attribute of the module; returns it."""
+        """Add the layer's attribute to the module; returns it."""
         self.modules.append(f"self.{self.attributes[layer.name]} = {expression}")
         return f"self.{self.attributes[layer.name]}"
 
@@ -50,16 +54,16 @@ class TorchExporter:
         return self._names[blob]
 
     def assign(self, layer: Layer, expressions: list[str]) -> None:
-        """Make the tops of a layer from these expressions; one that is a variable already is not copied."""
+        """Assign these expressions to the tops of a layer; an expression that is a variable is not copied."""
         tops = list(layer.param.top)
         if len(expressions) < len(tops):
             targets = ", ".join(self.variable(top) for top in tops)
             self.lines.append(f"{targets} = {expressions[0]}")
             self.variables.update((top, self.variable(top)) for top in tops)
             return
-        known = set(self.variables.values())
+        variables = set(self.variables.values())
         for top, expression in zip(tops, expressions):
-            if expression in known:
+            if expression in variables:
                 self.variables[top] = expression
                 continue
             self.variables[top] = self.variable(top)
@@ -74,30 +78,30 @@ exports = registrar(EXPORTERS)
 
 
 def library_functions(text: str) -> list[str]:
-    """The sources of the helpers that a text uses, and of those that they use, in their file's order."""
-    found: set[str] = set()
+    """The sources of the library's functions that a text uses, directly or by others, in the order of the library."""
+    used: set[str] = set()
     queue = [text]
     while queue:
         words = {node.id for node in ast.walk(ast.parse(queue.pop())) if isinstance(node, ast.Name)}
-        for name in [name for name in LIBRARY if name in words and name not in found]:
-            found.add(name)
+        for name in [name for name in LIBRARY if name in words and name not in used]:
+            used.add(name)
             queue.append(inspect.getsource(getattr(library, name)))
-    return [inspect.getsource(getattr(library, name)) for name in LIBRARY if name in found]
+    return [inspect.getsource(getattr(library, name)) for name in LIBRARY if name in used]
 
 
 def number(value: float) -> str:
-    """A float of a prototxt, single precision, as short as it can be written."""
+    """The shortest text of a float of a prototxt, which has single precision."""
     return repr(float(str(np.float32(value))))
 
 
 def sizes(values: Any) -> str:
-    """One number for all axes as such, others as a tuple."""
+    """Equal numbers for all axes as one number, others as a tuple."""
     values = tuple(int(v) for v in values)
     return str(values[0]) if len(set(values)) == 1 else repr(values)
 
 
 def options(**values: Any) -> str:
-    """The arguments that are not what torch takes without them, each led by a comma."""
-    plain = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "ceil_mode": False}
+    """The arguments that differ from torch's defaults, each after a comma."""
+    defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "bias": True, "ceil_mode": False}
     texts = {name: sizes(value) if isinstance(value, (tuple, list)) else repr(value) for name, value in values.items()}
-    return "".join(f", {name}={text}" for name, text in texts.items() if text != repr(plain[name]))
+    return "".join(f", {name}={text}" for name, text in texts.items() if text != repr(defaults[name]))

@@ -12,7 +12,7 @@ from spp.errors import ConvertError
 from spp.proto import caffe_pb2
 
 REASONS = {
-    "lstm": "Caffe's LSTM wants markers of the sequences' beginnings; write it in the prototxt, and convert its "
+    "lstm": "Caffe's LSTM needs markers of the sequences' starts; write it in the prototxt, and convert its "
             "weights by convert_weights",
     "gelu": "Caffe has no such function",
     "constant_pad_nd": "Caffe pads in convolution and pooling only; give them the padding",
@@ -64,25 +64,25 @@ class TorchImporter(NetBuilder):
             if index < len(parts):
                 self.blobs[node] = parts[index]
             elif node.users:
-                raise self.error(node.args[0], "the places of the maxima are read, and SPP does not tell them")
+                raise self.error(node.args[0], "the indices of the maxima are read, and SPP does not return them")
             return
         name = operator_name(node)
         plain = name.rstrip("_")
         if plain not in IMPORTERS:
-            raise self.error(node, REASONS.get(plain, "it is not among those that this conversion knows"))
+            raise self.error(node, REASONS.get(plain, "it is not among the operators that this conversion knows"))
         IMPORTERS[plain](self, node, arguments(node))
         if name.endswith("_") and node.args[0] in self.blobs:
             self.blobs[node.args[0]] = self.blobs[node]      # later readers see what was written there
 
     def error(self, node: Any, reason: str) -> ConvertError:
-        """The refusal of a node."""
+        """An error that says why a node cannot be converted."""
         place = module_path(node)
         return ConvertError(f"{operator_name(node)}{f' in module {place!r}' if place else ''} cannot be converted to "
                             f"Caffe: {reason}")
 
     def layer(self, node: Any, kind: str, bottoms: Sequence[str], name: str = "", tops: int = 1,
               weights: Sequence[np.ndarray] = ()) -> Any:
-        """Add a layer that makes the node's value (or, with more tops, its parts); returns its LayerParameter."""
+        """Append a layer that computes the node's value (with several tops: its parts); returns its LayerParameter."""
         name = self.unique(re.sub(r"\s+", "_", name or module_path(node) or node.name))
         layer = self.add_layer(kind, name, bottoms, [name] if tops == 1 else [f"{name}_{i}" for i in range(tops)],
                                weights)
@@ -122,12 +122,12 @@ def arguments(node: Any) -> SimpleNamespace:
 
 
 def operator_name(node: Any) -> str:
-    """conv2d of aten.conv2d.default."""
+    """The operator's plain name: conv2d of aten.conv2d.default."""
     return str(node.target).split(".")[1] if str(node.target).count(".") >= 2 else str(node.target)
 
 
 def module_path(node: Any) -> str:
-    """The path of the torch.nn module that a node belongs to; "" for what the user's own modules compute."""
+    """The path of the torch.nn module that a node belongs to; "" if it belongs to a module of the user's own class."""
     *_, (path, kind) = [("", ""), *_stack(node)]
     return path if ".nn.modules." in str(kind) or ".nn." in str(kind) and "container" not in str(kind) else ""
 
@@ -148,7 +148,7 @@ def stored_tensors(program: Any) -> dict[str, str]:
 
 
 def input_value(node: Any) -> Any:
-    """What the graph knows of an input."""
+    """The traced tensor of an input; raises ConvertError for an input of another type."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         raise ConvertError(f"the module's input {node.name!r} is no tensor; give it a fixed value in the module")

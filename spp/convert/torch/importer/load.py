@@ -26,8 +26,8 @@ def read(model: str, weights: str | None, shapes: Sequence[Sequence[int]]) -> An
         with torch.no_grad():
             return program.of_program(exported, inputs, exported.module()(*(value.clone() for value in inputs)))
     if not shapes:
-        raise ConvertError("a module needs the shapes of its inputs: --shape 1,3,224,224, once an input")
-    module = _made(model, torch.nn.Module)
+        raise ConvertError("a module needs the shapes of its inputs: --shape 1,3,224,224, once per input")
+    module = _instance(model, torch.nn.Module)
     if weights:
         arrays, _ = tensor_files.read(weights)
         try:
@@ -37,17 +37,17 @@ def read(model: str, weights: str | None, shapes: Sequence[Sequence[int]]) -> An
     return program.to_param(module, [torch.randn(list(shape)) for shape in shapes])
 
 
-def _made(model: str, kind: type) -> Any:
+def _instance(model: str, kind: type) -> Any:
     place, _, name = model.rpartition(":")
     if not place or not name:
         raise ConvertError(f"--model {model}: give a .pt2 file, or MODULE:NAME or FILE.py:NAME of a torch module")
     try:
-        found = getattr(_loaded(place), name)()
+        module = getattr(_loaded(place), name)()
     except (ImportError, AttributeError, TypeError, OSError) as error:
-        raise ConvertError(f"--model {model}: cannot make the module: {error}") from error
-    if not isinstance(found, kind):
-        raise ConvertError(f"--model {model}: gives a {type(found).__name__}, not a torch.nn.Module")
-    return found
+        raise ConvertError(f"--model {model}: cannot create the module: {error}") from error
+    if not isinstance(module, kind):
+        raise ConvertError(f"--model {model}: is of type {type(module).__name__}, not a torch.nn.Module")
+    return module
 
 
 def _loaded(place: str) -> Any:
@@ -60,6 +60,6 @@ def _loaded(place: str) -> Any:
             sys.path.remove(os.getcwd())
     spec = importlib.util.spec_from_file_location("spp_convert_source", place)
     assert spec is not None and spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

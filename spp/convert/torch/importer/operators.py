@@ -22,7 +22,7 @@ def convolution(importer: TorchImporter, node: Any, a: Args) -> None:
     if transposed and any(a.output_padding):
         raise importer.error(node, f"Caffe has no output_padding, found {list(a.output_padding)}")
     if len(shape(a.input)) != a.weight.meta["val"].dim():
-        raise importer.error(node, "its input has no axis of images")
+        raise importer.error(node, "its input has no batch axis")
     weight, bias = importer.constant(node, a.weight), importer.constant(node, a.bias)
     assert weight is not None
     layer = importer.layer(node, "Deconvolution" if transposed else "Convolution", [importer.blob(a.input)],
@@ -94,7 +94,7 @@ def pooling(importer: TorchImporter, node: Any, a: Args) -> None:
             setattr(p, f"{name}_h", values[0])
             setattr(p, f"{name}_w", values[1])
         else:
-            raise importer.error(node, f"Caffe's pooling has one {name} for all axes where there are not two; found "
+            raise importer.error(node, f"Caffe's pooling has one {name} for all axes unless there are two; found "
                                  f"{values}")
     if not a.ceil_mode:
         p.round_mode = p.FLOOR
@@ -114,7 +114,7 @@ def adaptive_pooling(importer: TorchImporter, node: Any, a: Args) -> None:
         layer.spp_param.pool = layer.spp_param.PoolMethod.Value(kind)
         _reshape(importer, node, layer.top[0], [0, shape(x)[1], *sizes])
     else:
-        raise importer.error(node, f"Caffe's bins are as many high as wide, found {sizes}")
+        raise importer.error(node, f"Caffe's bins are as many vertically as horizontally, found {sizes}")
     if kind == "MAX":
         importer.parts[node] = [importer.blobs[node]]
 
@@ -212,7 +212,7 @@ def arithmetic(importer: TorchImporter, node: Any, a: Args) -> None:
             p.shift = y * factor if name == "add" else -y * factor
         return
     if name == "div" or isinstance(x, (int, float)):
-        raise importer.error(node, "Caffe's Eltwise divides nothing, and takes blobs only")
+        raise importer.error(node, "Caffe's Eltwise does not divide, and takes blobs only")
     if shape(x) == shape(y):
         p = importer.layer(node, "Eltwise", [importer.blob(x), importer.blob(y)]).eltwise_param
         p.operation = p.PROD if name == "mul" else p.SUM
@@ -221,10 +221,10 @@ def arithmetic(importer: TorchImporter, node: Any, a: Args) -> None:
         return
     if name == "mul":
         large, small = (x, y) if len(shape(x)) >= len(shape(y)) and np.prod(shape(x)) >= np.prod(shape(y)) else (y, x)
-        kept = len(shape(small)) - sum(size == 1 for size in shape(small)[2:])
-        if len(shape(small)) == len(shape(large)) and shape(small)[:kept] == shape(large)[:kept]:
+        axes = len(shape(small)) - sum(size == 1 for size in shape(small)[2:])
+        if len(shape(small)) == len(shape(large)) and shape(small)[:axes] == shape(large)[:axes]:
             flat = importer.layer(node, "Reshape", [importer.blob(small)], name=f"{importer.blob(small)}.flat")
-            flat.reshape_param.shape.dim.extend([0] * kept)
+            flat.reshape_param.shape.dim.extend([0] * axes)
             importer.layer(node, "Scale", [importer.blob(large), flat.top[0]]).scale_param.axis = 0
             return
     raise importer.error(node, f"Caffe has no broadcasting of {shape(x)} and {shape(y)}")
@@ -295,7 +295,7 @@ def same(importer: TorchImporter, node: Any, a: Args) -> None:
 
 @imports("zeros", "ones", "full")
 def constant(importer: TorchImporter, node: Any, a: Args) -> None:
-    """Nothing yet: what reads it is refused, by its own reason."""
+    """No layer: an operator that reads the constant is refused with its own reason."""
 
 
 @imports("embedding")
@@ -311,7 +311,7 @@ def upsample(importer: TorchImporter, node: Any, a: Args) -> None:
     (high, wide), (height, width) = shape(a.input)[2:], shape(node)[2:]
     if "bilinear" in str(node.target):
         if not a.align_corners:
-            raise importer.error(node, "Caffe's Interp puts corners on corners: align_corners=True")
+            raise importer.error(node, "Caffe's Interp aligns corners: set align_corners=True")
         p = importer.layer(node, "Interp", [importer.blob(a.input)]).interp_param
         p.height, p.width = height, width
         return

@@ -1,6 +1,6 @@
 """torch modules to Caffe: the graph that torch.export traces, as a prototxt with weights.
 
-What is made is built and run: where it does not compute what the module computes, nothing is returned.
+The net is built, run, and compared with the module before it is returned.
 """
 from typing import Any, Sequence
 
@@ -17,10 +17,10 @@ import_modules("spp.convert.torch.importer")
 
 
 def to_param(module: Any, inputs: Sequence[Any]) -> caffe_pb2.NetParameter:
-    """The net of a torch module in eval mode, its layers holding their weights; `inputs`: tensors to trace it with.
+    """The net of a torch module in eval mode, with weights in its layers; `inputs`: tensors to trace it with.
 
-    Raises ConvertError that names the operator, where in the module it is, and why Caffe cannot take it; and if the
-    outputs for these inputs differ.
+    Raises ConvertError for an operator that Caffe cannot express, with its place in the module and the reason, and if
+    the outputs for these inputs differ.
     """
     training = module.training
     module.eval()
@@ -39,7 +39,7 @@ def to_param(module: Any, inputs: Sequence[Any]) -> caffe_pb2.NetParameter:
 
 
 def of_program(program: Any, inputs: Sequence[Any], outputs: Any) -> caffe_pb2.NetParameter:
-    """As `to_param` of a torch.export.ExportedProgram, with what it makes of the inputs."""
+    """As `to_param`, of a torch.export.ExportedProgram, its inputs and its outputs for them."""
     importer = TorchImporter(program)
     param = importer.read()
     net = Net(param, device="cpu")
@@ -47,19 +47,19 @@ def of_program(program: Any, inputs: Sequence[Any], outputs: Any) -> caffe_pb2.N
         list(outputs.values()) if isinstance(outputs, dict) else list(outputs)
     net.forward(**{name: value.numpy() for name, value in zip(net.inputs, inputs)})
     for name, value in zip(importer.outputs, expected):
-        found, wanted = net.blobs[name].data, value.numpy()
-        if found.shape != wanted.shape or not np.allclose(found, wanted, 1e-3, 1e-4 * (np.abs(wanted).max() + 1e-6)):
+        data, array = net.blobs[name].data, value.numpy()
+        if data.shape != array.shape or not np.allclose(data, array, 1e-3, 1e-4 * (np.abs(array).max() + 1e-6)):
             raise ConvertError(f"the net's output {name!r} is not the module's: operators that write into views of "
-                               "other tensors cannot be converted; all else is a fault of this conversion")
+                               "other tensors cannot be converted; anything else is an error of this conversion")
     return param
 
 
 def random_inputs(program: Any) -> list[Any]:
-    """Inputs for a program: random floats, and zeros where it takes integers; raises ConvertError for no tensor."""
+    """Inputs for a program: random floats, zeros for integers. Raises ConvertError for an input that is no tensor."""
     inputs = []
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name not in stored_tensors(program):
             value = input_value(node)
-            made = torch.randn if value.dtype.is_floating_point else torch.zeros
-            inputs.append(made([int(size) for size in value.shape], dtype=value.dtype))
+            create = torch.randn if value.dtype.is_floating_point else torch.zeros
+            inputs.append(create([int(size) for size in value.shape], dtype=value.dtype))
     return inputs
