@@ -1,6 +1,7 @@
 """The converters' tables, and what importing the package costs."""
 import subprocess
 import sys
+from typing import Callable
 
 import pytest
 
@@ -8,7 +9,7 @@ from spp.convert.registry import registrar
 
 
 def test_a_name_is_registered_once():
-    table = {}
+    table: dict[str, Callable] = {}
     register = registrar(table)
 
     @register("a", "b")

@@ -237,9 +237,9 @@ def cost_bce(importer: CudaConvnetImporter, section: Section) -> None:
 @imports("cost.sum2")
 def cost_sum2(importer: CudaConvnetImporter, section: Section) -> None:
     (blob, _), = importer.inputs(section, 1)
-    each = importer.add("Reduction", f"{section.name}_each", [blob], reduction_param={"operation": 3, "axis": 1})
-    each.include.add(phase=caffe_pb2.TRAIN)
-    importer.cost(section, "Reduction", [each.name], reduction_param={"operation": 4})
+    sums = importer.add("Reduction", f"{section.name}_each", [blob], reduction_param={"operation": 3, "axis": 1})
+    sums.include.add(phase=caffe_pb2.TRAIN)
+    importer.cost(section, "Reduction", [sums.name], reduction_param={"operation": 4})
 
 
 def _windows(size: int, kernel: int, pad: int, stride: int, ceil: bool) -> int:

@@ -60,8 +60,8 @@ def permute(g: OnnxExporter, site: Site) -> str:
 @exports("ShuffleChannel")
 def shuffle_channel(g: OnnxExporter, site: Site) -> str:
     x, group = site.x, site.layer.group
-    each = g.compute("Div", g.size(x, 1), group)
-    deep = g.add("Transpose", g.reshape(x.name, [0, group, each, -1]), perm=[0, 2, 1, 3])
+    size = g.compute("Div", g.size(x, 1), group)
+    deep = g.add("Transpose", g.reshape(x.name, [0, group, size, -1]), perm=[0, 2, 1, 3])
     return g.add("Reshape", deep, g.vector([g.size(x, axis) for axis in range(x.rank)]))
 
 

@@ -78,7 +78,9 @@ class FoldedGraph:
             raise ConvertError(f"{described(node)}: its constant value cannot be computed: {error}") from error
 
     def _infer(self, node: Any) -> None:
-        """The types of a node's outputs."""
+        """Determine the types of a node's outputs."""
+        if any(entry.type == onnx.AttributeProto.GRAPH for entry in node.attribute):
+            raise ConvertError(f"{described(node)}: operators that contain a graph cannot be converted")
         schema = onnx.defs.get_schema(node.op_type, self.opset)
         data = {name: onnx.numpy_helper.from_array(self.constants[name], name) for name in node.input
                 if name in self.constants and self.constants[name].size < 4096}

@@ -71,10 +71,10 @@ def _work_in_place(net: Any, outputs: set[str]) -> None:
 
 
 def _drop(net: Any, names: list[str]) -> None:
-    kept = [layer for layer in net.layer if layer.name not in names]
-    if len(kept) < len(net.layer):
-        copies = [type(layer)() for layer in kept]
-        for copy, layer in zip(copies, kept):
+    remaining = [layer for layer in net.layer if layer.name not in names]
+    if len(remaining) < len(net.layer):
+        copies = [type(layer)() for layer in remaining]
+        for copy, layer in zip(copies, remaining):
             copy.CopyFrom(layer)
         del net.layer[:]
         net.layer.extend(copies)

@@ -48,9 +48,9 @@ class TorchExporter:
     def variable(self, blob: str) -> str:
         """The variable for a blob's name."""
         if blob not in self._names:
-            taken = {"self", "torch", "nn", "F", "math", "tuple", "range", "len", "dict", "Net", *LIBRARY,
-                     *self._names.values()}
-            self._names[blob] = identifier(blob, taken)
+            reserved = {"self", "torch", "nn", "F", "math", "tuple", "range", "len", "dict", "Net", *LIBRARY,
+                        *self._names.values()}
+            self._names[blob] = identifier(blob, reserved)
         return self._names[blob]
 
     def assign(self, layer: Layer, expressions: list[str]) -> None:
