@@ -4,7 +4,7 @@ docs/conversion.md says which statement of cuda-convnet's documentation or code 
 """
 from typing import Any
 
-from spp.convert.cuda_convnet.importer import CudaConvnetImporter, imports
+from spp.convert.cuda_convnet.context import CudaConvnetImporter, imports
 from spp.convert.cuda_convnet.sections import Section
 from spp.layers.base import format_shape
 from spp.ops.spp import is_exact

@@ -3,7 +3,7 @@ import os
 from typing import Any, Mapping, Sequence
 
 from spp.atomic import replacing
-from spp.convert.cuda_convnet.importer import IMPORTERS, CudaConvnetImporter
+from spp.convert.cuda_convnet.context import IMPORTERS, CudaConvnetImporter
 from spp.convert.cuda_convnet.sections import sections
 from spp.convert.registry import import_modules
 from spp.errors import ConvertError

@@ -33,7 +33,7 @@ class StoredParameter(NamedTuple):
 
 
 def write(model: Any, net: Net, stored: Mapping[tuple[str, int], StoredParameter]) -> None:
-    """Add the metadata to the model of a net. stored: by layer and index, the parameters that are initializers."""
+    """Add the metadata to the model of a net. stored: the parameters that are initializers, by layer and index."""
     tensors: dict[int, set[str]] = {}       # by memory: layers may share a parameter in two shapes
     for (name, i), parameter in stored.items():
         tensors.setdefault(id(net.params[name][i].memory), set()).add(parameter.tensor)
@@ -68,7 +68,7 @@ def read(model: Any) -> Any:
 
 
 def _entry(layer: Any, index: int, stored: StoredParameter | None, tensors: Mapping[int, set[str]]) -> dict[str, Any]:
-    """What is noted of a parameter. BatchNorm's sums are noted beside the means that its initializers hold."""
+    """The JSON entry of a parameter. A BatchNorm has its sums there, as well as the means in initializers."""
     blob = layer.blobs[index]
     entry: dict[str, Any] = {"shape": list(blob.shape)}
     if stored is not None:
@@ -110,7 +110,7 @@ def _digest(model: Any, properties: Mapping[str, str], editable: set[str]) -> st
 
 
 def _prototxt(net: Net) -> str:
-    """The text of the layers that the net has in its phase, without weights and without what Net inserts by itself."""
+    """The text of the net's layers in its phase, without weights, and without layers and fields that Net adds."""
     param = type(net.param)()
     param.CopyFrom(net.param)
     param.ClearField("state")

@@ -1,7 +1,7 @@
 """Resizing of maps, pooling of regions, and priors, as ONNX operators."""
 import numpy as np
 
-from spp.convert.onnx.exporter.graph import END, OnnxExporter, Site, Size, TensorProto, exports
+from spp.convert.onnx.exporter.context import END, OnnxExporter, Site, Size, TensorProto, exports
 
 
 @exports("Interp")

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 
 from spp.convert.batch_norm import means
-from spp.convert.onnx.exporter.graph import OnnxExporter, Site, TensorProto, Value, exports, values
+from spp.convert.onnx.exporter.context import OnnxExporter, Site, TensorProto, Value, exports, values
 from spp.errors import ConvertError
 from spp.layers.neuron import log_of_base
 

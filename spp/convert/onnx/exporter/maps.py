@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 
-from spp.convert.onnx.exporter.graph import OnnxExporter, Site, Size, exports
+from spp.convert.onnx.exporter.context import OnnxExporter, Site, Size, exports
 
 REDUCE = {"MAX": "ReduceMax", "AVE": "ReduceMean"}
 

@@ -10,7 +10,7 @@ import numpy as np
 from spp import graph
 from spp.atomic import replacing
 from spp.convert.onnx import metadata
-from spp.convert.onnx.exporter.graph import (
+from spp.convert.onnx.exporter.context import (
     EXPORTERS, IR_VERSION, OPSET, OnnxExporter, Site, TensorProto, Value, helper, onnx)
 from spp.convert.registry import import_modules
 from spp.errors import ConvertError, NetError, SppError
@@ -32,7 +32,7 @@ BATCHES, STEPS = (1, 2, -1), tuple(range(-33, 34))
 
 
 def export(net: Any, weights: str | Sequence[str] | None, output: str, notes: Mapping[str, str] | None) -> None:
-    """What spp.convert.onnx.export does."""
+    """See spp.convert.onnx.export."""
     if not isinstance(net, Net):
         _check_types(graph.filter_net(read_net(net), TEST).layer, net)      # before data layers ask for their files
         net = Net(net, weights=weights, device="cpu")
@@ -46,7 +46,7 @@ def export(net: Any, weights: str | Sequence[str] | None, output: str, notes: Ma
 
 
 def to_model(net: Net, notes: Mapping[str, str] | None = None) -> Any:
-    """What spp.convert.onnx.to_model returns."""
+    """See spp.convert.onnx.to_model."""
     if net.phase != TEST:
         raise ConvertError("an ONNX file is for inference; build the net in phase TEST")
     _check_types([layer.param for layer in net.layers], net.source)

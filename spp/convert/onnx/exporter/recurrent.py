@@ -4,7 +4,7 @@ Without expose_hidden every run starts with states of zeros, as a new net does; 
 """
 from typing import Any
 
-from spp.convert.onnx.exporter.graph import OnnxExporter, Site, TensorProto, exports, helper
+from spp.convert.onnx.exporter.context import OnnxExporter, Site, TensorProto, exports, helper
 
 
 LSTM_STEP = [

@@ -1,7 +1,7 @@
 """Layers that move, cut, join, pick and count values, as ONNX operators."""
 import numpy as np
 
-from spp.convert.onnx.exporter.graph import END, OnnxExporter, Site, Size, TensorProto, exports
+from spp.convert.onnx.exporter.context import END, OnnxExporter, Site, Size, TensorProto, exports
 from spp.errors import ConvertError
 from spp.layers.base import canonical_axis
 

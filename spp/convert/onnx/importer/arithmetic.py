@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 
-from spp.convert.onnx.importer.net import OnnxImporter, imports
+from spp.convert.onnx.importer.context import OnnxImporter, imports
 from spp.convert.onnx.importer.graph import Shape, described
 from spp.convert.onnx.importer.operators import FLOAT_MAX, clipped, edit_axes
 from spp.errors import ConvertError

@@ -3,7 +3,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from spp.convert.onnx.importer.net import OnnxImporter, imports
+from spp.convert.onnx.importer.context import OnnxImporter, imports
 from spp.convert.onnx.importer.graph import attributes, described
 from spp.errors import ConvertError
 from spp.ops.pooling import output_size

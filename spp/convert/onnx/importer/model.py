@@ -8,7 +8,7 @@ import numpy as np
 from spp.convert.extras import need
 from spp.convert.onnx import metadata
 from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described, onnx
-from spp.convert.onnx.importer.net import IMPORTERS, OnnxImporter
+from spp.convert.onnx.importer.context import IMPORTERS, OnnxImporter
 from spp.convert.onnx.importer.tidy import tidy
 from spp.convert.registry import import_modules
 from spp.errors import ConvertError, NetError, SppError
@@ -22,7 +22,7 @@ OTHER_SIZES = ((1, 19, 27), (2, 45, 8), (1, 64, 101))   # added to batch, height
 
 
 def read(path: str, shapes: Mapping[str, Sequence[int]] | None = None) -> Any:
-    """What spp.convert.onnx.read returns."""
+    """See spp.convert.onnx.read."""
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)

@@ -3,7 +3,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from spp.convert.onnx.importer.net import OnnxImporter, imports
+from spp.convert.onnx.importer.context import OnnxImporter, imports
 from spp.convert.onnx.importer.graph import FoldedGraph, attributes, described
 from spp.convert.onnx.importer.maps import clipped_pooling, weights_of
 from spp.errors import ConvertError

@@ -1,7 +1,7 @@
 """The layer types of Caffe's forks as torch source."""
 from typing import Any
 
-from spp.convert.torch.exporter.source import TorchExporter, exports, number
+from spp.convert.torch.exporter.context import TorchExporter, exports, number
 
 Texts = list[str]
 

@@ -2,7 +2,7 @@
 import math
 from typing import Any
 
-from spp.convert.torch.exporter.source import TorchExporter, exports, number, options, sizes
+from spp.convert.torch.exporter.context import TorchExporter, exports, number, options, sizes
 from spp.errors import ConvertError
 from spp.layers import Layer
 

@@ -14,7 +14,7 @@ import torch
 from spp.atomic import replacing
 from spp.convert.registry import import_modules
 from spp.convert.torch import state_dict, tensor_files
-from spp.convert.torch.exporter.source import EXPORTERS, TorchExporter, library_functions
+from spp.convert.torch.exporter.context import EXPORTERS, TorchExporter, library_functions
 from spp.convert.torch.names import tensors
 from spp.errors import ConvertError, SppError
 from spp.layers import TEST
@@ -33,7 +33,7 @@ _number = itertools.count()
 
 
 def module(net: Any) -> Any:
-    """What spp.convert.torch.module returns."""
+    """See spp.convert.torch.module."""
     text = source(net)
     name = f"<torch module {next(_number)} of net {net.name!r}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)    # for tracebacks
@@ -48,7 +48,7 @@ def module(net: Any) -> Any:
 
 
 def export(net: Any, output: str) -> str:
-    """What spp.convert.torch.export does."""
+    """See spp.convert.torch.export."""
     weights = os.path.splitext(output)[0] + ".pt"
     text = source(net, os.path.basename(weights))
     arrays, metadata = state_dict.from_net(net)

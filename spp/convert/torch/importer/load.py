@@ -13,7 +13,7 @@ from spp.errors import ConvertError
 
 
 def read(model: str, weights: str | None, shapes: Sequence[Sequence[int]]) -> Any:
-    """What spp.convert.torch.read returns."""
+    """See spp.convert.torch.read."""
     torch.manual_seed(0)
     if model.endswith(".pt2"):
         if weights or shapes:

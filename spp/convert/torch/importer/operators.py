@@ -4,7 +4,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from spp.convert.torch.importer.graph import TorchImporter, imports, shape
+from spp.convert.torch.importer.context import TorchImporter, imports, shape
 
 Args = SimpleNamespace
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spp.convert.registry import import_modules
-from spp.convert.torch.importer.graph import TorchImporter, input_value, stored_tensors
+from spp.convert.torch.importer.context import TorchImporter, input_value, stored_tensors
 from spp.errors import ConvertError
 from spp.net import Net
 from spp.proto import caffe_pb2
