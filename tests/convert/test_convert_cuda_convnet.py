@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from spp.convert.cuda_convnet import layers as cuda_convnet
+from spp.convert import cuda_convnet
 from spp.layers import TEST, TRAIN
 from spp.net import Net
 

@@ -1,6 +1,6 @@
-"""An ONNX graph that grows by a node at a time, and the table of the functions that write Caffe layers into it.
+"""An ONNX graph, built node by node, and the table of the layers' exporters.
 
-A size is an int where it is fixed, else the name of an int64 tensor of one element that the graph computes.
+A size is an int if it is fixed; otherwise it is the name of an int64 tensor of one element that the graph computes.
 """
 import operator
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from spp.convert.extras import need
+from spp.convert.onnx.metadata import StoredParameter
+from spp.convert.registry import registrar
+from spp.convert.unique import unique_name
 
 onnx = need("onnx", "onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
@@ -22,7 +25,7 @@ ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 
 @dataclass
 class Value:
-    """A tensor: its name, its sizes, None where they vary, and what the sizes are in the net as given."""
+    """A tensor: its name, its shape with None for sizes that vary, and its shape in the net at its own input sizes."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -35,7 +38,7 @@ class Value:
 
 @dataclass
 class Site:
-    """A layer in its net: the layer (set up and reshaped), its bottoms, and its tops, which have no tensors yet."""
+    """A layer (set up and reshaped) with its bottoms, and its tops, which have no tensors yet."""
 
     layer: Any
     bottoms: list[Value]
@@ -50,71 +53,71 @@ class Site:
         return self.bottoms[0]
 
 
-Emitter = Callable[["Graph", Site], str | list[str]]
-EMITTERS: dict[str, Emitter] = {}
-
-
-def emits(*types: str) -> Callable[[Emitter], Emitter]:
-    """Decorator: the function writes layers of these types; it returns the names of the tops' tensors."""
-    def enter(function: Emitter) -> Emitter:
-        EMITTERS.update(dict.fromkeys(types, function))
-        return function
-    return enter
-
-
 def values(blob: Any) -> np.ndarray:
     """A blob's data on the host."""
     return np.asarray(blob.backend.to_host(blob.data))
 
 
-class Graph:
-    """Nodes and constants; `owner` is the layer that is being written, whose name the nodes' names begin with."""
+class OnnxExporter:
+    """The nodes and constants of a graph; in the exporters of layers it is called `g`.
+
+    owner: the name of the layer that is being written, which the names of its nodes begin with. parameters: by layer
+    and index of a parameter, what `metadata` needs to find its values in the file again.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.owner = ""
+        self.parameters: dict[tuple[str, int], StoredParameter] = {}
         self._constants: dict[Any, str] = {}
         self._sizes: dict[tuple[str, int], str] = {}
-        self._taken: set[str] = set()
+        self._names: set[str] = set()
 
-    def unique(self, wanted: str) -> str:
-        """A tensor's or node's name that no other has."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}#{number}"
-        self._taken.add(name)
-        return name
+    def unique(self, name: str) -> str:
+        """The name, with a number appended if a tensor or node has it already."""
+        return unique_name(name, self._names, "#")
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """A node of one output; returns the output's name."""
+        """Add a node with one output; returns the output's name."""
         return self.add_many(op, 1, *inputs, **attributes)[0]
 
     def add_many(self, op: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
-        """A node; returns its outputs' names."""
+        """Add a node; returns its outputs' names."""
         name = self.unique(f"{self.owner}/{op}")
         names = [name if outputs == 1 else self.unique(f"{name}:{i}") for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, name=name, **attributes))
         return names
 
-    def const(self, values: Any, dtype: Any = np.float32, name: str | None = None) -> str:
-        """A constant tensor, or the one of the same values; `name` for weights."""
-        array = np.asarray(values, dtype, order="C")
-        key = array.dtype, array.shape, array.tobytes()
-        if key not in self._constants:
-            self._constants[key] = self.unique(name or f"{self.owner}/const")
-            self.initializers.append(numpy_helper.from_array(array, self._constants[key]))
-        return self._constants[key]
+    def const(self, values: Any, dtype: Any = np.float32) -> str:
+        """A constant tensor; equal constants are one tensor."""
+        return self._initializer(np.asarray(values, dtype, order="C"), f"{self.owner}/const")
 
     def ints(self, *values: int) -> str:
         """A constant int64 tensor of one axis."""
         return self.const(values, np.int64)
 
-    def weight(self, layer: Any, index: int, change: Callable[[np.ndarray], np.ndarray] = lambda array: array) -> str:
-        """A layer's parameter, changed by a function, as a constant."""
-        kind = ("weight", "bias")[index] if index < 2 else f"param{index}"
-        return self.const(change(values(layer.blobs[index])), name=f"{layer.name}.{kind}")
+    def weight(self, layer: Any, index: int, transposed: bool = False, ones: int = 0, name: str | None = None,
+               array: np.ndarray | None = None) -> str:
+        """A layer's parameter as a constant, transposed, or with axes of 1 appended.
+
+        array: values of the same shape to write in place of the parameter's own.
+        """
+        blob = layer.blobs[index]
+        array = values(blob) if array is None else array
+        array = array.T if transposed else array.reshape(array.shape + (1,) * ones)
+        name = f"{layer.name}.{name or ('weight', 'bias', f'param{index}')[min(index, 2)]}"
+        tensor = self._initializer(np.asarray(array, np.float32, order="C"), name, id(blob.memory))
+        self.parameters[layer.name, index] = StoredParameter(tensor, blob.shape, transposed)
+        return tensor
+
+    def _initializer(self, array: np.ndarray, name: str, memory: int = 0) -> str:
+        """The initializer of an array; parameters of different memory have their own, so that each can be edited."""
+        key = memory, array.dtype, array.shape, array.tobytes()
+        if key not in self._constants:
+            self._constants[key] = self.unique(name)
+            self.initializers.append(numpy_helper.from_array(array, self._constants[key]))
+        return self._constants[key]
 
     # --- sizes
 
@@ -129,7 +132,7 @@ class Graph:
         return self._sizes[key]
 
     def compute(self, op: str, a: Any, b: Any) -> Any:
-        """Integers a (op) b, for sizes and arrays of sizes; folded where both are known. Div rounds down."""
+        """Integers a (op) b, for sizes and arrays of sizes; folded if both are known. Div rounds down."""
         if not isinstance(a, str) and not isinstance(b, str):
             return ARITHMETIC[op](a, b)
         return self.add(op, *(v if isinstance(v, str) else self.const(np.atleast_1d(v), np.int64) for v in (a, b)))
@@ -148,12 +151,12 @@ class Graph:
     # --- what many layers need
 
     def reshape(self, x: str, sizes: Sequence[Size]) -> str:
-        """The values in another shape; 0 copies the size of the same axis of x, -1 is what is left over."""
+        """x in another shape: 0 copies the size of the same axis of x, -1 is inferred."""
         return self.add("Reshape", x, self.vector(sizes))
 
     def slice(self, x: str, axes: Sequence[int], starts: Sequence[Size], ends: Sequence[Size],
               steps: Sequence[int] = ()) -> str:
-        """The part of x from the starts to before the ends."""
+        """The part of x from the starts up to, but without, the ends."""
         more = [self.ints(*steps)] if steps else []
         return self.add("Slice", x, self.vector(starts), self.vector(ends), self.ints(*axes), *more)
 
@@ -171,8 +174,8 @@ class Graph:
         y = self.add("MatMul", x, weight)
         return self.add("Add", y, bias) if bias else y
 
-    def finish(self, old: str, new: str, since: int) -> None:
-        """Give a tensor that the nodes from number `since` on made its final name."""
+    def rename(self, old: str, new: str, since: int) -> None:
+        """Rename a tensor in the nodes from number `since` on."""
         for node in self.nodes[since:]:
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
@@ -180,5 +183,10 @@ class Graph:
                         names[i] = new
 
 
-__all__ = ["ARITHMETIC", "EMITTERS", "END", "Graph", "Site", "Size", "TensorProto", "Value", "emits", "helper", "onnx",
+# An exporter returns the tensors of the layer's tops.
+Export = Callable[[OnnxExporter, Site], str | list[str]]
+EXPORTERS: dict[str, Export] = {}      # by layer type
+exports = registrar(EXPORTERS)
+
+__all__ = ["END", "EXPORTERS", "OnnxExporter", "Site", "Size", "TensorProto", "Value", "exports", "helper", "onnx",
            "values"]

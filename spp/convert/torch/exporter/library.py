@@ -1,7 +1,9 @@
-"""What Caffe's layers compute and torch has no function for: a generated module carries those of these that it uses.
+"""Functions of Caffe's layers that torch lacks; a generated module contains a copy of those that it uses.
 
-Each function and class here stands alone, needs torch only, and calls no other file of spp.
+The functions and classes need torch only, and no other file of spp.
 """
+# The text is copied into programs of users, which have no need of annotations.
+# mypy: disable-error-code="no-untyped-def"
 import math
 
 import torch
@@ -10,17 +12,17 @@ from torch.nn import functional as F
 
 
 def pooled_sizes(sizes, kernel, stride, pad, ceil):
-    """Caffe's number of windows along each axis: a last one that begins behind the map and its padding is dropped."""
+    """Caffe's number of windows along each axis, without a last one that starts after the map and its padding."""
     counts = []
     for size, k, s, p in zip(sizes, kernel, stride, pad):
-        room = size + 2 * p - k
-        count = (-(-room // s) if ceil else room // s) + 1
+        length = size + 2 * p - k
+        count = (-(-length // s) if ceil else length // s) + 1
         counts.append(count - 1 if any(pad) and (count - 1) * s >= size + p else count)
     return counts
 
 
 def max_pool(x, kernel, stride, pad, ceil=True):
-    """Max pooling over the last axes with Caffe's windows and any padding below the kernel."""
+    """Max pooling over the last axes with Caffe's windows; the padding is smaller than the kernel."""
     sizes = x.shape[2:]
     counts = pooled_sizes(sizes, kernel, stride, pad, ceil)
     border: list[int] = []
@@ -33,7 +35,7 @@ def max_pool(x, kernel, stride, pad, ceil=True):
 
 
 def average_pool(x, kernel, stride, pad, ceil=True):
-    """Average pooling as `max_pool`; the padding counts, what lies behind it does not."""
+    """Average pooling as `max_pool`; the divisor counts the padding, but no elements outside the padded map."""
     counts = pooled_sizes(x.shape[2:], kernel, stride, pad, ceil)
     padded = F.pad(x, [p for p in reversed(pad) for _ in range(2)])
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(counts) - 1]
@@ -44,14 +46,14 @@ def average_pool(x, kernel, stride, pad, ceil=True):
 
 
 def expected_pool(x, kernel, stride, ceil=True):
-    """What stochastic pooling gives in testing: sum x^2 / sum x of each window, 0 where all are 0."""
+    """The result of stochastic pooling in testing: sum x^2 / sum x of each window, or 0 if all values are 0."""
     none = (0,) * len(kernel)
     total = average_pool(x, kernel, stride, none, ceil)
     return average_pool(x * x, kernel, stride, none, ceil) / torch.where(total == 0, torch.ones_like(total), total)
 
 
 def sliding_bins(x, n, pool):
-    """The n x n bins of SPP-net's windows: ceil(size / n) wide, floor(size / n) apart."""
+    """The n x n bins of SPP-net's sliding windows: window ceil(size / n), stride floor(size / n)."""
     window, stride = ([-(-size // n) for size in x.shape[2:]], [size // n for size in x.shape[2:]])
     y = pool(x, window, stride)
     if tuple(y.shape[2:]) != (n, n):
@@ -60,7 +62,7 @@ def sliding_bins(x, n, pool):
 
 
 def caffe_pyramid(x, height, pool):
-    """Caffe's SPP: level i has 2^i x 2^i windows of ceil(size / 2^i), padded so that they fit."""
+    """Caffe's SPP: level i has 2^i x 2^i windows of size ceil(size / 2^i), with padding so that they fit."""
     levels = []
     for n in (2 ** i for i in range(height)):
         kernel = [-(-size // n) for size in x.shape[2:]]
@@ -75,14 +77,14 @@ def lrn_within(x, size, alpha, beta):
 
 
 def over_batch_axes(module, x, axis):
-    """A convolution whose channels are on another axis than 1: all axes before are batch axes."""
+    """A convolution whose channels are on an axis other than 1: all axes before it are batch axes."""
     if axis == 0:
         return module(x.unsqueeze(0)).squeeze(0)
     return module(x.flatten(0, axis - 1)).unflatten(0, x.shape[:axis])
 
 
 def im2col(x, kernel, stride, pad, dilation, axis):
-    """Every window of a convolution as a column: the channels, on `axis`, become channels x kernel."""
+    """Each window of a convolution as a column: the channels, on `axis`, become channels x kernel."""
     x = F.pad(x, [p for p in reversed(pad) for _ in range(2)])
     for i, (k, s, d) in enumerate(zip(kernel, stride, dilation), axis + 1):
         x = x.unfold(i, (k - 1) * d + 1, s)[..., ::d]
@@ -91,12 +93,12 @@ def im2col(x, kernel, stride, pad, dilation, axis):
 
 
 def along(x, values, axis):
-    """`values` as a factor or summand of x: its axes are those of x from `axis` on."""
+    """`values` reshaped so that it broadcasts to x: its axes correspond to those of x from `axis` on."""
     return values.reshape(values.shape + (1,) * (x.dim() - axis - values.dim()))
 
 
 def mvn(x, first, variance, eps):
-    """(x - mean) / (standard deviation + eps) over the axes from `first` on; a top of 4 axes at least."""
+    """(x - mean) / (standard deviation + eps) over the axes from `first` on; the result has at least 4 axes."""
     x = x.reshape(x.shape + (1,) * (4 - x.dim()))
     axes = tuple(range(first, x.dim()))
     x = x - x.mean(axes, keepdim=True)
@@ -104,7 +106,7 @@ def mvn(x, first, variance, eps):
 
 
 def largest(x, axis, count):
-    """Indices and values of the largest elements along an axis, the largest first, of equal ones the last."""
+    """Indices and values of the largest elements along an axis, in descending order; the last of equal ones first."""
     values, order = torch.sort(x.flip(axis), dim=axis, descending=True, stable=True)
     return (x.shape[axis] - 1 - order).narrow(axis, 0, count).to(x.dtype), values.narrow(axis, 0, count)
 
@@ -124,7 +126,7 @@ def reorg_reverse(x, stride):
 
 
 def interp(x, size, zoom, shrink, first, last):
-    """Bilinear resizing, corners on corners, of the map without `first` and `last` pixels at its borders."""
+    """Bilinear resizing with aligned corners of the map without `first` and `last` pixels at its borders."""
     x = x[:, :, first:x.shape[2] - last, first:x.shape[3] - last]
     if size is None:
         inner = [(n - 1) // shrink + 1 for n in x.shape[2:]]
@@ -133,13 +135,13 @@ def interp(x, size, zoom, shrink, first, last):
 
 
 def unpool(x, place, height, width):
-    """Zeros, and x at its place h * width + w."""
+    """A map of zeros with the values of x at the indices `place`, h * width + w."""
     flat = x.new_zeros(*x.shape[:2], height * width)
     return flat.scatter(2, place.long().flatten(2), x.flatten(2)).unflatten(2, (height, width))
 
 
 def rounded(x):
-    """To whole numbers, halves away from zero."""
+    """Rounded to integers, halves away from zero."""
     return (x.sign() * (x.double().abs() + 0.5).floor()).to(x.dtype)
 
 
@@ -163,7 +165,7 @@ def roi_max_pool(x, rois, bins, scale):
 
 
 def roi_group_average(x, rois, outputs, bins, scale):
-    """R-FCN's position-sensitive pooling: the mean of each of bins x bins bins, each from channels of its own."""
+    """R-FCN's position-sensitive pooling: the mean of each of the bins x bins bins, each of separate channels."""
     rois = rois.reshape(-1, 5)
     corners = rounded(rois[:, 1:])
     y = x.new_zeros(len(rois), outputs, bins, bins)
@@ -182,8 +184,8 @@ def roi_group_average(x, rois, outputs, bins, scale):
     return y
 
 
-def prior_boxes(x, image, sizes, variance, image_size, step, offset, clip):
-    """SSD's priors: boxes of these sizes around each cell of x, as parts of the image; 1 x 2 x (cells boxes 4)."""
+def prior_boxes(x, image, sizes, variance, *, image_size, step, offset, clip):
+    """SSD's priors: boxes of these sizes around each cell of x, relative to the image; 1 x 2 x (cells boxes 4)."""
     height, width = image_size or image.shape[2:]
     down, across = step or (height / x.shape[2], width / x.shape[3])
     y, x = torch.meshgrid((torch.arange(x.shape[2], dtype=torch.float64) + offset) * down,
@@ -204,14 +206,14 @@ def lstm_unit(c, gates, cont):
 
 
 class DropoutUnscaled(nn.Dropout):
-    """Dropout that divides by nothing in training, and multiplies by 1 - p in testing (scale_train: false)."""
+    """Dropout that does not scale in training, and multiplies by 1 - p in testing (scale_train: false)."""
 
     def forward(self, x):
         return F.dropout(x, self.p, self.training) * (1 - self.p)
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation that is told whether to use the stored statistics, whatever train() and eval() say."""
+    """Batch normalisation that uses the stored statistics, or those of the batch, in train() and eval() alike."""
 
     def __init__(self, channels, stored, **options):
         super().__init__(channels, **options)
@@ -253,7 +255,7 @@ class TransposedLinear(nn.Module):
 
 
 class Embed(nn.Embedding):
-    """A row of a table for each index, and a bias added to it."""
+    """For each index a row of a table, plus a bias."""
 
     def __init__(self, rows, outputs):
         super().__init__(rows, outputs)
@@ -279,8 +281,8 @@ class Normalize(nn.Module):
 class Recurrent(nn.Module):
     """Base of Caffe's LSTM and RNN, with torch's parameter names: x is steps x streams x inputs, cont steps x streams.
 
-    cont is 0 where a sequence begins. Unless the states are exposed, a batch goes on from the states that the
-    batch before ended with.
+    cont is 0 where a sequence starts. Unless the states are exposed, a batch starts with the last states of the
+    previous batch.
     """
 
     def __init__(self, inputs, outputs, gates, states, static=0, exposed=False):

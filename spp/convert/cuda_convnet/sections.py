@@ -7,7 +7,7 @@ from spp.proto.files import read_bytes
 
 
 class Section:
-    """A section's options. Names of options are not case sensitive; what has been read is remembered."""
+    """A section's options. Names of options are not case sensitive. read: the options that were used."""
 
     def __init__(self, name: str, path: str, line: int) -> None:
         self.name, self.path, self.line = name, path, line
@@ -19,10 +19,10 @@ class Section:
         return f"{self.path}:{self.line}"
 
     def add(self, other: "Section") -> None:
-        """Take over another file's options of the same section."""
+        """Add the options of the same section in another file."""
         for key, (value, where) in other.options.items():
             if key in self.options:
-                raise ConvertError(f"{where}: layer {self.name!r}: {key} is given in both files")
+                raise ConvertError(f"{where}: layer {self.name!r}: {key} is in both files")
             self.options[key] = value, where
 
     def error(self, option: str, message: str) -> ConvertError:
@@ -39,7 +39,7 @@ class Section:
             raise self.error(option, f"{option} cannot be converted: {reason}")
 
     def text(self, option: str, default: str | None = None) -> str:
-        """An option's value; raises ConvertError if there is none, and no default."""
+        """An option's value; raises ConvertError if it is missing and has no default."""
         self.read.add(option.lower())
         if option.lower() in self.options:
             return self.options[option.lower()][0]
@@ -73,7 +73,7 @@ class Section:
     def listed(self, option: str, count: int, default: int | None = None, *, whole: bool) -> list[int]: ...
 
     def listed(self, option: str, count: int, default: Any = None, *, whole: bool = False) -> list[Any]:
-        """A number for each of `count` inputs: given once, or once an input."""
+        """A number for each of `count` inputs; the option has one number, or one per input."""
         if default is not None and not self.has(option):
             self.read.add(option.lower())
             return [default] * count
@@ -87,34 +87,34 @@ class Section:
         return [int(number) for number in numbers] if whole else numbers
 
     def schedules(self, option: str, count: int) -> list[float]:
-        """Learning rates: numbers, or const[base=number]; others change over a run whose length no file tells."""
+        """Learning rates: numbers, or const[base=number]; other schedules depend on the length of the run."""
         parts = []
         for part in self.names(option):
             match = re.fullmatch(r"(\w+)\s*\[\s*(.*)\]", part)
             if match and match[1] != "const":
-                raise self.error(option, f"{option}={part}: a schedule goes by the length of the run, which these "
-                                         "files do not have; give a number, and an lr_policy in the solver")
+                raise self.error(option, f"{option}={part}: a schedule depends on the length of the run, which "
+                                         "these files do not contain; give a number, and an lr_policy in the solver")
             parts.append(self.as_number(option, re.sub(r"\s*base\s*=\s*", "", match[2]) if match else part))
         if len(parts) not in (1, count):
             raise self.error(option, f"{option} needs one number, or one for each of {count} inputs; found "
                                      f"{len(parts)}")
         return parts * count if len(parts) == 1 else parts
 
-    def check_all_read(self, no_matter: tuple[str, ...]) -> None:
-        """Raise ConvertError for an option that nothing has asked for."""
+    def check_all_read(self, ignored: tuple[str, ...]) -> None:
+        """Raise ConvertError for an option that was not used."""
         for key in self.options:
-            if key not in self.read and key not in no_matter and not self._learning(key):
+            if key not in self.read and key not in ignored and not self._learning(key):
                 raise self.error(key, f"option {key} of type={self.text('type')} is not known, or cannot be converted")
 
     def _learning(self, key: str) -> bool:
-        """Whether it is a learning rate or such of a layer that has weights."""
+        """Whether an option sets how a layer with weights learns."""
         return key in ("epsw", "epsb", "momw", "momb", "wc") and self.text("type") in ("conv", "fc")
 
 
 def sections(path: str) -> dict[str, Section]:
     """The sections of a file, in order; raises ConvertError with the line of what cannot be read."""
     text = read_bytes(path).decode("utf-8", "replace")
-    found: dict[str, Section] = {}
+    result: dict[str, Section] = {}
     section = None
     for number, raw in enumerate(text.splitlines(), 1):
         line = re.sub(r"\s[;#].*", "", raw).strip()
@@ -124,15 +124,15 @@ def sections(path: str) -> dict[str, Section]:
         option = re.match(r"([^\s=:]+)\s*[=:]\s*(.*)", line)
         if header:
             name = header[1].strip()
-            if name in found:
+            if name in result:
                 raise ConvertError(f"{path}:{number}: a second section [{name}]; the first is in line "
-                                   f"{found[name].line}")
-            section = found[name] = Section(name, path, number)
+                                   f"{result[name].line}")
+            section = result[name] = Section(name, path, number)
         elif option and section is not None:
             section.options[option[1].lower()] = option[2].strip(), f"{path}:{number}"
         else:
             raise ConvertError(f"{path}:{number}: {line!r} is neither a [section] nor an option=value of one")
-    if not found:
+    if not result:
         raise ConvertError(f"{path}: no [section] in it; give a layer definition or layer parameter file of "
                            "cuda-convnet")
-    return found
+    return result

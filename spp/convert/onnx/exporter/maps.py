@@ -3,13 +3,13 @@ from typing import Any
 
 import numpy as np
 
-from spp.convert.onnx.export.graph import Graph, Site, Size, emits
+from spp.convert.onnx.exporter.context import OnnxExporter, Site, Size, exports
 
 REDUCE = {"MAX": "ReduceMax", "AVE": "ReduceMean"}
 
 
-@emits("Pooling")
-def pooling(g: Graph, site: Site) -> str | list[str]:
+@exports("Pooling")
+def pooling(g: OnnxExporter, site: Site) -> str | list[str]:
     layer, x = site.layer, site.x
     if layer.kernel is None:
         if len(site.tops) == 1 and layer.method != "STOCHASTIC":
@@ -24,8 +24,8 @@ def pooling(g: Graph, site: Site) -> str | list[str]:
     return _expected(g, x.name, lambda values: _average(g, site, values, kernel))
 
 
-def _global(g: Graph, site: Site) -> str | list[str]:
-    """Of a map whose size varies: MAX with its places, or STOCHASTIC in testing."""
+def _global(g: OnnxExporter, site: Site) -> str | list[str]:
+    """Global pooling of a map whose size varies: MAX with a second top, or STOCHASTIC in testing."""
     x = site.x
     if site.layer.method == "STOCHASTIC":
         return _expected(g, x.name, lambda values: g.add("GlobalAveragePool", values))
@@ -34,14 +34,14 @@ def _global(g: Graph, site: Site) -> str | list[str]:
     return [g.add("GlobalMaxPool", x.name), g.reshape(place, [0, 0] + [1] * (x.rank - 2))]
 
 
-def _expected(g: Graph, x: str, average: Any) -> str:
-    """sum x^2 / sum x of each window, 0 where all is 0."""
+def _expected(g: OnnxExporter, x: str, average: Any) -> str:
+    """sum x^2 / sum x of each window, or 0 if all values are 0."""
     total = average(x)
     empty = g.add("Equal", total, g.const(0.0))
     return g.add("Div", average(g.add("Mul", x, x)), g.add("Where", empty, g.const(1.0), total))
 
 
-def _max_pooling(g: Graph, site: Site, kernel: Any) -> str | list[str]:
+def _max_pooling(g: OnnxExporter, site: Site, kernel: Any) -> str | list[str]:
     layer, x = site.layer, site.x
     attributes = dict(kernel_shape=kernel, strides=layer.stride, pads=[*layer.pad, *layer.pad],
                       ceil_mode=int(layer.ceil))
@@ -55,8 +55,8 @@ def _max_pooling(g: Graph, site: Site, kernel: Any) -> str | list[str]:
     return [_clipped(g, site, kernel, part) for part in (y, g.add("Cast", within, to=1))]
 
 
-def _average(g: Graph, site: Site, x: str, kernel: Any) -> str:
-    """A window's divisor counts the padding, but not what lies beyond it."""
+def _average(g: OnnxExporter, site: Site, x: str, kernel: Any) -> str:
+    """Average pooling; the divisor of a window counts the padding, but not elements outside the padded map."""
     layer = site.layer
     attributes = dict(kernel_shape=kernel, strides=layer.stride)
     if not layer.ceil or all(stride == 1 for stride in layer.stride):
@@ -66,8 +66,8 @@ def _average(g: Graph, site: Site, x: str, kernel: Any) -> str:
     return _clipped(g, site, kernel, g.add("AveragePool", x, ceil_mode=1, count_include_pad=0, **attributes))
 
 
-def _clipped(g: Graph, site: Site, kernel: Any, y: str) -> str:
-    """y without the windows that begin beyond the map and its left padding, which Caffe drops where it pads."""
+def _clipped(g: OnnxExporter, site: Site, kernel: Any, y: str) -> str:
+    """y without the windows that start outside the map and its left padding; Caffe drops them if there is padding."""
     layer, x = site.layer, site.x
     axes = [axis for axis, (k, s, p) in enumerate(zip(kernel, layer.stride, layer.pad), 2)
             if layer.ceil and any(layer.pad) and p + s > k]
@@ -82,8 +82,8 @@ def _clipped(g: Graph, site: Site, kernel: Any, y: str) -> str:
 
 # --- spatial pyramid
 
-@emits("SPP")
-def spp(g: Graph, site: Site) -> str:
+@exports("SPP")
+def spp(g: OnnxExporter, site: Site) -> str:
     p = site.param.spp_param
     if p.bins:
         levels = [_level(g, site, n) for n in p.bins]
@@ -94,11 +94,10 @@ def spp(g: Graph, site: Site) -> str:
     return g.concat([g.add("Flatten", level, axis=1) for level in levels], 1)
 
 
-def _level(g: Graph, site: Site, n: int, padded: bool = False) -> str:
-    """n x n bins of the map: rows first, then columns, since a bin is the product of the two.
+def _level(g: OnnxExporter, site: Site, n: int, padded: bool = False) -> str:
+    """n x n bins of the map: the rows are reduced first, then the columns.
 
-    Bins by SLIDING, where that gives n windows at all, are Appendix A's wherever it is exact; elsewhere the sizes
-    are fixed.
+    The map's size is fixed for bins by SLIDING.
     """
     x, method = site.x, site.layer.method
     y = x.name
@@ -120,7 +119,7 @@ def _level(g: Graph, site: Site, n: int, padded: bool = False) -> str:
     return y
 
 
-def _bins(g: Graph, size: Size, n: int) -> tuple[Any, Any]:
+def _bins(g: OnnxExporter, size: Size, n: int) -> tuple[Any, Any]:
     """Appendix A: bin i from floor(i a / n) to ceil((i + 1) a / n)."""
     index = np.arange(n)
     starts = g.compute("Div", g.compute("Mul", index, size), n)
@@ -128,20 +127,20 @@ def _bins(g: Graph, size: Size, n: int) -> tuple[Any, Any]:
 
 
 def _sliding_bins(size: Size, n: int) -> tuple[Any, Any]:
-    assert isinstance(size, int), "sizes vary only where every size is right"
+    assert isinstance(size, int), "sizes do not vary with bin_rule SLIDING"
     starts = np.arange(n) * (size // n)
     return starts, starts - (-size // n)
 
 
-def _padded_bins(g: Graph, size: Size, window: Size, n: int) -> tuple[Any, Any]:
-    """Caffe's pyramid_height: windows side by side from half the padding before the map on."""
-    beyond = g.compute("Sub", g.compute("Mul", window, n), size)
-    starts = g.compute("Sub", g.compute("Mul", np.arange(n), window), g.compute("Div", g.compute("Add", beyond, 1), 2))
+def _padded_bins(g: OnnxExporter, size: Size, window: Size, n: int) -> tuple[Any, Any]:
+    """Caffe's pyramid_height: adjacent windows; half of the total padding is before the map."""
+    total = g.compute("Sub", g.compute("Mul", window, n), size)
+    starts = g.compute("Sub", g.compute("Mul", np.arange(n), window), g.compute("Div", g.compute("Add", total, 1), 2))
     return g.compute("Max", starts, 0), g.compute("Min", g.compute("Add", starts, window), size)
 
 
-def _over(g: Graph, x: str, axis: int, starts: Any, ends: Any, reduce: str, n: int) -> str:
-    """Each of n parts of an axis reduced to one element."""
+def _over(g: OnnxExporter, x: str, axis: int, starts: Any, ends: Any, reduce: str, n: int) -> str:
+    """Reduce each of n parts of an axis to one element."""
     parts = []
     for start, end in zip(_each(g, starts, n), _each(g, ends, n)):
         part = g.slice(x, [axis], [start], [end])
@@ -152,6 +151,6 @@ def _over(g: Graph, x: str, axis: int, starts: Any, ends: Any, reduce: str, n: i
     return g.concat(parts, axis)
 
 
-def _each(g: Graph, numbers: Any, n: int) -> list[Size]:
+def _each(g: OnnxExporter, numbers: Any, n: int) -> list[Size]:
     """The elements of an array of n sizes."""
     return [*g.add_many("Split", n, numbers, axis=0)] if isinstance(numbers, str) else [int(v) for v in numbers]

@@ -1,47 +1,47 @@
 """The layer types of Caffe's forks as torch source."""
 from typing import Any
 
-from spp.convert.torch.writer import Writer, emits, number
+from spp.convert.torch.exporter.context import TorchExporter, exports, number
 
 Texts = list[str]
 
 
-@emits("Normalize")
-def normalize(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("Normalize")
+def normalize(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     count = layer.blobs[0].count
-    return [f"{writer.own(layer, f'Normalize({count}, {layer.across}, {number(layer.eps)})')}({x[0]})"]
+    return [f"{exporter.own(layer, f'Normalize({count}, {layer.across}, {number(layer.eps)})')}({x[0]})"]
 
 
-@emits("Permute")
-def permute(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("Permute")
+def permute(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [f"{x[0]}.permute({', '.join(map(str, layer.order))})"]
 
 
-@emits("Reorg")
-def reorg(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("Reorg")
+def reorg(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [f"{'reorg_reverse' if layer.reverse else 'reorg'}({x[0]}, {layer.stride})"]
 
 
-@emits("ShuffleChannel")
-def shuffle(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("ShuffleChannel")
+def shuffle(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [f"{x[0]}.unflatten(1, ({layer.group}, -1)).transpose(1, 2).flatten(1, 2)"]
 
 
-@emits("Axpy")
-def axpy(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("Axpy")
+def axpy(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [f"along({x[1]}, {x[0]}.flatten(1), 0) * {x[1]} + {x[2]}"]
 
 
-@emits("Interp")
-def interp(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("Interp")
+def interp(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     p = layer.param.interp_param
     factors = p.HasField("zoom_factor") or p.HasField("shrink_factor")
     size = None if factors else (p.height, p.width)
     return [f"interp({x[0]}, {size}, {p.zoom_factor}, {p.shrink_factor}, {-p.pad_beg}, {-p.pad_end})"]
 
 
-@emits("Upsample")
-def upsample(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("Upsample")
+def upsample(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     p, (high, wide) = layer.param.upsample_param, layer.scale
     if len(x) == 1:
         return [f"{x[0]}.repeat_interleave({high}, 2).repeat_interleave({wide}, 3)"]
@@ -52,19 +52,19 @@ def upsample(writer: Writer, layer: Any, x: Texts) -> Texts:
     return [f"unpool({x[0]}, {x[1]}, {rows}, {columns})"]
 
 
-@emits("ROIPooling")
-def roi_pooling(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("ROIPooling")
+def roi_pooling(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [f"roi_max_pool({x[0]}, {x[1]}, {tuple(layer.pooled)!r}, {number(layer.scale)})"]
 
 
-@emits("PSROIPooling")
-def psroi_pooling(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("PSROIPooling")
+def psroi_pooling(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [f"roi_group_average({x[0]}, {x[1]}, {layer.outputs}, {layer.group}, {number(layer.scale)})"]
 
 
-@emits("PriorBox")
-def prior_box(writer: Writer, layer: Any, x: Texts) -> Texts:
+@exports("PriorBox")
+def prior_box(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     p, boxes = layer.param.prior_box_param, [tuple(row) for row in layer.sizes.tolist()]
     variance = [float(number(v)) for v in layer.variance]
-    return [f"prior_boxes({x[0]}, {x[1]}, {boxes!r}, {variance!r}, {layer.image!r}, {layer.step!r}, "
-            f"{number(p.offset)}, {p.clip})"]
+    return [f"prior_boxes({x[0]}, {x[1]}, {boxes!r}, {variance!r}, image_size={layer.image!r}, step={layer.step!r}, "
+            f"offset={number(p.offset)}, clip={p.clip})"]

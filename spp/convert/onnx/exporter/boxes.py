@@ -1,11 +1,11 @@
 """Resizing of maps, pooling of regions, and priors, as ONNX operators."""
 import numpy as np
 
-from spp.convert.onnx.export.graph import END, Graph, Site, Size, TensorProto, emits
+from spp.convert.onnx.exporter.context import END, OnnxExporter, Site, Size, TensorProto, exports
 
 
-@emits("Interp")
-def interp(g: Graph, site: Site) -> str:
+@exports("Interp")
+def interp(g: OnnxExporter, site: Site) -> str:
     p, x = site.param.interp_param, site.x.name
     sizes = [g.compute("Add", g.size(site.x, axis), p.pad_beg + p.pad_end) for axis in (2, 3)]
     if p.pad_beg or p.pad_end:
@@ -19,8 +19,8 @@ def interp(g: Graph, site: Site) -> str:
     return g.add("Resize", x, "", "", target, mode="linear", coordinate_transformation_mode="align_corners")
 
 
-@emits("Upsample")
-def upsample(g: Graph, site: Site) -> str:
+@exports("Upsample")
+def upsample(g: OnnxExporter, site: Site) -> str:
     p, layer = site.param.upsample_param, site.layer
     high, wide = layer.scale
     if len(site.bottoms) == 1:
@@ -39,16 +39,16 @@ def upsample(g: Graph, site: Site) -> str:
     return g.reshape(flat, [n, c, *sizes])
 
 
-@emits("ROIPooling")
-def roi_pooling(g: Graph, site: Site) -> str:
+@exports("ROIPooling")
+def roi_pooling(g: OnnxExporter, site: Site) -> str:
     rois = site.bottoms[1]
     regions = rois.name if rois.rank == 2 else g.reshape(rois.name, [-1, 5])
     return g.add("MaxRoiPool", site.x.name, regions, pooled_shape=site.layer.pooled, spatial_scale=site.layer.scale)
 
 
-@emits("PSROIPooling")
-def position_sensitive(g: Graph, site: Site) -> str:
-    """Means over bins from sums over all pixels above and to the left, in double precision."""
+@exports("PSROIPooling")
+def position_sensitive(g: OnnxExporter, site: Site) -> str:
+    """Means over bins, as differences of sums over all pixels above and to the left, in double precision."""
     outputs, group = site.layer.outputs, site.layer.group
     rois = g.reshape(site.bottoms[1].name, [-1, 5])
     total = g.add("Cast", g.add("Pad", site.x.name, g.ints(0, 0, 1, 1, 0, 0, 0, 0)), to=TensorProto.DOUBLE)
@@ -73,8 +73,8 @@ def position_sensitive(g: Graph, site: Site) -> str:
     return g.add("Cast", g.add("Div", inside, area), to=TensorProto.FLOAT)
 
 
-def _group_bins(g: Graph, site: Site, rois: str, axis: int) -> tuple[str, str]:
-    """First row (or column) of each bin, and the one behind its last: R x 1 x bins x 1 (or R x 1 x 1 x bins)."""
+def _group_bins(g: OnnxExporter, site: Site, rois: str, axis: int) -> tuple[str, str]:
+    """First row (or column) of each bin, and last + 1: R x 1 x bins x 1 (or R x 1 x 1 x bins)."""
     group, scale, column = site.layer.group, site.layer.scale, 4 - axis
     corners = []
     for which in (column, column + 2):
@@ -96,9 +96,9 @@ def _group_bins(g: Graph, site: Site, rois: str, axis: int) -> tuple[str, str]:
     return edges[0], edges[1]
 
 
-@emits("PriorBox")
-def prior_box(g: Graph, site: Site) -> str:
-    """Constants where the sizes of map and image are fixed, else computed from them."""
+@exports("PriorBox")
+def prior_box(g: OnnxExporter, site: Site) -> str:
+    """The boxes are constants if the sizes of map and image are fixed; otherwise they are computed from them."""
     layer, p = site.layer, site.param.prior_box_param
     cells = [g.size(site.x, axis) for axis in (2, 3)]
     image = [g.const([size]) for size in layer.image] if layer.image else [
@@ -122,7 +122,7 @@ def prior_box(g: Graph, site: Site) -> str:
     return g.concat([g.reshape(part, [1, 1, -1]) for part in (boxes, variances)], 1)
 
 
-def _range(g: Graph, count: Size) -> str:
+def _range(g: OnnxExporter, count: Size) -> str:
     """0, 1, ... below a size, as floats."""
     if isinstance(count, int):
         return g.const(np.arange(count))

@@ -12,14 +12,14 @@ from spp.convert.extras import need
 from spp.errors import ConvertError
 
 ENDINGS = (".pt", ".pth", ".safetensors")
-KEY = "caffe"       # what the metadata is filed under
+KEY = "caffe"       # the key of the metadata
 
 
 def read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors of a file and the metadata that `write` put there ({} where there is none).
+    """The tensors of a file and the metadata that `write` stored there ({} if there is none).
 
-    A .pt holds a state_dict, or a checkpoint with one under "state_dict". Halves become float32. Raises
-    ConvertError for a file that is missing, damaged, or holds something else.
+    A .pt contains a state_dict, or a checkpoint with one under "state_dict". Halves become float32. Raises
+    ConvertError for a file that is missing or damaged, or contains something else.
     """
     try:
         with open(path, "rb"):
@@ -30,7 +30,7 @@ def read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def write(path: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and metadata, the file appearing whole or not at all; the ending of the path tells its kind."""
+    """Write tensors and metadata in the format of the path's extension; the file appears complete or not at all."""
     text = json.dumps(metadata, sort_keys=True)
     with replacing(path, ConvertError) as temporary:
         if path.endswith(".safetensors"):
@@ -39,7 +39,7 @@ def write(path: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, An
             with open(temporary, "wb"):
                 mode = os.stat(temporary).st_mode
             save_file(dict(arrays), temporary, {"format": "pt", KEY: text})
-            os.chmod(temporary, mode)       # safetensors lets nobody but the user read its files
+            os.chmod(temporary, mode)       # safetensors makes its files readable by the user only
         else:
             _write_torch(temporary, arrays, text)
 
@@ -50,7 +50,7 @@ def _write_torch(path: str, arrays: Mapping[str, np.ndarray], text: str) -> None
 
     import torch
     state: Any = OrderedDict((key, torch.from_numpy(np.array(array))) for key, array in arrays.items())
-    state._metadata = OrderedDict([("", {"version": 1}), (KEY, text)])      # load_state_dict passes over our key
+    state._metadata = OrderedDict([("", {"version": 1}), (KEY, text)])      # load_state_dict ignores our key
     torch.save(state, path)
 
 
@@ -72,12 +72,12 @@ def _read_torch(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ConvertError(f"{path}: holds other things than tensors, or is damaged; save the module's state_dict() "
-                           f"with torch.save ({str(error).splitlines()[0]})") from error
+        raise ConvertError(f"{path}: contains other things than tensors, or is damaged; save the module's "
+                           f"state_dict() with torch.save ({str(error).splitlines()[0]})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConvertError(f"{path}: holds no state_dict; save the module's state_dict() with torch.save")
+        raise ConvertError(f"{path}: contains no state_dict; save the module's state_dict() with torch.save")
     text = getattr(state, "_metadata", {}).get(KEY)
     halves = (torch.float16, torch.bfloat16)
     arrays = {key: (value.float() if value.dtype in halves else value).detach().numpy()
@@ -87,12 +87,12 @@ def _read_torch(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def _metadata(text: Any, path: str) -> dict[str, Any]:
     try:
-        found = json.loads(text) if text else {}
+        metadata = json.loads(text) if text else {}
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        metadata = None
+    if not isinstance(metadata, dict):
         raise ConvertError(f"{path}: its metadata {KEY!r} is damaged; convert the weights again, or remove it")
-    return found
+    return metadata
 
 
 def _wide(array: np.ndarray) -> np.ndarray:

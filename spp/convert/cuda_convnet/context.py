@@ -1,14 +1,17 @@
-"""The net that a cuda-convnet definition grows into: blobs, weights, neurons, and the solver's rates."""
+"""The net and the solver that a cuda-convnet definition becomes, and the table of the sections' importers."""
 import math
 import re
 from collections import Counter
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
-from spp.convert.cuda_convnet.text import Section
+from spp.convert.cuda_convnet.sections import Section
+from spp.convert.net_builder import NetBuilder
+from spp.convert.registry import registrar
 from spp.errors import ConvertError
+from spp.layers.base import format_shape
 from spp.proto import caffe_pb2
 
-# neuron: the layers that compute it, with a and b for its numbers.
+# By neuron, the layers that compute it, with a and b for its numbers.
 NEURONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "ident": [], "relu": [("ReLU", {})], "logistic": [("Sigmoid", {})], "abs": [("AbsVal", {})],
     "softrelu": [("BNLL", {})], "square": [("Power", {"power_param": {"power": 2}})],
@@ -21,71 +24,62 @@ NEURONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "brelu[a]": [("Clip", {"clip_param": {"min": 0.0, "max": "a"}})],
     "linear[a,b]": [("Power", {"power_param": {"scale": "a", "shift": "b"}})],
 }
+PARAMS = {"Convolution": "convolution_param", "InnerProduct": "inner_product_param"}
 Shape = tuple[int, ...]
 
 
-class Net:
-    """The net that grows section by section; `made` holds each section's blob and its shape without the batch."""
+class CudaConvnetImporter(NetBuilder):
+    """The net that is built section by section.
+
+    blobs: the blob of each section and its shape without the batch. levels: for sections that may be levels of a
+    pyramid, their source, bins and method. rates: the learning rate and weight decay by layer and parameter index.
+    """
 
     def __init__(self, name: str, layers: dict[str, Section], shapes: Mapping[str, Sequence[int]],
                  learns: bool) -> None:
-        self.param = caffe_pb2.NetParameter(name=name)
+        super().__init__(name)
         self.layers, self.learns = layers, learns
         self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
         unknown = [key for key in shapes if key not in layers or layers[key].text("type", "") != "data"]
         if unknown:
             raise ConvertError(f"a shape is given for {unknown[0]!r}, which is no data layer")
         self.readers = Counter(name for section in layers.values() for name in section.names("inputs", []))
-        self.made: dict[str, tuple[str, Shape]] = {}
-        self.levels: dict[str, tuple[str, int, str]] = {}       # of a pyramid: source, bins, method
-        self.rates: dict[tuple[str, int], tuple[float, float]] = {}     # by layer and parameter: rate, decay
+        self.blobs: dict[str, tuple[str, Shape]] = {}
+        self.levels: dict[str, tuple[str, int, str]] = {}
+        self.rates: dict[tuple[str, int], tuple[float, float]] = {}
         self.momenta: set[float] = set()
 
-    # --- helpers
-
     def add(self, kind: str, name: str, bottoms: Sequence[str], top: str | None = None, **params: Any) -> Any:
-        """Append a layer; `params` are the fields of its parameter messages."""
-        layer = self.param.layer.add(name=name, type=kind, bottom=bottoms)
-        layer.top.append(top or name)
-        for field, values in params.items():
-            message = getattr(layer, field)
-            message.SetInParent()
-            for key, value in values.items():
-                if isinstance(value, list):
-                    getattr(message, key).extend(value)
-                elif isinstance(value, dict):
-                    getattr(message, key).MergeFrom(caffe_pb2.FillerParameter(**value))
-                else:
-                    setattr(message, key, value)
-        return layer
+        """Append a layer with one top, named as the layer if not given."""
+        return self.add_layer(kind, name, bottoms, [top or name], **params)
 
     def inputs(self, section: Section, count: int | None = None) -> list[tuple[str, Shape]]:
         """The blobs of the section's inputs with their shapes."""
         names = section.names("inputs")
         for name in names:
-            if name not in self.made:
+            if name not in self.blobs:
                 raise section.error("inputs", f"input {name!r} is not defined before this layer")
         if count is not None and len(names) != count:
             raise section.error("inputs", f"takes {count} input(s), found {len(names)}")
-        return [self.made[name] for name in names]
+        return [self.blobs[name] for name in names]
 
     def image(self, section: Section, blob: str, shape: Shape, channels: int) -> int:
         """The height, and width, of an input that is an image; its channels are as the section says."""
         if len(shape) != 3 or shape[0] != channels or shape[1] != shape[2]:
             raise section.error("channels", f"channels={channels}: the input {blob!r} is "
-                                            f"{' x '.join(map(str, shape))}, not {channels} square maps")
+                                            f"{format_shape(shape)}, not {channels} square maps")
         return shape[1]
 
     def finish(self, section: Section, blob: str, shape: Shape) -> None:
-        """Apply the section's dropout (of a fork's parameter files) and neuron, and note what the section makes."""
+        """Apply the section's dropout (of a fork's parameter files) and neuron, and set the section's blob."""
         rate = section.number("dropout", 0.0)
         if rate:
             self.add("Dropout", f"{section.name}_dropout", [blob], blob,
                      dropout_param={"dropout_ratio": rate, "scale_train": False})
-        self.made[section.name] = self.neuron(section, blob), shape
+        self.blobs[section.name] = self.neuron(section, blob), shape
 
     def neuron(self, section: Section, blob: str, first: str | None = None) -> str:
-        """The neuron function over a blob, in place or with the first layer's top named; returns its values' blob."""
+        """Add the layers of the section's neuron, in place or with `first` as the first top; returns the last top."""
         text = section.text("neuron", "ident").replace(" ", "")
         match = re.fullmatch(r"(\w+)(?:\[([^\]]*)\])?", text)
         base, values = (match[1], (match[2] or "").split(",") if match[2] else []) if match else (text, [])
@@ -94,14 +88,14 @@ class Net:
         if known is None or len(values) != len(names):
             raise section.error("neuron", f"neuron={text} cannot be converted; known are {', '.join(NEURONS)}")
         numbers = {letter: section.as_number("neuron", value) for letter, value in zip(names, values)}
-        made = 0
+        count = 0
         for kind, params in NEURONS[known]:
             params = {field: {key: numbers.get(value, value) if isinstance(value, str) else value
                               for key, value in message.items()} for field, message in params.items()}
             if params == {"power_param": {"scale": 1.0}}:
                 continue
-            made += 1
-            name = f"{section.name}_neuron" + (str(made) if made > 1 else "")
+            count += 1
+            name = f"{section.name}_neuron" + (str(count) if count > 1 else "")
             top = first or (name if kind == "AbsVal" else blob)
             first = None
             self.add(kind, name, [blob], top, **params)
@@ -109,28 +103,27 @@ class Net:
         return blob
 
     def cut(self, name: str, blob: str, at: int, keep: int, top: str | None = None) -> str:
-        """The part of a map before (keep 0) or from (keep 1) a row and column on; `top` is its name, if given."""
+        """The part of a map before (keep 0) or from (keep 1) row and column `at` on; `top` is its name, if given."""
         for axis, side in ((2, "rows"), (3, "columns")):
             tops = [f"{name}_{side}_{part}" for part in range(2)]
             if top and axis == 3:
                 tops[keep] = top
-            layer = self.add("Slice", f"{name}_{side}", [blob], tops[0],
-                             slice_param={"axis": axis, "slice_point": [at]})
-            layer.top.append(tops[1])
-            self.param.layer.add(name=f"{layer.name}_rest", type="Silence", bottom=[tops[1 - keep]])
+            self.add_layer("Slice", f"{name}_{side}", [blob], tops, slice_param={"axis": axis, "slice_point": [at]})
+            self.add_layer("Silence", f"{name}_{side}_rest", [tops[1 - keep]], [])
             blob = tops[keep]
         return blob
 
-    def weights(self, section: Section, kind: str, field: str, blob: str, param: dict[str, Any], index: int = 0,
+    def weights(self, section: Section, kind: str, blob: str, param: dict[str, Any], index: int = 0,
                 alone: bool = True, suffix: str = "") -> str:
-        """A layer of weights for the section's input number `index`; the first has the bias. `alone`: for all.
+        """Add a layer with weights for the section's input number `index`, or for all of them (`alone`).
 
-        Its top has the layer's name and the suffix. Returns the layer's name.
+        The layer of the first input has the bias. The top's name is the layer's and the suffix. Returns the layer's
+        name.
         """
         for option in ("initwfunc", "initbfunc"):
-            section.refuse(option, "its Python function makes the weights; load them from a caffemodel instead")
+            section.refuse(option, "its Python function computes the weights; load them from a caffemodel instead")
         for option in ("wball", "wcnormmax", "wcnormmin", "updateperiod"):
-            section.refuse(option, "Caffe's solver neither bounds the norm of weights nor waits with an update")
+            section.refuse(option, "Caffe's solver neither bounds the norm of weights nor delays an update")
         name, count = section.name if alone else f"{section.name}_{index}", len(section.names("inputs"))
         std, bias = section.listed("initw", count, 0.01)[index], section.number("initb", 0.0)
         fillers: dict[str, Any] = {"weight_filler": {"type": "gaussian", "std": std}}
@@ -138,7 +131,7 @@ class Net:
             fillers["bias_term"] = False
         elif bias:
             fillers["bias_filler"] = {"value": bias}
-        layer = self.add(kind, name, [blob], name + suffix, **{field: {**param, **fillers}})
+        layer = self.add(kind, name, [blob], name + suffix, **{PARAMS[kind]: {**param, **fillers}})
         if self.learns:
             self.rates[name, 0] = section.schedules("epsw", count)[index], section.listed("wc", count, 0.0)[index]
             self.momenta |= {section.listed("momw", count)[index], section.number("momb")}
@@ -149,33 +142,34 @@ class Net:
         return name
 
     def share(self, section: Section, layer: Any, source: str, alone: bool) -> None:
-        """Let the layer use another's weight matrix, with its rate and decay, not its biases."""
+        """Share the weight matrix of the layer `source`, with its rate and decay; biases are not shared."""
         owner = next((other for other in self.param.layer if other.name == source.removesuffix("[0]")
                       and other.type == layer.type), None)
         if not alone or owner is None or owner.name == layer.name:
-            raise section.error("weightsource", f"weightSource={source}: only the one weight matrix of a layer of the "
-                                                "same type before can be shared")
-        for each in (owner, layer):
-            if not each.param:
-                each.param.add()
-            each.param[0].name = f"{owner.name}/weights"
+            raise section.error("weightsource", f"weightSource={source}: only the single weight matrix of an earlier "
+                                                "layer of the same type can be shared")
+        for sharer in (owner, layer):
+            if not sharer.param:
+                sharer.param.add()
+            sharer.param[0].name = f"{owner.name}/weights"
         self.rates.pop((layer.name, 0), None)
 
     def summed(self, section: Section, blobs: list[str]) -> str:
+        """The blob of the sum of several blobs."""
         if len(blobs) == 1:
             return blobs[0]
         self.add("Eltwise", section.name, blobs)
         return section.name
 
     def joined(self, names: Sequence[str], name: str) -> tuple[str, Shape]:
-        """Several layers' outputs as one vector, each flattened; levels of one map's pyramid become an SPP layer."""
-        units = sum(math.prod(self.made[each][1]) for each in names)
+        """Concatenate the flattened outputs of sections; an SPP layer if they are the levels of one map's pyramid."""
+        units = sum(math.prod(self.blobs[each][1]) for each in names)
         levels = [self.levels.get(each) for each in names]
         if all(level is not None and level[0::2] == (levels[0] or level)[0::2] for level in levels) and all(
                 self.readers[each] == 1 for each in names):
             source, _, method = levels[0] or ("", 0, "")
-            kept = [layer for layer in self.param.layer if layer.name not in names]
-            copies = caffe_pb2.NetParameter(layer=kept)
+            others = [layer for layer in self.param.layer if layer.name not in names]
+            copies = caffe_pb2.NetParameter(layer=others)
             del self.param.layer[:]
             self.param.layer.extend(copies.layer)
             layer = self.add("SPP", name, [source],
@@ -183,11 +177,12 @@ class Net:
             if method == "AVE":
                 layer.spp_param.pool = layer.spp_param.AVE
             return layer.name, (units,)
-        flat = [self.made[each][0] if len(self.made[each][1]) == 1 else self.add(
-            "Flatten", f"{each}_flat", [self.made[each][0]]).name for each in names]
+        flat = [self.blobs[each][0] if len(self.blobs[each][1]) == 1 else self.add(
+            "Flatten", f"{each}_flat", [self.blobs[each][0]]).name for each in names]
         return self.add("Concat", name, flat).name, (units,)
 
     def cost(self, section: Section, kind: str, bottoms: list[str], **params: Any) -> None:
+        """Add a loss layer, for phase TRAIN."""
         coeff = section.number("coeff", 1.0)
         layer = self.add(kind, section.name, bottoms, **params)
         if coeff != 1 or kind == "Reduction":
@@ -197,11 +192,11 @@ class Net:
     # --- solver
 
     def solver(self) -> Any:
-        """Rates and decays as multiples of the first layer's; one momentum for all, as Caffe has it."""
+        """The solver; the rates and decays of the parameters become multiples of the first layer's."""
         result = caffe_pb2.SolverParameter(type="SGD", lr_policy="fixed")
         if len(self.momenta) > 1:
-            found = ", ".join(f"{momentum:g}" for momentum in sorted(self.momenta))
-            raise ConvertError(f"momW and momB are {found}, and a solver of Caffe has one momentum for all")
+            momenta = ", ".join(f"{momentum:g}" for momentum in sorted(self.momenta))
+            raise ConvertError(f"momW and momB are {momenta}, and a solver of Caffe has one momentum for all")
         result.momentum = next(iter(self.momenta), 0.0)
         rates = [rate for rate, _ in self.rates.values() if rate]
         decays = [decay for _, decay in self.rates.values() if decay]
@@ -219,3 +214,8 @@ class Net:
                     if multiple != 1:
                         setattr(layer.param[i], field, multiple)
         return result
+
+
+Import = Callable[[CudaConvnetImporter, Section], None]
+IMPORTERS: dict[str, Import] = {}      # by section type
+imports = registrar(IMPORTERS)

@@ -1,7 +1,7 @@
 """Nets to ONNX: a prototxt and its weights as a file of standard operators (opset 17).
 
-Sizes of the inputs that the net takes in more than one way - batch, height and width as a rule - vary in the
-file too. Which those are is tried out: the net is reshaped, and what it refuses stays fixed.
+Sizes of the inputs that may vary in the net, usually batch, height and width, vary in the file too. Which sizes may
+vary is determined by reshaping the net; a size for which this fails is fixed.
 """
 from typing import Any, Iterator, Mapping, Sequence
 
@@ -9,39 +9,34 @@ import numpy as np
 
 from spp import graph
 from spp.atomic import replacing
-from spp.convert.onnx.export import boxes as onnx_export_boxes     # noqa: F401 fill the table
-from spp.convert.onnx.export import layers as onnx_export_layers     # noqa: F401 fill the table
-from spp.convert.onnx.export import maps as onnx_export_maps     # noqa: F401 fill the table
-from spp.convert.onnx.export import recurrent as onnx_export_recurrent     # noqa: F401 fill the table
-from spp.convert.onnx.export import shapes as onnx_export_shapes     # noqa: F401 fill the table
-from spp.convert.onnx.export.graph import EMITTERS, IR_VERSION, OPSET, Graph, Site, TensorProto, Value, helper, onnx
+from spp.convert.onnx import metadata
+from spp.convert.onnx.exporter.context import (
+    EXPORTERS, IR_VERSION, OPSET, OnnxExporter, Site, TensorProto, Value, helper, onnx)
+from spp.convert.registry import import_modules
 from spp.errors import ConvertError, NetError, SppError
 from spp.layers import TEST
 from spp.layers.registry import layer_class
 from spp.net import Net
 from spp.proto import read_net
 
+import_modules("spp.convert.onnx.exporter")
+
 REASONS = {
     "DetectionOutput": "no standard operator has its rule of suppression (top_k before, keep_top_k of all classes "
-                       "behind); end the net before it",
-    "Python": "what a Python layer computes is its own code; end the net before it, or write the layer anew",
+                       "after); end the net before it",
+    "Python": "a Python layer is code of its own; end the net before it, or replace it by Caffe's layers",
 }
 KINDS = {"loss": "a loss belongs to training; export the deploy prototxt", "data":
          "a data layer reads files; export the deploy prototxt, which has an Input"}
 BATCHES, STEPS = (1, 2, -1), tuple(range(-33, 34))
 
 
-def export(net: Any, weights: str | Sequence[str] | None, output: str,
-           metadata: Mapping[str, str] | None = None) -> None:
-    """Write a net (the path of a prototxt, or a Net of phase TEST) with its weights as an ONNX file.
-
-    metadata: what metadata_props shall hold besides, such as the means and the scale of the input. Raises
-    ConvertError, and writes nothing, for a layer that standard operators cannot express.
-    """
+def export(net: Any, weights: str | Sequence[str] | None, output: str, notes: Mapping[str, str] | None) -> None:
+    """See spp.convert.onnx.export."""
     if not isinstance(net, Net):
         _check_types(graph.filter_net(read_net(net), TEST).layer, net)      # before data layers ask for their files
         net = Net(net, weights=weights, device="cpu")
-    model = to_model(net, metadata)
+    model = to_model(net, notes)
     try:
         content = model.SerializeToString()
     except ValueError as error:
@@ -50,8 +45,8 @@ def export(net: Any, weights: str | Sequence[str] | None, output: str,
         file.write(content)
 
 
-def to_model(net: Net, metadata: Mapping[str, str] | None = None) -> Any:
-    """The ModelProto of a Net of phase TEST, checked by onnx; raises ConvertError as `export`."""
+def to_model(net: Net, notes: Mapping[str, str] | None = None) -> Any:
+    """See spp.convert.onnx.to_model."""
     if net.phase != TEST:
         raise ConvertError("an ONNX file is for inference; build the net in phase TEST")
     _check_types([layer.param for layer in net.layers], net.source)
@@ -59,27 +54,28 @@ def to_model(net: Net, metadata: Mapping[str, str] | None = None) -> Any:
     if not names:
         raise ConvertError(f"{net.source or net.name}: no layer makes an output of the net, which an ONNX graph needs")
     dimensions, shapes = _trials(net)
-    made = Graph()
-    tensors = _write_layers(net, made, shapes, names)
+    exporter = OnnxExporter()
+    tensors = _write_layers(net, exporter, shapes, names)
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dimensions[name]) for name in net.inputs]
     outputs = [helper.make_tensor_value_info(tensors[name], TensorProto.FLOAT, [
         f"{name}_{axis}" if size is None else size for axis, size in enumerate(shapes[name])])
         for name in names]
     model = helper.make_model(
-        helper.make_graph(made.nodes, net.name or "net", inputs, outputs, made.initializers),
+        helper.make_graph(exporter.nodes, net.name or "net", inputs, outputs, exporter.initializers),
         opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="spp")
-    given = {f"input.{name}": "x".join(map(str, net.blobs[name].shape)) for name in net.inputs}
-    helper.set_model_props(model, {**given, **(metadata or {})})
+    sizes = {f"input.{name}": "x".join(map(str, net.blobs[name].shape)) for name in net.inputs}
+    helper.set_model_props(model, {**sizes, **(notes or {})})
+    metadata.write(model, net, exporter.parameters)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def _check_types(params: Sequence[Any], source: str | None) -> None:
-    """Raise ConvertError for a layer whose type has no expression."""
+    """Raise ConvertError for a layer whose type has no exporter."""
     for param in params:
-        if param.type not in EMITTERS and param.type != "Input":
-            known = layer_class(param.type)
-            kind = "loss" if known.is_loss or param.type == "Accuracy" else "data" if known.bottoms == (0, 0) else ""
+        if param.type not in EXPORTERS and param.type != "Input":
+            facts = layer_class(param.type)
+            kind = "loss" if facts.is_loss or param.type == "Accuracy" else "data" if facts.bottoms == (0, 0) else ""
             reason = REASONS.get(param.type) or KINDS.get(kind, "no combination of standard operators is known for it")
             raise ConvertError(_refusal(source, param, reason))
 
@@ -90,7 +86,7 @@ def _refusal(source: str | None, layer: Any, reason: str) -> str:
 
 
 def _outputs(net: Net) -> list[str]:
-    """The blobs that layers make and none reads afterwards, in order; inputs are none."""
+    """The blobs that layers compute and no later layer reads, in order; without the inputs."""
     left: dict[str, None] = {}
     for layer in net.layers:
         for name in layer.param.bottom:
@@ -100,7 +96,7 @@ def _outputs(net: Net) -> list[str]:
     return list(left)
 
 
-def _write_layers(net: Net, g: Graph, shapes: dict[str, tuple[int | None, ...]],
+def _write_layers(net: Net, g: OnnxExporter, shapes: dict[str, tuple[int | None, ...]],
                   outputs: Sequence[str]) -> dict[str, str]:
     """Write all layers; returns the tensor of every blob."""
     last = {top: i for i, layer in enumerate(net.layers) for top in layer.param.top}
@@ -110,7 +106,7 @@ def _write_layers(net: Net, g: Graph, shapes: dict[str, tuple[int | None, ...]],
     for i, layer in enumerate(net.layers):
         if layer.type == "Input":
             continue
-        for name in layer.param.top:        # so that nothing else takes a blob's own name
+        for name in layer.param.top:        # reserved: no other tensor gets the blob's own name
             if last[name] == i:
                 tensors.setdefault(f"final {name}", g.unique(name))
     for i, layer in enumerate(net.layers):
@@ -121,18 +117,18 @@ def _write_layers(net: Net, g: Graph, shapes: dict[str, tuple[int | None, ...]],
         site = Site(layer, *([Value(tensors.get(name, ""), shapes[name], net.blobs[name].shape) for name in names]
                              for names in (param.bottom, param.top)))
         try:
-            made = EMITTERS[layer.type](g, site)
+            result = EXPORTERS[layer.type](g, site)
         except SppError as error:
             raise ConvertError(_refusal(net.source, layer, str(error))) from error
-        for name, tensor in zip(param.top, [made] if isinstance(made, str) else made):
-            mine = {output for node in g.nodes[since:] for output in node.output}
-            if tensor not in mine and name not in outputs:
-                tensors[name] = tensor      # handed on as it is
+        for name, tensor in zip(param.top, [result] if isinstance(result, str) else result):
+            new = {output for node in g.nodes[since:] for output in node.output}
+            if tensor not in new and name not in outputs:
+                tensors[name] = tensor      # a bottom, unchanged
                 continue
-            if tensor not in mine:
+            if tensor not in new:
                 tensor = g.add("Identity", tensor)
             final = tensors[f"final {name}"] if last[name] == i else g.unique(f"{name}@{layer.name}")
-            g.finish(tensor, final, since)
+            g.rename(tensor, final, since)
             tensors[name] = final
         if len(g.nodes) == since + 1:
             g.nodes[since].name = layer.name
@@ -142,7 +138,7 @@ def _write_layers(net: Net, g: Graph, shapes: dict[str, tuple[int | None, ...]],
 # --- which sizes vary
 
 def _trials(net: Net) -> tuple[dict[str, list[int | str]], dict[str, tuple[int | None, ...]]]:
-    """For each input its sizes, a name for one that varies; and for each blob its sizes, None for such."""
+    """For each input its sizes, with a name for those that vary; for each blob its sizes, with None for those."""
     original = {name: net.blobs[name].shape for name in net.inputs}
     known = {name: list(blob.shape) for name, blob in net.blobs.items()}
     shapes: dict[str, list[int | None]] = {name: list(shape) for name, shape in known.items()}
@@ -163,7 +159,7 @@ def _trials(net: Net) -> tuple[dict[str, list[int | str]], dict[str, tuple[int |
 
 
 def _axes(net: Net) -> Iterator[tuple[str, int]]:
-    """The axes of inputs that may vary: all but the channels of maps."""
+    """The inputs and axes that may vary: all but the channels of maps."""
     layers: list[Any] = net.layers
     sliding = any(layer.type == "SPP" and layer.rule == "SLIDING" for layer in layers)     # an error at some sizes
     counted = {layer.axis for layer in layers if layer.type == "Im2col"}       # it has a kernel for each channel
@@ -176,9 +172,9 @@ def _axes(net: Net) -> Iterator[tuple[str, int]]:
 
 def _varies(net: Net, original: dict[str, tuple[int, ...]], group: Sequence[str], axis: int,
             shapes: dict[str, list[int | None]]) -> bool:
-    """Whether the net takes another size of this axis; marks in `shapes` the sizes that change with it."""
+    """Whether the net accepts another size of this axis; marks in `shapes` the sizes that change with it."""
     size = original[group[0]][axis]
-    taken = False
+    accepted = False
     for other in sorted({size + step for step in (STEPS if axis else BATCHES)} | {2 * size, 3 * size}):
         if other < 1 or other == size:
             continue
@@ -188,23 +184,23 @@ def _varies(net: Net, original: dict[str, tuple[int, ...]], group: Sequence[str]
             net.reshape()
         except NetError:
             continue
-        taken = True
+        accepted = True
         _mark(net, shapes)
-    return taken
+    return accepted
 
 
 def _vary_rows(net: Net, shapes: dict[str, list[int | None]]) -> None:
-    """Mark what changes with the number of rows that a Filter lets through."""
+    """Mark the sizes that change with the number of rows that a Filter selects."""
     filters: list[Any] = [layer for layer in net.layers if layer.type == "Filter"]
     for layer in filters:
-        kept, layer.rows = layer.rows, np.arange(0)
+        rows, layer.rows = layer.rows, np.arange(0)
         try:
             net.reshape()
             _mark(net, shapes)
         finally:
-            layer.rows = kept
+            layer.rows = rows
 
 
 def _mark(net: Net, shapes: dict[str, list[int | None]]) -> None:
     for name, blob in net.blobs.items():
-        shapes[name] = [known if known == found else None for known, found in zip(shapes[name], blob.shape)]
+        shapes[name] = [size if size == now else None for size, now in zip(shapes[name], blob.shape)]

@@ -3,15 +3,16 @@ from typing import Any
 
 import numpy as np
 
-from spp.convert.onnx.export.graph import Graph, Site, TensorProto, Value, emits, values
+from spp.convert.batch_norm import means
+from spp.convert.onnx.exporter.context import OnnxExporter, Site, TensorProto, Value, exports, values
 from spp.errors import ConvertError
 from spp.layers.elementwise import log_of_base
 
 
 # --- convolution and inner product
 
-@emits("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "Deconvolution")
-def convolution(g: Graph, site: Site) -> list[str]:
+@exports("Convolution", "ConvolutionDepthwise", "DepthwiseConvolution", "Deconvolution")
+def convolution(g: OnnxExporter, site: Site) -> list[str]:
     layer = site.layer
     spatial = site.x.rank - layer.axis - 1
     if not spatial:
@@ -26,7 +27,7 @@ def convolution(g: Graph, site: Site) -> list[str]:
                       dilations=layer.dilation, group=layer.group) for bottom in site.bottoms]
 
 
-def _by_image(g: Graph, x: Value, axis: int, op: str, *weights: str, **attributes: Any) -> str:
+def _by_image(g: OnnxExporter, x: Value, axis: int, op: str, *weights: str, **attributes: Any) -> str:
     """A convolution whose channels are at `axis`: the axes before it become one."""
     if axis == 1:
         return g.add(op, x.name, *weights, **attributes)
@@ -39,8 +40,8 @@ def _by_image(g: Graph, x: Value, axis: int, op: str, *weights: str, **attribute
     return g.add("Reshape", y, g.add("Concat", before, g.add("Shape", y, start=1), axis=0))
 
 
-@emits("Im2col")
-def im2col(g: Graph, site: Site) -> str:
+@exports("Im2col")
+def im2col(g: OnnxExporter, site: Site) -> str:
     """A convolution of each channel with kernels that have a 1 at one tap."""
     layer, channels = site.layer, site.x.shape[site.layer.axis]
     kernel, stride, pad, dilation = layer.geometry
@@ -52,8 +53,8 @@ def im2col(g: Graph, site: Site) -> str:
                      pads=[*pad, *pad], dilations=dilation, group=channels)
 
 
-@emits("InnerProduct")
-def inner_product(g: Graph, site: Site) -> str:
+@exports("InnerProduct")
+def inner_product(g: OnnxExporter, site: Site) -> str:
     layer, x = site.layer, site.x.name
     bias = g.weight(layer, 1) if len(layer.blobs) > 1 else None
     if layer.axis == 1:
@@ -62,12 +63,11 @@ def inner_product(g: Graph, site: Site) -> str:
         return g.add("Gemm", x, g.weight(layer, 0), *([bias] if bias else []), transB=int(not layer.transpose))
     if site.x.rank != layer.axis + 1:
         x = g.reshape(x, [0] * layer.axis + [layer.inputs])
-    weight = g.weight(layer, 0, lambda array: array if layer.transpose else array.T)
-    return g.linear(x, weight, bias)
+    return g.linear(x, g.weight(layer, 0, transposed=not layer.transpose), bias)
 
 
-@emits("Embed")
-def embed(g: Graph, site: Site) -> str:
+@exports("Embed")
+def embed(g: OnnxExporter, site: Site) -> str:
     y = g.add("Gather", g.weight(site.layer, 0), g.add("Cast", site.x.name, to=TensorProto.INT64), axis=0)
     return g.add("Add", y, g.weight(site.layer, 1)) if len(site.layer.blobs) > 1 else y
 
@@ -77,67 +77,66 @@ def embed(g: Graph, site: Site) -> str:
 ALONE = {"TanH": "Tanh", "Sigmoid": "Sigmoid", "AbsVal": "Abs", "BNLL": "Softplus"}
 
 
-@emits(*ALONE)
-def elementwise(g: Graph, site: Site) -> str:
+@exports(*ALONE)
+def elementwise(g: OnnxExporter, site: Site) -> str:
     return g.add(ALONE[site.layer.type], site.x.name)
 
 
-@emits("ReLU")
-def relu(g: Graph, site: Site) -> str:
+@exports("ReLU")
+def relu(g: OnnxExporter, site: Site) -> str:
     slope = site.layer.slope
     return g.add("LeakyRelu", site.x.name, alpha=slope) if slope else g.add("Relu", site.x.name)
 
 
-@emits("ReLU6")
-def relu6(g: Graph, site: Site) -> str:
+@exports("ReLU6")
+def relu6(g: OnnxExporter, site: Site) -> str:
     if not site.layer.slope:
         return g.add("Clip", site.x.name, g.const(0.0), g.const(6.0))
     return g.add("Min", g.add("LeakyRelu", site.x.name, alpha=site.layer.slope), g.const(6.0))
 
 
-@emits("PReLU")
-def prelu(g: Graph, site: Site) -> str:
-    rank = site.x.rank
-    return g.add("PRelu", site.x.name, g.weight(site.layer, 0, lambda slope: slope.reshape(
-        slope.shape + (1,) * (rank - 2 if slope.ndim else 0))))
+@exports("PReLU")
+def prelu(g: OnnxExporter, site: Site) -> str:
+    ones = site.x.rank - 2 if site.layer.blobs[0].shape else 0
+    return g.add("PRelu", site.x.name, g.weight(site.layer, 0, ones=ones))
 
 
-@emits("ELU")
-def elu(g: Graph, site: Site) -> str:
+@exports("ELU")
+def elu(g: OnnxExporter, site: Site) -> str:
     return g.add("Elu", site.x.name, alpha=site.param.elu_param.alpha)
 
 
-@emits("Swish")
-def swish(g: Graph, site: Site) -> str:
+@exports("Swish")
+def swish(g: OnnxExporter, site: Site) -> str:
     return g.add("Mul", site.x.name, g.add("Sigmoid", g.scaled(site.x.name, site.param.swish_param.beta)))
 
 
-@emits("Clip")
-def clip(g: Graph, site: Site) -> str:
+@exports("Clip")
+def clip(g: OnnxExporter, site: Site) -> str:
     return g.add("Clip", site.x.name, *map(g.const, site.layer.limits))
 
 
-@emits("Threshold")
-def threshold(g: Graph, site: Site) -> str:
+@exports("Threshold")
+def threshold(g: OnnxExporter, site: Site) -> str:
     above = g.add("Greater", site.x.name, g.const(site.param.threshold_param.threshold))
     return g.add("Cast", above, to=TensorProto.FLOAT)
 
 
-@emits("Exp")
-def exponential(g: Graph, site: Site) -> str:
+@exports("Exp")
+def exponential(g: OnnxExporter, site: Site) -> str:
     p = site.param.exp_param
     log_base = log_of_base(p.base)
     return g.add("Exp", g.scaled(site.x.name, log_base * p.scale, log_base * p.shift))
 
 
-@emits("Log")
-def logarithm(g: Graph, site: Site) -> str:
+@exports("Log")
+def logarithm(g: OnnxExporter, site: Site) -> str:
     p = site.param.log_param
     return g.scaled(g.add("Log", g.scaled(site.x.name, p.scale, p.shift)), 1 / log_of_base(p.base))
 
 
-@emits("Power")
-def power(g: Graph, site: Site) -> str:
+@exports("Power")
+def power(g: OnnxExporter, site: Site) -> str:
     p = site.param.power_param
     if p.power * p.scale == 0:
         value = np.float32(1.0 if p.power == 0 else p.shift ** p.power)
@@ -146,23 +145,23 @@ def power(g: Graph, site: Site) -> str:
     return g.add("Pow", y, g.const(p.power)) if p.power != 1 else y
 
 
-@emits("Dropout")
-def dropout(g: Graph, site: Site) -> str:
+@exports("Dropout")
+def dropout(g: OnnxExporter, site: Site) -> str:
     ratio = site.layer.ratio
     if not site.layer.scale_train:
         return g.scaled(site.x.name, 1 - ratio)
     return g.add("Dropout", site.x.name, g.const(ratio))
 
 
-@emits("Softmax")
-def softmax(g: Graph, site: Site) -> str:
+@exports("Softmax")
+def softmax(g: OnnxExporter, site: Site) -> str:
     return g.add("Softmax", site.x.name, axis=site.layer.axis)
 
 
 # --- several bottoms
 
-@emits("Eltwise")
-def eltwise(g: Graph, site: Site) -> str:
+@exports("Eltwise")
+def eltwise(g: OnnxExporter, site: Site) -> str:
     terms = [bottom.name for bottom in site.bottoms]
     if site.layer.operation == "MAX":
         return g.add("Max", *terms)
@@ -174,34 +173,33 @@ def eltwise(g: Graph, site: Site) -> str:
     return total
 
 
-@emits("Scale")
-def scale(g: Graph, site: Site) -> str:
+@exports("Scale")
+def scale(g: OnnxExporter, site: Site) -> str:
     y = g.add("Mul", site.x.name, _operand(g, site, 0))
     return g.add("Add", y, _operand(g, site, len(site.layer.blobs) - 1, own=True)) \
         if site.param.scale_param.bias_term else y
 
 
-@emits("Bias")
-def bias(g: Graph, site: Site) -> str:
+@exports("Bias")
+def bias(g: OnnxExporter, site: Site) -> str:
     return g.add("Add", site.x.name, _operand(g, site, 0))
 
 
-def _operand(g: Graph, site: Site, index: int, own: bool = False) -> str:
+def _operand(g: OnnxExporter, site: Site, index: int, own: bool = False) -> str:
     """Bottom 1, or a parameter, with axes of 1 appended, so that it meets its axes of bottom 0."""
     layer = site.layer
     if own or len(site.bottoms) == 1:
         rank = len(layer.blobs[index].shape)
-        behind = site.x.rank - layer.first - rank if rank else 0
-        return g.weight(layer, index, lambda array: array.reshape(array.shape + (1,) * behind))
+        return g.weight(layer, index, ones=site.x.rank - layer.first - rank if rank else 0)
     operand = site.bottoms[1]
-    behind = site.x.rank - layer.first - operand.rank if operand.rank else 0
-    if not behind:
+    ones = site.x.rank - layer.first - operand.rank if operand.rank else 0
+    if not ones:
         return operand.name
-    return g.add("Unsqueeze", operand.name, g.ints(*range(operand.rank, operand.rank + behind)))
+    return g.add("Unsqueeze", operand.name, g.ints(*range(operand.rank, operand.rank + ones)))
 
 
-@emits("Axpy")
-def axpy(g: Graph, site: Site) -> str:
+@exports("Axpy")
+def axpy(g: OnnxExporter, site: Site) -> str:
     a, x, y = site.bottoms
     factor = a.name if a.rank == x.rank else g.reshape(a.name, [0, 0] + [1] * (x.rank - 2))
     return g.add("Add", g.add("Mul", x.name, factor), y.name)
@@ -209,42 +207,42 @@ def axpy(g: Graph, site: Site) -> str:
 
 # --- normalisation
 
-@emits("BatchNorm")
-def batch_norm(g: Graph, site: Site) -> str:
+@exports("BatchNorm")
+def batch_norm(g: OnnxExporter, site: Site) -> str:
     layer, x, eps = site.layer, site.x, site.layer.eps
     channels = layer.blobs[0].shape
-    learned = [values(blob) for blob in layer.learned]
+    learned = [values(blob) for blob in layer.blobs[3:]]
     gamma, beta = learned + [np.ones(channels), np.zeros(channels)][len(learned):]
     if layer.uses_batch_statistics:
         axes = [axis for axis in range(x.rank) if axis != 1]
         centred, spread = _moments(g, x.name, axes)
         y = g.add("Div", centred, g.add("Sqrt", g.scaled(spread, 1, eps)))
         return _affine(g, y, gamma, beta, x.rank) if learned else y
-    weight = float(values(layer.blobs[2])[0])
-    factor = 1 / weight if weight else 0
-    mean, variance = (values(blob).astype(np.float64) * factor for blob in layer.blobs[:2])
+    mean, variance = means(*(values(blob).astype(np.float64) for blob in layer.blobs[:3]))
     if x.rank < 2:
         factor = gamma / np.sqrt(variance + eps)
         return _affine(g, x.name, factor, beta - mean * factor, 1)
-    stored = [g.const(array, name=f"{layer.name}.{what}") for what, array in
-              (("gamma", gamma), ("beta", beta), ("mean", mean), ("variance", variance))]
-    return g.add("BatchNormalization", x.name, *stored, epsilon=eps)
+    affine = [g.weight(layer, 3 + i, name=name) if i < len(learned) else g.const(array)
+              for i, (name, array) in enumerate((("gamma", gamma), ("beta", beta)))]
+    statistics = [g.weight(layer, i, name=name, array=array)
+                  for i, (name, array) in enumerate((("mean", mean), ("variance", variance)))]
+    return g.add("BatchNormalization", x.name, *affine, *statistics, epsilon=eps)
 
 
-def _affine(g: Graph, x: str, factor: np.ndarray, summand: np.ndarray, rank: int) -> str:
-    """factor * x + summand, each of one number a channel (axis 1, or one channel alone where there is one axis)."""
+def _affine(g: OnnxExporter, x: str, factor: np.ndarray, summand: np.ndarray, rank: int) -> str:
+    """factor * x + summand per channel (axis 1, or a single channel if there is one axis only)."""
     shape = (-1, *[1] * (rank - 2))
     return g.add("Add", g.add("Mul", x, g.const(factor.reshape(shape))), g.const(summand.reshape(shape)))
 
 
-def _moments(g: Graph, x: str, axes: list[int]) -> tuple[str, str]:
+def _moments(g: OnnxExporter, x: str, axes: list[int]) -> tuple[str, str]:
     """x less its mean over some axes, and the variance."""
     centred = g.add("Sub", x, g.add("ReduceMean", x, axes=axes, keepdims=1))
     return centred, g.add("ReduceMean", g.add("Mul", centred, centred), axes=axes, keepdims=1)
 
 
-@emits("MVN")
-def mvn(g: Graph, site: Site) -> str:
+@exports("MVN")
+def mvn(g: OnnxExporter, site: Site) -> str:
     p, x, rank = site.param.mvn_param, site.x.name, site.tops[0].rank
     if rank > site.x.rank:
         x = g.reshape(x, [0] * site.x.rank + [1] * (rank - site.x.rank))
@@ -254,17 +252,17 @@ def mvn(g: Graph, site: Site) -> str:
     return g.add("Div", centred, g.scaled(g.add("Sqrt", variance), 1, p.eps))
 
 
-@emits("Normalize")
-def normalize(g: Graph, site: Site) -> str:
+@exports("Normalize")
+def normalize(g: OnnxExporter, site: Site) -> str:
     x, rank = site.x.name, site.x.rank
     axes = list(range(1, rank)) if site.layer.across else [1]
     squares = g.add("ReduceSum", g.add("Mul", x, x), g.ints(*axes), keepdims=1)
     y = g.add("Div", x, g.add("Sqrt", g.scaled(squares, 1, site.layer.eps)))
-    return g.add("Mul", y, g.weight(site.layer, 0, lambda array: array.reshape(-1, *[1] * (rank - 2))))
+    return g.add("Mul", y, g.weight(site.layer, 0, ones=rank - 2))
 
 
-@emits("LRN")
-def lrn(g: Graph, site: Site) -> str:
+@exports("LRN")
+def lrn(g: OnnxExporter, site: Site) -> str:
     x, (size, alpha, beta, *k) = site.x, site.layer.numbers
     if not site.layer.within:
         flat = x.name if x.rank == 4 else g.reshape(x.name, [0, 0, 1, -1])      # onnxruntime takes 4 axes only

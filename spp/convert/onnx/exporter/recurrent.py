@@ -1,12 +1,10 @@
-"""Layers with a memory as ONNX operators: a Scan over time, for ONNX's own LSTM knows no beginnings of sequences.
+"""Recurrent layers as ONNX operators: a Scan over time, since ONNX's own LSTM has no marker of a sequence's start.
 
-Without expose_hidden every run begins with states of zeros, as a new net does; the file keeps none.
+Without expose_hidden every run starts with states of zeros, as a new net does; the file stores no states.
 """
 from typing import Any
 
-import numpy as np
-
-from spp.convert.onnx.export.graph import Graph, Site, TensorProto, emits, helper
+from spp.convert.onnx.exporter.context import OnnxExporter, Site, TensorProto, exports, helper
 
 
 LSTM_STEP = [
@@ -16,8 +14,8 @@ LSTM_STEP = [
     ("Add", "sums from_hidden", "gates"),
     ("Split", "gates", "i f o g"),
     ("Sigmoid", "i", "i_open"), ("Sigmoid", "f", "f_open"), ("Sigmoid", "o", "o_open"), ("Tanh", "g", "candidate"),
-    ("Mul", "f_open c", "kept"),
-    ("Mul", "kept goes_on", "old"),
+    ("Mul", "f_open c", "c_gated"),
+    ("Mul", "c_gated goes_on", "old"),
     ("Mul", "i_open candidate", "new"),
     ("Add", "old new", "c_next"),
     ("Tanh", "c_next", "c_tanh"),
@@ -55,31 +53,31 @@ def body(kind: str, weight: str, outputs: int, prefix: str) -> Any:
         [helper.make_tensor(f"{prefix}one", TensorProto.INT64, [1], [1])])
 
 
-@emits("LSTM", "RNN")
-def recurrent(g: Graph, site: Site) -> list[str]:
+@exports("LSTM", "RNN")
+def recurrent(g: OnnxExporter, site: Site) -> list[str]:
     layer, x = site.layer, site.x
     cont = site.bottoms[1]
     flat = x.name if x.rank == 3 else g.reshape(x.name, [0, 0, layer.inputs])
-    sums = g.linear(flat, g.weight(layer, 0, np.transpose), g.weight(layer, 1))
+    sums = g.linear(flat, g.weight(layer, 0, transposed=True), g.weight(layer, 1))
     if layer.static:
         static = site.bottoms[2]
         rows = static.name if static.rank == 2 else g.reshape(static.name, [0, layer.static_inputs])
-        sums = g.add("Add", sums, g.add("MatMul", rows, g.weight(layer, 2, np.transpose)))
+        sums = g.add("Add", sums, g.add("MatMul", rows, g.weight(layer, 2, transposed=True)))
     if layer.exposed:
         before = [g.add("Squeeze", bottom.name, g.ints(0)) for bottom in site.bottoms[-layer.exposed:]]
     else:
         zeros = g.add("Expand", g.const(0.0), g.vector([g.size(cont, 1), layer.outputs]))
         before = [zeros for _ in layer.states]
-    step = body(layer.type, g.weight(layer, layer.hidden, np.transpose), layer.outputs, f"{layer.name}/step/")
+    step = body(layer.type, g.weight(layer, layer.hidden, transposed=True), layer.outputs, f"{layer.name}/step/")
     *after, y = g.add_many("Scan", len(before) + 1, *before, sums, cont.name, body=step, num_scan_inputs=2)
     if layer.type == "RNN":
-        y = g.add("Tanh", g.linear(y, g.weight(layer, layer.hidden + 1, np.transpose),
+        y = g.add("Tanh", g.linear(y, g.weight(layer, layer.hidden + 1, transposed=True),
                                    g.weight(layer, layer.hidden + 2)))
     return [y, *(g.add("Unsqueeze", state, g.ints(0)) for state in after[:layer.exposed])]
 
 
-@emits("LSTMUnit")
-def lstm_unit(g: Graph, site: Site) -> list[str]:
+@exports("LSTMUnit")
+def lstm_unit(g: OnnxExporter, site: Site) -> list[str]:
     cell, gates, cont = site.bottoms
     goes_on = g.add("Unsqueeze", cont.name, g.ints(cont.rank))
     i, f, o, candidate = g.add_many("Split", 4, gates.name, axis=gates.rank - 1)

@@ -1,28 +1,28 @@
 """Layers that move, cut, join, pick and count values, as ONNX operators."""
 import numpy as np
 
-from spp.convert.onnx.export.graph import END, Graph, Site, Size, TensorProto, emits
+from spp.convert.onnx.exporter.context import END, OnnxExporter, Site, Size, TensorProto, exports
 from spp.errors import ConvertError
 from spp.layers.base import canonical_axis
 
 
-@emits("Split")
-def split(g: Graph, site: Site) -> list[str]:
+@exports("Split")
+def split(g: OnnxExporter, site: Site) -> list[str]:
     return [site.x.name] * len(site.tops)
 
 
-@emits("Silence")
-def silence(g: Graph, site: Site) -> list[str]:
+@exports("Silence")
+def silence(g: OnnxExporter, site: Site) -> list[str]:
     return []
 
 
-@emits("Parameter")
-def parameter(g: Graph, site: Site) -> str:
+@exports("Parameter")
+def parameter(g: OnnxExporter, site: Site) -> str:
     return g.weight(site.layer, 0)
 
 
-@emits("DummyData")
-def dummy_data(g: Graph, site: Site) -> list[str]:
+@exports("DummyData")
+def dummy_data(g: OnnxExporter, site: Site) -> list[str]:
     if site.layer.refilled:
         raise ConvertError("what it makes is random; replace it by an Input")
     return [g.const(np.full(top.shape, filler.value)) for filler, top in zip(site.layer.fillers, site.tops)]
@@ -30,8 +30,8 @@ def dummy_data(g: Graph, site: Site) -> list[str]:
 
 # --- other axes
 
-@emits("Flatten")
-def flatten(g: Graph, site: Site) -> str:
+@exports("Flatten")
+def flatten(g: OnnxExporter, site: Site) -> str:
     p, x = site.param.flatten_param, site.x
     first, last = canonical_axis(p.axis, x.rank), canonical_axis(p.end_axis, x.rank)
     if first == 1 and last == x.rank - 1:
@@ -39,34 +39,34 @@ def flatten(g: Graph, site: Site) -> str:
     return g.reshape(x.name, [0] * first + [-1] + _sizes(g, site, last + 1))
 
 
-@emits("Reshape")
-def reshape(g: Graph, site: Site) -> str:
+@exports("Reshape")
+def reshape(g: OnnxExporter, site: Site) -> str:
     p, x = site.param.reshape_param, site.x
     first = p.axis if p.axis >= 0 else x.rank + p.axis + 1
     last = x.rank if p.num_axes == -1 else first + p.num_axes
     return g.reshape(x.name, [0] * first + list(p.shape.dim) + _sizes(g, site, last))
 
 
-def _sizes(g: Graph, site: Site, first: int) -> list[Size]:
+def _sizes(g: OnnxExporter, site: Site, first: int) -> list[Size]:
     """The bottom's sizes from an axis on."""
     return [g.size(site.x, axis) for axis in range(first, site.x.rank)]
 
 
-@emits("Permute")
-def permute(g: Graph, site: Site) -> str:
+@exports("Permute")
+def permute(g: OnnxExporter, site: Site) -> str:
     return g.add("Transpose", site.x.name, perm=site.layer.order)
 
 
-@emits("ShuffleChannel")
-def shuffle_channel(g: Graph, site: Site) -> str:
+@exports("ShuffleChannel")
+def shuffle_channel(g: OnnxExporter, site: Site) -> str:
     x, group = site.x, site.layer.group
-    each = g.compute("Div", g.size(x, 1), group)
-    deep = g.add("Transpose", g.reshape(x.name, [0, group, each, -1]), perm=[0, 2, 1, 3])
+    size = g.compute("Div", g.size(x, 1), group)
+    deep = g.add("Transpose", g.reshape(x.name, [0, group, size, -1]), perm=[0, 2, 1, 3])
     return g.add("Reshape", deep, g.vector([g.size(x, axis) for axis in range(x.rank)]))
 
 
-@emits("Reorg")
-def reorg(g: Graph, site: Site) -> str:
+@exports("Reorg")
+def reorg(g: OnnxExporter, site: Site) -> str:
     s, (n, c, h, w) = site.layer.stride, (g.size(site.x, axis) for axis in range(4))
     few = g.compute("Div", c, s * s)
     if site.layer.reverse:
@@ -78,13 +78,13 @@ def reorg(g: Graph, site: Site) -> str:
 
 # --- joined and cut
 
-@emits("Concat")
-def concat(g: Graph, site: Site) -> str:
+@exports("Concat")
+def concat(g: OnnxExporter, site: Site) -> str:
     return g.concat([bottom.name for bottom in site.bottoms], site.layer.axis)
 
 
-@emits("Slice")
-def slice_(g: Graph, site: Site) -> str | list[str]:
+@exports("Slice")
+def slice_(g: OnnxExporter, site: Site) -> str | list[str]:
     axis, count = site.layer.axis, len(site.tops)
     points = list(site.param.slice_param.slice_point)
     if count == 1:
@@ -98,8 +98,8 @@ def slice_(g: Graph, site: Site) -> str | list[str]:
     return [g.slice(site.x.name, [axis], [start], [end]) for start, end in zip([0, *points], [*points, END])]
 
 
-@emits("Crop")
-def crop(g: Graph, site: Site) -> str:
+@exports("Crop")
+def crop(g: OnnxExporter, site: Site) -> str:
     data, reference = site.bottoms
     first = canonical_axis(site.param.crop_param.axis, data.rank)
     axes = range(first, data.rank)
@@ -108,8 +108,8 @@ def crop(g: Graph, site: Site) -> str:
     return g.slice(data.name, axes, offsets, ends)
 
 
-@emits("Tile")
-def tile(g: Graph, site: Site) -> str:
+@exports("Tile")
+def tile(g: OnnxExporter, site: Site) -> str:
     repeats = [1] * site.x.rank
     repeats[site.layer.axis] = site.param.tile_param.tiles
     return g.add("Tile", site.x.name, g.ints(*repeats))
@@ -117,34 +117,34 @@ def tile(g: Graph, site: Site) -> str:
 
 # --- picked
 
-@emits("BatchReindex")
-def batch_reindex(g: Graph, site: Site) -> str:
+@exports("BatchReindex")
+def batch_reindex(g: OnnxExporter, site: Site) -> str:
     return g.add("Gather", site.x.name, g.add("Cast", site.bottoms[1].name, to=TensorProto.INT64), axis=0)
 
 
-@emits("Filter")
-def filter_(g: Graph, site: Site) -> list[str]:
+@exports("Filter")
+def filter_(g: OnnxExporter, site: Site) -> list[str]:
     *data, selector = site.bottoms
     rows = g.reshape(g.add("NonZero", g.reshape(selector.name, [-1])), [-1])
     return [g.add("Gather", bottom.name, rows, axis=0) for bottom in data]
 
 
-@emits("ArgMax")
-def arg_max(g: Graph, site: Site) -> str:
+@exports("ArgMax")
+def arg_max(g: OnnxExporter, site: Site) -> str:
     p, x = site.param.argmax_param, site.x
     if p.HasField("axis"):
         return _largest(g, x.name, canonical_axis(p.axis, x.rank), p.top_k)[int(p.out_max_val)]
-    found = _largest(g, g.add("Flatten", x.name, axis=1), 1, p.top_k)
-    rows = [g.add("Unsqueeze", part, g.ints(1)) for part in found[:2 if p.out_max_val else 1]]
+    largest = _largest(g, g.add("Flatten", x.name, axis=1), 1, p.top_k)
+    rows = [g.add("Unsqueeze", part, g.ints(1)) for part in largest[:2 if p.out_max_val else 1]]
     y = g.concat(rows, 1)
     more = site.tops[0].rank - 3
     return g.add("Unsqueeze", y, g.ints(*range(3, 3 + more))) if more > 0 else y
 
 
-def _largest(g: Graph, x: str, axis: int, count: int) -> tuple[str, str]:
-    """Indices (as floats) and values; reversed before, since of equals TopK takes the first and Caffe the last."""
-    turned = g.slice(x, [axis], [-1], [np.iinfo(np.int64).min], [-1])
-    values, indices = g.add_many("TopK", 2, turned, g.ints(count), axis=axis)
+def _largest(g: OnnxExporter, x: str, axis: int, count: int) -> tuple[str, str]:
+    """Indices (as floats) and values; x is reversed, since among equal values TopK takes the first, Caffe the last."""
+    reversed_ = g.slice(x, [axis], [-1], [np.iinfo(np.int64).min], [-1])
+    values, indices = g.add_many("TopK", 2, reversed_, g.ints(count), axis=axis)
     last = g.add("Sub", g.add("Shape", x, start=axis, end=axis + 1), g.ints(1))
     return g.add("Cast", g.add("Sub", last, indices), to=TensorProto.FLOAT), values
 
@@ -152,8 +152,8 @@ def _largest(g: Graph, x: str, axis: int, count: int) -> tuple[str, str]:
 REDUCTIONS = {"ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
 
 
-@emits("Reduction")
-def reduction(g: Graph, site: Site) -> str:
+@exports("Reduction")
+def reduction(g: OnnxExporter, site: Site) -> str:
     how, coeff = site.layer.operation, site.layer.coeff
     axes = list(range(site.tops[0].rank, site.x.rank))
     if how == "SUM":
