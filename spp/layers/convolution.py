@@ -1,7 +1,7 @@
 """Convolution, and the reading of convolution_param's kernel, stride, pad and dilation."""
 from typing import Sequence
 
-from spp.backend.types import Epilogue
+from spp.backend.types import Epilogue, Geometry
 from spp.errors import NetError
 from spp.layers.base import AFFINE, RELU, Layer, canonical_axis, format_shape
 from spp.layers.registry import register
@@ -41,6 +41,7 @@ class Convolution(Layer):
         self.stride = spatial_numbers(p, "stride", spatial, 1)
         self.pad = spatial_numbers(p, "pad", spatial, 0)
         self.dilation = spatial_numbers(p, "dilation", spatial, 1)
+        self.geometry = Geometry(self.kernel, self.stride, self.pad, self.dilation, self.group)
         if self.outputs < 1:
             raise NetError("convolution_param needs num_output, at least 1")
         for name, count in (("input channels", self.channels), ("num_output", self.outputs)):
@@ -74,21 +75,20 @@ class Convolution(Layer):
 
     def forward_fused(self, bottom, top, epilogue):
         weight, *biases = (blob.data for blob in self.blobs)
-        bias, scale, shift, relu = add_bias(epilogue, biases[0] if biases else None, self.outputs, weight)
+        epilogue = add_bias(epilogue, biases[0] if biases else None, self.outputs, weight)
         for x, y in zip(bottom, top):
-            self.op.forward(x.data, weight, bias, y.data, self.stride, self.pad, self.dilation, self.group, self.axis,
-                            relu, self.context.precision, scale, shift)
+            self.op.forward(x.data, weight, y.data, self.geometry, epilogue, self.axis, self.context.precision)
 
     def backward(self, top, propagate_down, bottom):
-        geometry = self.stride, self.pad, self.dilation, self.group, self.axis, self.context.precision
+        how = self.geometry, self.axis, self.context.precision
         dbias = self.blobs[1].diff if len(self.blobs) > 1 and self.param_propagate_down[1] else None
         for x, y, wanted in zip(bottom, top, propagate_down):
             if self.param_propagate_down[0]:
-                self.op.backward_weights(x.data, y.diff, self.blobs[0].diff, dbias, *geometry)
+                self.op.backward_weights(x.data, y.diff, self.blobs[0].diff, dbias, *how)
             elif dbias is not None:
                 self.op.backward_bias(y.diff, dbias, self.axis)
             if wanted:
-                self.op.backward_data(y.diff, self.blobs[0].data, x.diff, *geometry)
+                self.op.backward_data(y.diff, self.blobs[0].data, x.diff, *how)
 
 
 def spatial_numbers(p, name, axes, default=None):

@@ -43,8 +43,9 @@ class InnerProduct(Layer):
 
     def forward_fused(self, bottom, top, epilogue):
         weight, *bias = (blob.data for blob in self.blobs)
-        inner_product.forward(bottom[0].data, weight, bias[0] if bias else None, top[0].data, self.axis,
-                              self.transpose, epilogue.relu, self.context.precision)
+        epilogue = Epilogue(bias[0] if bias else None, relu=epilogue.relu)
+        inner_product.forward(bottom[0].data, weight, top[0].data, epilogue, self.axis, self.transpose,
+                              self.context.precision)
 
     def backward(self, top, propagate_down, bottom):
         dy, how = top[0].diff, (self.axis, self.transpose, self.context.precision)

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 
+from spp.backend.types import Epilogue
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
@@ -103,9 +104,9 @@ class Recurrent(Layer):
     def sum_inputs(self, bottom):
         """Write to self.sums what all inputs, static ones too, and the bias come to at each step; returns it."""
         sums = self.sums.data
-        inner_product.forward(bottom[0].data, self.blobs[0].data, self.blobs[1].data, sums, axis=2)
+        inner_product.forward(bottom[0].data, self.blobs[0].data, sums, Epilogue(self.blobs[1].data), axis=2)
         if self.static:
-            inner_product.forward(bottom[2].data, self.blobs[2].data, None, self.from_static.data)
+            inner_product.forward(bottom[2].data, self.blobs[2].data, self.from_static.data)
             sums += self.from_static.data
         return sums
 
@@ -218,7 +219,7 @@ class RNN(Recurrent):
         h, y = self.sum_inputs(bottom), top[0].data
         h0, = self.states_before(bottom)
         recurrent.rnn_forward(h, bottom[1].data, weight, h0, self.previous.data)
-        inner_product.forward(h, out_weight, out_bias, y, axis=2)
+        inner_product.forward(h, out_weight, y, Epilogue(out_bias), axis=2)
         neuron.tanh_forward(y, y)
         self.keep_states(top, h[-1])
 

@@ -14,6 +14,7 @@ from emulated_cupy import functions, memory
 
 from spp import backend
 from spp.backend.protocol import Backend
+from spp.backend.types import Epilogue
 from spp.errors import SppError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -22,7 +23,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 # --- the same functions
 
 def tree(device, name="__init__"):
-    with open(os.path.join(ROOT, "spp", "backend", device, f"{name}.py")) as file:
+    path = os.path.join(ROOT, "spp", "backend", device, name)
+    with open(f"{path}.py" if os.path.exists(f"{path}.py") else os.path.join(path, "__init__.py")) as file:
         return ast.parse(file.read())
 
 
@@ -62,8 +64,8 @@ def test_both_backends_offer_the_same_functions_with_the_same_parameters():
     host, cuda = offered("host"), offered("cuda")
     assert {name: cuda[name] for name in host if host[name] != cuda[name]} == {}
     assert len(host) > 40 and host["relu"] == (["x", "y", "negative_slope"], [])
-    assert host["inner_product_forward"] == (["x", "weight", "bias", "y", "transpose", "relu", "precision"],
-                                             ["False", "'fp32'"])
+    assert host["inner_product_forward"] == (["x", "weight", "y", "transpose", "epilogue", "precision"],
+                                             ["Epilogue()", "'fp32'"])
 
 
 def test_nothing_imports_cupy_before_a_gpu_is_asked_for():
@@ -216,8 +218,11 @@ def test_inner_product(emulation, dtype, n, k, o, precision):
         w = np.ascontiguousarray(weight.T) if transpose else weight
         for relu in (False, True):
             expected, y = np.empty((n, o), dtype), device.zeros(n * o * 2, dtype).reshape(n, o, 2)[..., 0]
-            host.inner_product_forward(x, w, bias, expected, transpose, relu)
-            device.inner_product_forward(*map(device.from_host, (x, w, bias)), y, transpose, relu, precision)
+            scale, shift = (bias + 2, bias - 1) if relu else (None, None)
+            host.inner_product_forward(x, w, expected, transpose, Epilogue(bias, scale, shift, relu))
+            on_device = [None if a is None else device.from_host(a) for a in (bias, scale, shift)]
+            epilogue = Epilogue(on_device[0], on_device[1], on_device[2], relu)
+            device.inner_product_forward(*map(device.from_host, (x, w)), y, transpose, epilogue, precision)
             np.testing.assert_allclose(device.to_host(y), expected, 1e-5, 1e-6)
         expected, dx = np.empty((n, k), dtype), device.zeros(n * k, dtype).reshape(n, k)
         host.inner_product_backward_data(dy, w, expected, transpose)
