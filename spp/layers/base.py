@@ -203,6 +203,10 @@ class Layer:
                 blob.memory.fill = functools.partial(_filled, shape, filler_param, self.context, self.name, index)
         return blob
 
+    def buffer(self, dtype: Any = None) -> Blob:
+        """Memory that grows with the batch, for what forward keeps for backward; by default of the net's dtype."""
+        return Blob((), dtype or self.context.dtype, self.context.backend)
+
     def check_values(self, wrong: Array, values: Array, explain: Callable[[Any], str]) -> None:
         """Raise NetError(explain(value)) for the first of `values` where `wrong`, an array of booleans, is true.
 

@@ -23,3 +23,15 @@ def correct(scores: Array, labels: Array, axis: int, top_k: int) -> Array:
     device.xp.greater_equal(at_least, 1, out=some)
     right &= some
     return right
+
+
+def share(right: Array, counted: Array) -> Array:
+    """The share of the `counted` samples that are `right`, booleans of one shape; `right` ones are counted."""
+    return right.sum() / backend.of(right).xp.maximum(counted.sum(), 1)
+
+
+def share_by_class(right: Array, counted: Array, labels: Array, classes: int) -> Array:
+    """The same for the samples of each class: an array of `classes` shares, 0 for a class without samples."""
+    xp = backend.of(right).xp
+    samples = xp.bincount(labels[counted], minlength=classes)
+    return xp.bincount(labels[right], minlength=classes) / xp.maximum(samples, 1)

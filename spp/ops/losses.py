@@ -3,6 +3,8 @@
 A forward function returns the sum as an array without axes or a NumPy scalar. `scale` is the loss weight divided by
 the divisor of the sum. Labels are int64; all other arrays have one floating dtype.
 """
+from typing import Any
+
 from spp import backend
 from spp.backend.types import Array
 from spp.ops import neuron
@@ -199,3 +201,18 @@ def _rows(matrix: Array, labels: Array) -> Array:
     rows = device.scratch("losses.rows", (*labels.shape, matrix.shape[1]), matrix.dtype)
     device.take_rows(matrix, labels.reshape(-1), rows.reshape(-1, matrix.shape[1]))
     return rows
+
+
+def count(counted: Array, dtype: Any) -> Any:
+    """How many of the booleans are true: an int on the host, on a GPU an array, at least 1, that nobody waits for."""
+    device = backend.of(counted)
+    return device.xp.maximum(counted.sum(dtype=dtype), 1) if device.asynchronous else int(counted.sum())
+
+
+def other_labels(target: Array, label: int) -> Array:
+    """Where the targets, cut to integers, are not `label`: booleans in a scratch buffer."""
+    device = backend.of(target)
+    whole, others = (device.scratch_like("losses.counted", target, dtype) for dtype in ("int64", bool))
+    whole[...] = target
+    device.xp.not_equal(whole, label, out=others)
+    return others

@@ -7,6 +7,7 @@ from typing import Sequence
 import numpy as np
 
 from spp import backend
+from spp.backend import host
 from spp.backend.types import Array, Geometry, Numbers
 from spp.errors import NetError
 
@@ -127,3 +128,11 @@ def _means(x: Array, regions: Array, areas: Array, y: Array) -> Array:
     device.xp.equal(means, 0, out=empty)
     device.xp.copyto(means, 1, where=empty)
     return means
+
+
+def draw_uniform(stream: np.random.Generator, y: Array) -> Array:
+    """Random numbers 0 <= u < 1 of y's shape and dtype, on y's device, for `stochastic_forward`."""
+    single, numbers = (host.scratch("pooling.drawn", y.shape, dtype) for dtype in (np.float32, y.dtype))
+    stream.random(dtype=np.float32, out=single)
+    numbers[...] = single
+    return backend.of(y).from_host(numbers)

@@ -2,15 +2,13 @@
 
 Maps are N x C x H x W, of one floating dtype.
 """
-from typing import Any
-
 import numpy as np
 
 from spp import backend
 from spp.backend.types import Array, Interpolation
 
 
-def bilinear_axis(first: int, size: int, count: int, dtype: Any) -> Interpolation:
+def bilinear_axis(first: int, size: int, count: int, dtype: Array) -> Interpolation:
     """The two input pixels, and the weight of the second, for each of `count` output pixels along an axis.
 
     The input is `size` pixels from `first` on; its corners are aligned with those of the output. A single output
@@ -77,3 +75,13 @@ def _in_all_planes(position: Array, size: int) -> Array:
     index.reshape(position.shape)[...] = position
     index += (device.xp.arange(len(index)) * size)[:, None]
     return index.reshape(-1)
+
+
+def outside(place: Array, size: int) -> Array:
+    """Which places are not 0 to size - 1: booleans in a scratch buffer."""
+    device = backend.of(place)
+    below, above = (device.scratch_like(f"resize.{name}", place, bool) for name in ("below", "above"))
+    device.xp.less(place, 0, out=below)
+    device.xp.greater_equal(place, size, out=above)
+    below |= above
+    return below

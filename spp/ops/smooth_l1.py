@@ -37,3 +37,10 @@ def _buffers(d: Array) -> list[Array]:
     """Two scratch buffers of d's shape and dtype, and one of booleans."""
     return [backend.of(d).scratch_like(f"smooth_l1.{name}", d, dtype)
             for name, dtype in (("first", d.dtype), ("second", d.dtype), ("near", bool))]
+
+
+def difference(a: Array, b: Array, weight: Array, out: Array) -> None:
+    """out = weight * (a - b); weight may be None for 1. All have one shape."""
+    backend.of(a).xp.subtract(a, b, out=out)
+    if weight is not None:
+        out *= weight

@@ -213,7 +213,7 @@ def tile(writer: Writer, layer: Any, x: Texts) -> Texts:
 @emits("Reduction")
 def reduction(writer: Writer, layer: Any, x: Texts) -> Texts:
     axes = len(writer.shapes(layer)[0])
-    operation, coeff = layer.how
+    operation, coeff = layer.operation, layer.coeff
     value = {"SUM": "", "MEAN": "", "ASUM": ".abs()", "SUMSQ": ".square()"}[operation]
     dims = tuple(range(layer.param.reduction_param.axis % axes, axes)) if axes else ()
     text = f"{x[0]}{value}.{'mean' if operation == 'MEAN' else 'sum'}({dims!r})"
