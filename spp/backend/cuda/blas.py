@@ -31,10 +31,9 @@ def product(a: cupy.ndarray, b: cupy.ndarray, out: cupy.ndarray, precision: str 
     b, transpose_b, step_b = _operand(b)
     a, transpose_a, step_a = _operand(a)
     factors = np.array([1, add], out.dtype)
-    handle = with_free_memory(get_cublas_handle)
-    cublas.gemmEx(handle, transpose_b, transpose_a, n, m, k, factors.ctypes.data, b.data.ptr, kind, step_b,
-                  a.data.ptr, kind, step_a, factors.ctypes.data + factors.itemsize, out.data.ptr, kind, n, compute,
-                  cublas.CUBLAS_GEMM_DEFAULT)
+    cublas.gemmEx(with_free_memory(get_cublas_handle), transpose_b, transpose_a, n, m, k, factors.ctypes.data,
+                  b.data.ptr, kind, step_b, a.data.ptr, kind, step_a, factors.ctypes.data + factors.itemsize,
+                  out.data.ptr, kind, n, compute, cublas.CUBLAS_GEMM_DEFAULT)
 
 
 def _operand(matrix: cupy.ndarray) -> tuple[Any, int, int]:

@@ -257,7 +257,7 @@ def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, dbias: 
                      geometry: Geometry) -> None:
     """Add the parameters' gradients to `dweight`, and to `dbias` unless it is None."""
     if dbias is not None:
-        dbias += channel_sums(dy.transpose(0, 3, 1, 1), 1, 2)
+        dbias += channel_sums(dy.transpose(0, 3, 1, 2), 1, 1)
     kernel, stride, channels = geometry.kernel[0], geometry.stride[0], dweight.shape[1]
     phases = PHASES[kernel, stride][0] ** 2
     rows, columns = channels * phases, len(dweight) // geometry.group
