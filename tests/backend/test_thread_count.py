@@ -13,8 +13,8 @@ from spp import backend
 from spp.errors import SppError
 
 MOST = numba.get_num_threads()
-TOO_MANY = (f"cannot compute with {MOST + 1} threads: this process may use 1 to {MOST}, which OMP_NUM_THREADS said "
-            "when it started, else one a core")
+TOO_MANY = (f"cannot compute with {MOST + 1} threads: this process may use 1 to {MOST}, the value of "
+            "OMP_NUM_THREADS when it started or else the number of cores")
 
 
 @pytest.fixture(autouse=True)

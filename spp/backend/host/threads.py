@@ -18,8 +18,8 @@ def set_threads(count: int) -> None:
     """
     most: int = getattr(numba.config, "NUMBA_NUM_THREADS")      # as it was when Numba was imported
     if not 1 <= count <= most:
-        raise SppError(f"cannot compute with {count} threads: this process may use 1 to {most}, which OMP_NUM_THREADS "
-                       "said when it started, else one a core")
+        raise SppError(f"cannot compute with {count} threads: this process may use 1 to {most}, the value of "
+                       "OMP_NUM_THREADS when it started or else the number of cores")
     numba.set_num_threads(count)
     blas.set_numpy_threads(count)
 
