@@ -7,7 +7,7 @@ import pytest
 
 import cuda_kernels
 from cuda_kernels import compare, random
-from spp.backend.types import Combination
+from spp.backend.types import Combination, Epilogue
 from spp.backend import host
 
 pytestmark = cuda_kernels.needs_compiler
@@ -114,15 +114,16 @@ def test_variance_far_from_zero(cuda):
 
 @pytest.mark.parametrize("shape", [(2, 5, 3, 7), (3, 4, 2), (2, 3), (1, 1, 13, 11), (1, 9, 1, 1), (4, 2, 40, 30)])
 def test_convolution_finish(cuda, dtype, shape):
-    finish = importlib.import_module("spp.backend.cuda.convolution")._finish
+    apply = importlib.import_module("spp.backend.cuda.convolution")._apply
     before = random(shape, dtype)
     before.flat[1] = np.nan
     bias, scale, shift = (np.random.default_rng(k).standard_normal(shape[1]).astype(dtype) for k in range(3))
     b, a, c = (values.reshape(-1, *[1] * (len(shape) - 2)) for values in (bias, scale, shift))
     for biased, scaled, relu in itertools.product((False, True), repeat=3):
         y = cuda.from_host(before)
-        finish(y, *(cuda.from_host(values) if wanted else None
-                    for values, wanted in ((bias, biased), (scale, scaled), (shift, scaled))), relu)
+        given = [cuda.from_host(values) if used else None
+                 for values, used in ((bias, biased), (scale, scaled), (shift, scaled))]
+        apply(y, Epilogue(given[0], given[1], given[2], relu))
         expected = before + b if biased else before
         expected = expected * a + c if scaled else expected
         np.testing.assert_array_equal(cuda.to_host(y), np.maximum(expected, 0) if relu else expected)

@@ -44,7 +44,7 @@ def _by_image(g: OnnxExporter, x: Value, axis: int, op: str, *weights: str, **at
 def im2col(g: OnnxExporter, site: Site) -> str:
     """A convolution of each channel with kernels that have a 1 at one tap."""
     layer, channels = site.layer, site.x.shape[site.layer.axis]
-    kernel, stride, pad, dilation = layer.geometry
+    kernel, stride, pad, dilation, _ = layer.geometry
     if channels is None or not kernel:
         raise ConvertError("needs a fixed number of channels, and a spatial axis or more")
     taps = int(np.prod(kernel))

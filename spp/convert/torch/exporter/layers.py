@@ -47,7 +47,7 @@ def convolution(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
 
 @exports("Im2col")
 def im2col(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"im2col({x[0]}, {', '.join(map(repr, layer.geometry))}, {layer.axis})"]
+    return [f"im2col({x[0]}, {', '.join(map(repr, layer.geometry[:4]))}, {layer.axis})"]
 
 
 @exports("InnerProduct")
