@@ -9,7 +9,6 @@ from spp.errors import SppError
 from spp.layers import TEST
 from spp.net import Net
 from spp.proto.text import parse_net
-from test_every_layer import text, values
 
 pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
@@ -120,12 +119,12 @@ def case(row):
                          ids=case)
 def test_a_layer(row):
     def net():
-        return Net(parse_net(text(row)), TEST, seed=3, device="cpu")
+        return Net(parse_net(row.text()), TEST, seed=3, device="cpu")
 
     session, tried = exported(net()), 0
     for shapes in sizes(row):
         if taken(session, shapes):
-            assert_same(net(), session, {f"x{i}": values(row, i, shape).astype(np.float32)
+            assert_same(net(), session, {f"x{i}": row.values(i, shape).astype(np.float32)
                                          for i, shape in enumerate(shapes)})
             tried += 1
         else:
@@ -139,10 +138,10 @@ def test_a_layer(row):
     and row.type != "ROIPooling" and not any(part in row.params for part in ONE_WAY_HERE)], ids=case)
 def test_a_layer_and_back(row, tmp_path):
     """The importer holds what it reads to onnxruntime, at two sizes; here to the net too."""
-    net = Net(parse_net(text(row)), TEST, seed=3, device="cpu")
+    net = Net(parse_net(row.text()), TEST, seed=3, device="cpu")
     onnx_export.export(net, None, str(tmp_path / "net.onnx"))
     back = Net(onnx_import.read(str(tmp_path / "net.onnx")), device="cpu")
-    inputs = {f"x{i}": values(row, i, shape).astype(np.float32) for i, shape in enumerate(row.shapes)}
+    inputs = {f"x{i}": row.values(i, shape).astype(np.float32) for i, shape in enumerate(row.shapes)}
     net.forward(**inputs)
     back.forward(**{name: x for name, x in inputs.items() if name in back.inputs})
     np.testing.assert_allclose(back.blobs["y0"].data, net.blobs["y0"].data, rtol=1e-4, atol=1e-4)
@@ -186,7 +185,7 @@ type: 'xavier' } } }"""), TEST, device="cpu")
     (Row("DummyData", "dummy_data_param { shape { dim: 2 } data_filler { type: 'gaussian' } }", []), "is random")],
     ids=lambda value: getattr(value, "type", ""))
 def test_a_layer_without_a_standard_expression(row, reason, tmp_path):
-    body = text(row) if row.shapes else f"layer {{ name: 'l' type: '{row.type}' top: 'y0' {row.params} }}"
+    body = row.text() if row.shapes else f"layer {{ name: 'l' type: '{row.type}' top: 'y0' {row.params} }}"
     with pytest.raises(SppError, match=re.escape(reason)):
         onnx_export.export(Net(parse_net(body), TEST, device="cpu"), None, str(tmp_path / "net.onnx"))
     assert not list(tmp_path.iterdir())

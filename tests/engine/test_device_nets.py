@@ -334,7 +334,7 @@ class Scaled(Layer):
 @pytest.mark.skipif("SPP_TEST_DEVICE" in os.environ, reason="this run is on a device already")
 @pytest.mark.parametrize("arguments", [
     ["tests/engine/test_golden_layers.py", "tests/training/test_golden_solvers.py"],
-    ["tests/layers/test_every_layer.py", "-k", "test_gradient or test_single_precision_agrees"],
+    ["tests/layers/test_every_layer.py", "-k", "check_gradient or check_single_precision"],
     ["tests/pycaffe/test_pycaffe_net.py", "tests/layers/test_python_layer.py"],
 ], ids=lambda arguments: Path(arguments[0]).stem.removeprefix("test_"))
 def test_the_tests_pass_on_the_emulation(arguments):

@@ -7,7 +7,6 @@ import pytest
 from emulated_cupy import memory
 
 import cuda_cpu
-import test_every_layer as battery
 from every_layer_rows import ROWS
 from spp.data import datum
 from spp.data.database import DatabaseWriter
@@ -98,12 +97,12 @@ def test_a_step_of_zf5_spp_waits_for_its_displayed_loss_alone(images):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_which_layers_wait(row):
-    net = Net(parse_net(battery.text(row)), row.phase, device="cuda", seed=3)
+    net = Net(parse_net(row.text()), row.phase, device="cuda", seed=3)
     device = net.context.backend
     for seed in range(2):       # what is made once has been made then
         with device.use():
             for i, shape in enumerate(row.shapes):
-                net.blobs[f"x{i}"].data[...] = device.from_host(battery.values(row, i, shape, seed).astype(np.float32))
+                net.blobs[f"x{i}"].data[...] = device.from_host(row.values(i, shape, seed).astype(np.float32))
             before = memory.State.waits
             net.forward()
             forward = memory.State.waits
