@@ -21,8 +21,8 @@ $(READY): setup.cfg pyproject.toml
 demo: setup  ## train and test a small SPP-net on photographs that are there already (minutes)
 	tools/demo
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest
+test: setup  ## run the tests on all cores
+	$(BIN)/python -m pytest -n auto
 
 test-gpu: setup  ## run the tests on a GPU; fails where none works
 	SPP_TEST_DEVICE=cuda $(BIN)/python -m pytest

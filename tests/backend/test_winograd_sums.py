@@ -3,11 +3,11 @@ import numba
 import numpy as np
 import pytest
 
+from convolutions import arrays, computed, identity
 from spp.backend.host.onednn import products as onednn_products
 from spp.backend.host.convolution import winograd
 from spp.backend.host.onednn.library import library
 from spp.backend.host.scratch import scratch
-from test_convolution import arrays, computed, identity
 
 pytestmark = pytest.mark.skipif(library() is None or winograd.EXACT,
                                 reason="oneDNN is not installed, or SPP_ONEDNN=0 or SPP_EXACT=1 is set")

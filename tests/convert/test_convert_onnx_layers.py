@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from every_layer_rows import ROWS, Row
+from onnx_files import assert_same
 from spp.errors import SppError
 from spp.layers import TEST
 from spp.net import Net
@@ -79,19 +80,6 @@ def exported(net):
     """An onnxruntime session of the net."""
     return onnxruntime.InferenceSession(onnx_export.to_model(net).SerializeToString(),
                                         providers=["CPUExecutionProvider"])
-
-
-def assert_same(net, session, inputs, tolerance=1e-4):
-    """Hold onnxruntime to the net."""
-    net.forward(**inputs)
-    tops = [name for name in net.outputs if name not in net.inputs]
-    assert sorted(tops) == sorted(output.name for output in session.get_outputs())
-    read = {entry.name for entry in session.get_inputs()}
-    for name, found in zip(tops, session.run(tops, {k: v for k, v in inputs.items() if k in read})):
-        expected = net.blobs[name].data
-        assert found.shape == expected.shape, name
-        scale = max(1, np.abs(expected).max(initial=0))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
 def sizes(row):

@@ -1,73 +1,21 @@
 """The CUDA backend without a GPU: what it offers beside the host's, when it is chosen, and the stand-in for CuPy."""
-import ast
 import inspect
 import os
 import subprocess
 import sys
 from types import ModuleType
-from typing import Any
 
 import emulated_cupy
 import numpy as np
 import pytest
 from emulated_cupy import functions, memory
 
+from folders import ROOT
 from spp import backend
 from spp.errors import SppError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-
-# --- the same functions
-
-def tree(device, name="__init__"):
-    with open(os.path.join(ROOT, "spp", "backend", device, f"{name}.py")) as file:
-        return ast.parse(file.read())
-
-
-def offered(device):
-    """What a backend's __all__ names: the parameters of functions and methods, None for values. Imports nothing."""
-    top = tree(device)
-    made: dict[str, Any] = {}
-    names: list[str] = []
-    for node in top.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"spp.backend.{device}."):
-            module = tree(device, str(node.module).removeprefix(f"spp.backend.{device}.").replace(".", "/"))
-            mine = {alias.name for alias in node.names}
-            made |= {n.name: n for n in module.body
-                     if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in mine}
-        elif isinstance(node, ast.FunctionDef):
-            made[node.name] = node
-        elif isinstance(node, ast.Assign):
-            target = node.targets[0]
-            assert isinstance(target, ast.Name)
-            made[target.id] = None
-            if target.id == "__all__":
-                names = ast.literal_eval(node.value)
-    assert names == sorted(set(names), key=lambda name: names.index(name))
-    return {name: described(made[name]) for name in names}
-
-
-def described(node):
-    if node is None:
-        return None
-    if isinstance(node, ast.ClassDef):
-        methods = {n.name: described(n) for n in node.body if isinstance(n, ast.FunctionDef)
-                   and (n.name == "__init__" or n.name[0] != "_")}
-        return {"__init__": (["self"], []), **methods}
-    arguments = node.args
-    assert not arguments.vararg and not arguments.kwarg and not arguments.posonlyargs and not arguments.kwonlyargs
-    return [a.arg for a in arguments.args], [ast.unparse(d) for d in arguments.defaults]
-
-
-def test_both_backends_offer_the_same_functions_with_the_same_parameters():
-    host, cuda = offered("host"), offered("cuda")
-    assert set(host) == set(cuda)
-    assert {name: cuda[name] for name in host if host[name] != cuda[name]} == {}
-    assert len(host) > 40 and host["relu"] == (["x", "y", "negative_slope"], [])
-    assert host["inner_product_forward"] == (["x", "weight", "bias", "y", "transpose", "relu", "precision"],
-                                             ["False", "'fp32'"])
-
+# --- when it is chosen
 
 def test_nothing_imports_cupy_before_a_gpu_is_asked_for():
     code = ("import sys, spp, spp.net, spp.solver, spp.pycaffe, tools.train_net; from spp import backend; "

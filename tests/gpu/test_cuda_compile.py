@@ -12,6 +12,7 @@ import pytest
 
 import cuda_cpu
 import emulated_cupy
+from folders import ROOT
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ARCHITECTURES = [70, 75, 80, 86, 89, 90, 100, 120]      # Volta to Blackwell
@@ -113,8 +114,8 @@ def sanitized():
 
     def run(code):
         environment = {**os.environ, "SPP_TEST_DEVICE": "cpu", "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0",
-                       "PYTHONPATH": os.pathsep.join([HERE, os.path.join(os.path.dirname(HERE), "support"),
-                                                        os.path.dirname(os.path.dirname(HERE))])}
+                       "PYTHONPATH": os.pathsep.join([HERE, str(ROOT / "tests" / "support"),
+                                                        str(ROOT)])}
         begin = "import cuda_cpu; cuda_cpu.FLAGS = ('-fsanitize=address',)\n"
         return subprocess.run([sys.executable, "-c", begin + code], env=environment, capture_output=True, text=True)
 

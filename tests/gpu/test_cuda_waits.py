@@ -1,5 +1,4 @@
 """What a training step on a GPU waits for: the displayed loss, and nothing else. On emulated CuPy, which counts."""
-import os
 
 import emulated_cupy
 import numpy as np
@@ -8,6 +7,7 @@ from emulated_cupy import memory
 
 import cuda_cpu
 from every_layer_rows import ROWS
+from folders import PROTOTXT
 from spp.data import datum
 from spp.data.database import DatabaseWriter
 from spp.layers import TEST
@@ -17,8 +17,7 @@ from spp.proto.text import parse_net, parse_solver
 from spp.solver import Solver
 
 pytestmark = pytest.mark.skipif(cuda_cpu.COMPILER is None, reason=cuda_cpu.MISSING)
-ZF5 = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "prototxt",
-                   "zf5_spp_train_val.prototxt")
+ZF5 = str(PROTOTXT / "zf5_spp_train_val.prototxt")
 
 # Layers whose forward waits for the GPU, and why; none waits in backward.
 WAITING = {

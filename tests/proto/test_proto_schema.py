@@ -8,12 +8,12 @@ import re
 import pytest
 from google.protobuf import descriptor_pb2
 
+from folders import GOLDEN, ROOT
 from spp.proto import caffe_pb2
 
-HERE = pathlib.Path(__file__).parents[1]
-CAFFE = json.loads((HERE / "golden" / "caffe_proto.json").read_text())
+CAFFE = json.loads((GOLDEN / "caffe_proto.json").read_text())
 PROTO = pathlib.Path(caffe_pb2.__file__).with_name("caffe.proto")
-DOCS = HERE.parent / "docs" / "extensions.md"
+DOCS = ROOT / "docs" / "extensions.md"
 NUMBER = operator.itemgetter("number")
 FIELD = descriptor_pb2.FieldDescriptorProto
 NEW = {"PlateauParameter", "ColorParameter", "SizeParameter"}

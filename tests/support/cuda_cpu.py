@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from folders import ROOT
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 COMPILER = shutil.which("g++")
 FLAGS: tuple[str, ...] = ()      # more for g++, such as a sanitizer's
@@ -113,7 +115,7 @@ def _build(text: str) -> str:
     command = [COMPILER, "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-shared", "-fPIC", *FLAGS]
     with open(os.path.join(HERE, "cuda_cpu.h")) as file:
         key = hashlib.sha256("\0".join([text, file.read(), *command]).encode()).hexdigest()[:16]
-    folder = os.path.join(os.path.dirname(HERE), "build", "cuda_cpu")
+    folder = os.path.join(ROOT, "build", "cuda_cpu")
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{key}.so")
     if not os.path.exists(path):

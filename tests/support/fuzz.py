@@ -22,14 +22,13 @@ from typing import Any, Iterator, Sequence
 
 import numpy as np
 
+from folders import GOLDEN, ROOT
 from spp.training import snapshot
 from spp.errors import SppError
 from spp.net import Net
 from spp.proto import caffe_pb2, parse_net, parse_solver, read_net, read_solver, to_text
 from spp.solver import Solver
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden"
 SECONDS = 60            # a case may take; the widest net, 77 million random weights, takes 5 on an idle machine
 SMALL = 100000          # values in all blobs of a net that is run as well as built
 MEMORY = 6 << 30        # bytes of address space above what the process has at its start

@@ -12,6 +12,7 @@ from emulated_cupy import memory
 
 import cuda_cpu
 import spp.pycaffe as caffe
+from folders import ROOT
 from small_solver import NET, Recorder
 from spp import host_copy
 from spp.errors import NetError, SolverError
@@ -22,7 +23,6 @@ from spp.pycaffe import common
 from spp.solver import Solver
 
 pytestmark = pytest.mark.skipif(cuda_cpu.COMPILER is None, reason=cuda_cpu.MISSING)
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SMALL = """
 layer { name: "in" type: "Input" top: "x" top: "label"
   input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } shape { dim: 2 } } }
