@@ -20,6 +20,7 @@ import gpu
 import nets
 import turns
 from spp import backend
+from spp.boxes import to_half_open
 from spp.errors import SppError
 from spp.layers import TEST
 from spp.net import Net
@@ -60,8 +61,7 @@ def make(contender: str, name: str) -> Callable[[], Any] | None:
 def pyramids(x: Any, windows: np.ndarray, features: Any) -> None:
     """features (count x FEATURES) = the levels of each window on the map x, 1 x C x H x W, one after the other."""
     used = backend.of(x)
-    first, last = windows[:, :2].astype(int), windows[:, 2:].astype(int) + 1
-    edges = spp.window_bins(np.stack([first[:, 1], last[:, 1], first[:, 0], last[:, 0]], 1), LEVELS)
+    edges = spp.window_bins(to_half_open(windows.astype(int)), LEVELS)
     rows, columns = map(used.from_host, edges)
     image = used.from_host(np.zeros(len(windows), np.int32))
     counts = [bins * bins for bins in LEVELS]

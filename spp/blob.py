@@ -1,32 +1,34 @@
-"""Blob: the N-D array of data and gradient that layers hand to each other (Caffe's Blob)."""
+"""Blob: the N-D array of data and gradient that layers pass to each other (Caffe's Blob)."""
 import functools
 import math
 import os
-from types import ModuleType
 from typing import Any, Callable
 
 import numpy as np
 
 from spp.backend import host
+from spp.backend.types import Array, Numbers
 from spp.errors import NetError, too_little_memory
 
 MAX_AXES = 32       # Caffe's
 
 
 class Memory:
-    """A flat array that only grows, so that a change of image size reuses it; allocated on first use.
+    """A flat array that only grows, so that a change of image size reuses it. It is allocated on first use.
 
-    Once something else has been written there, `overwritten` says so, and what to do: reading raises it as a NetError.
+    overwritten: a message that says so once another blob has been written there; reading then raises it as a NetError.
+    fill: returns the first array; without it the first array is zeros. host_copy: the spp.host_copy.HostCopy of a
+    GPU's memory, once somebody has asked for one.
     """
 
     def __init__(self) -> None:
-        self.flat: Any = None
+        self.flat: Array = None
         self.overwritten = ""
-        self.fill: Callable[[], Any] | None = None      # makes the first array; without it that is zeros
-        self.host_copy: Any = None      # a GPU's memory as a NumPy array, once asked for: spp.host_copy
+        self.fill: Callable[[], Array] | None = None
+        self.host_copy: Any = None
 
-    def at_least(self, count: int, dtype: Any, backend: ModuleType) -> Any:
-        """The array, of `count` elements or more; raises NetError if there is no memory for it."""
+    def at_least(self, count: int, dtype: Any, backend: Any) -> Array:
+        """The array, with `count` elements or more. Raises NetError if there is not enough memory."""
         if self.overwritten:
             raise NetError(self.overwritten)
         try:
@@ -42,22 +44,22 @@ class Memory:
 class Blob:
     """`data` and `diff` of one shape, in arrays of one device.
 
-    A 4-D blob's arrays have the shape N x C x H x W and may lie channels-last in memory (`caffe_order`
-    tells); others lie in C order. Memory is taken when `data` or `diff` is first used, only grows, and is
-    zero at first. An array handed out stays the blob's own while the blob's shape stays the same.
+    The arrays of a 4-D blob have the shape N x C x H x W and may be channels-last in memory (see `caffe_order`);
+    other arrays are in C order. Memory is allocated when `data` or `diff` is first used, only grows, and is zero at
+    first. `data` and `diff` return the same arrays as long as the blob's shape stays the same.
     """
 
-    def __init__(self, shape: tuple[int, ...] = (), dtype: Any = np.float32, backend: ModuleType = host,
+    def __init__(self, shape: Numbers = (), dtype: Any = np.float32, backend: Any = host,
                  channels_last: bool | None = None) -> None:
         self.dtype = np.dtype(dtype)
-        self.shape: tuple[int, ...] = _checked(tuple(shape), self.dtype)
+        self.shape: Numbers = _checked(tuple(shape), self.dtype)
         self.backend = backend
         self.channels_last = backend.prefers_channels_last if channels_last is None else channels_last
         self._memory = {"data": Memory(), "diff": Memory()}
         self._views: dict[str, Any] = {}
         self._shared = False
-        self._channels: tuple[int, int] | None = None      # of another blob's channels the first that are this one's
-        self.host_view: Any = None      # a weak reference to this blob with NumPy arrays: spp.host_copy
+        self._channels: tuple[int, int] | None = None   # its first channel in another blob, and that blob's channels
+        self.host_view: Any = None      # a weak reference to the spp.host_copy.HostBlob of this blob
 
     @property
     def count(self) -> int:
@@ -66,7 +68,7 @@ class Blob:
 
     @property
     def caffe_order(self) -> bool:
-        """Whether the memory lies in Caffe's order: C order of the shape."""
+        """Whether the memory is in Caffe's order: C order of the shape."""
         if len(self.shape) != 4 or not self.channels_last:
             return True
         if self._channels:
@@ -78,33 +80,36 @@ class Blob:
 
         Raises NetError for more than 32 axes, a negative size, or a blob that is larger than the memory.
         """
-        dims = shape[0] if len(shape) == 1 and not isinstance(shape[0], (int, np.integer)) else shape
-        dims = tuple(int(d) for d in dims)
-        if dims != self.shape:
-            self.shape = _checked(dims, self.dtype)
+        sizes = shape[0] if len(shape) == 1 and not isinstance(shape[0], (int, np.integer)) else shape
+        sizes = tuple(int(size) for size in sizes)
+        if sizes != self.shape:
+            self.shape = _checked(sizes, self.dtype)
             self._views.clear()
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Array:
         """The values, shaped `shape`."""
         return self._view("data")
 
-    def set(self, values: Any) -> None:
-        """Write all values: an array of the device; what would have filled the memory at first is not run."""
+    def set(self, values: Array) -> None:
+        """Write all values, an array of the blob's device or a number; a pending filler is dropped.
+
+        `data[...] = values` does the same after running the filler.
+        """
         self.memory.fill = None
         self.data[...] = values
 
     @property
-    def diff(self) -> Any:
+    def diff(self) -> Array:
         """The gradient of the loss by the values, shaped `shape`."""
         return self._view("diff")
 
     @property
     def has_diff(self) -> bool:
-        """Whether memory for the gradient was ever taken."""
+        """Whether memory for the gradient was ever allocated."""
         return self._memory["diff"].flat is not None
 
-    def _view(self, which: str) -> Any:
+    def _view(self, which: str) -> Array:
         memory, (flat, view) = self._memory[which], self._views.get(which, (None, None))
         if flat is not None and flat is memory.flat and not memory.overwritten:
             return view
@@ -116,15 +121,15 @@ class Blob:
         self._views[which] = flat, view
         return view
 
-    def _part(self, flat: Any) -> Any:
-        """Of a flat array with all channels of all pixels, this blob's."""
+    def _part(self, flat: Array) -> Array:
+        """The view of this blob's channels in a flat N x H x W x C array of the blob that it is placed in."""
         assert self._channels
         first, total = self._channels
         n, c, h, w = self.shape
         return flat.reshape(n, h, w, total)[..., first:first + c].transpose(0, 3, 1, 2)
 
-    def _shaped(self, flat: Any) -> Any:
-        """The view of a flat array that has this blob's shape and order."""
+    def _shaped(self, flat: Array) -> Array:
+        """The view of a flat array with this blob's shape and memory order."""
         part = flat[:self.count]
         if len(self.shape) == 4 and self.channels_last:
             n, c, h, w = self.shape
@@ -132,20 +137,21 @@ class Blob:
         return part.reshape(self.shape)
 
     def share_data(self, other: "Blob") -> None:
-        """Use `other`'s memory for the values; the shapes may differ if `other` lies in Caffe's order."""
+        """Use the memory of `other` for the values; the shapes may differ if `other` is in Caffe's order."""
         self._share("data", other)
 
     def share_diff(self, other: "Blob") -> None:
-        """Use `other`'s memory for the gradient; the shapes may differ if `other` lies in Caffe's order."""
+        """Use the memory of `other` for the gradient; the shapes may differ if `other` is in Caffe's order."""
         self._share("diff", other)
 
-    def place_in(self, other: "Blob", first: int) -> None:
-        """Keep the values in `other`'s memory, as its channels from `first` on; both 4-D and channels-last.
+    def place_in(self, other: "Blob", channel: int) -> None:
+        """Store the values in the memory of `other`, as its channels from `channel` on; both 4-D and channels-last.
 
-        From then on only the images' number and size may change, those of both alike; the gradient stays apart.
+        From then on the number and size of the images must change together in both blobs, and nothing else may
+        change. The gradient keeps its own memory.
         """
         self._memory["data"] = other._memory["data"]
-        self._channels = first, other.shape[1]
+        self._channels = channel, other.shape[1]
         self._shared = True
         self._views.clear()
 
@@ -162,21 +168,21 @@ class Blob:
 
     @property
     def memory(self) -> Memory:
-        """Where the values lie: one object for all blobs that share them."""
+        """The memory of the values: one object for all blobs that share them."""
         return self._memory["data"]
 
     @property
     def memories(self) -> list[Memory]:
-        """Where values and gradient lie."""
+        """The memory of the values and of the gradient."""
         return list(self._memory.values())
 
     @property
     def shared(self) -> bool:
-        """Whether the memory is another blob's."""
+        """Whether the blob uses the memory of another blob."""
         return self._shared
 
     def own_in_caffe_order(self) -> None:
-        """Stop sharing memory, and lie in C order whatever the device prefers."""
+        """Stop sharing memory, and use C order whatever the device prefers."""
         if self._shared:
             self._memory = {"data": Memory(), "diff": Memory()}
             self._shared = False
@@ -217,8 +223,8 @@ class Blob:
         return f"Blob{self.shape}"
 
 
-def _checked(dims: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-    """The shape, if a blob can have it."""
+def _checked(dims: Numbers, dtype: np.dtype) -> Numbers:
+    """The shape. Raises NetError if a blob cannot have it."""
     if len(dims) > MAX_AXES:
         raise NetError(f"a blob has at most {MAX_AXES} axes, found {len(dims)}")
     if any(d < 0 for d in dims):
@@ -232,7 +238,7 @@ def _checked(dims: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
 
 @functools.cache
 def _machine_memory() -> int:
-    """Bytes; 4 TB where the system does not tell."""
+    """The memory of the machine in bytes; 4 TB if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,10 @@
 """Errors that a user of spp can cause; each message names the thing, the rule, what was found and the remedy."""
+from collections.abc import Sequence
+
+
+def format_shape(shape: Sequence[int]) -> str:
+    """A shape for a message: "2 x 3", or "()" for a shape without axes."""
+    return " x ".join(map(str, shape)) or "()"
 
 
 class SppError(Exception):

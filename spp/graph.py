@@ -1,4 +1,4 @@
-"""Pure passes over a NetParameter: which layers a phase keeps, and where a blob with several readers is split."""
+"""Pure passes over a NetParameter: the layers of a phase, splits of blobs with several readers, the backward plan."""
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
@@ -10,7 +10,7 @@ def filter_net(param: Any, phase: int, level: int = 0, stages: Sequence[str] = (
     """A copy of the net with the layers that the state keeps (Caffe's FilterNet).
 
     `phase` and `level` replace the file's own NetState, `stages` are added to its stages. A layer with
-    include rules is kept if any rule is met; one with exclude rules is dropped if any is met.
+    include rules is kept if any rule is met; a layer with exclude rules is dropped if any is met.
     Raises NetError if a layer has both kinds.
     """
     result = type(param)()
@@ -23,19 +23,19 @@ def filter_net(param: Any, phase: int, level: int = 0, stages: Sequence[str] = (
         if layer.include and layer.exclude:
             raise NetError(f"layer {layer.name!r}: specify either include rules or exclude rules, not both")
         if layer.include:
-            kept = any(meets(result.state, rule) for rule in layer.include)
+            keep = any(meets(result.state, rule) for rule in layer.include)
         else:
-            kept = not any(meets(result.state, rule) for rule in layer.exclude)
-        if kept:
+            keep = not any(meets(result.state, rule) for rule in layer.exclude)
+        if keep:
             result.layer.add().CopyFrom(layer)
     return result
 
 
 def meets(state: Any, rule: Any) -> bool:
-    """Whether a NetState meets every condition that a NetStateRule gives."""
-    return not (rule.HasField("phase") and rule.phase != state.phase
-                or rule.HasField("min_level") and state.level < rule.min_level
-                or rule.HasField("max_level") and state.level > rule.max_level
+    """Whether a NetState meets every condition of a NetStateRule."""
+    return not ((rule.HasField("phase") and rule.phase != state.phase)
+                or (rule.HasField("min_level") and state.level < rule.min_level)
+                or (rule.HasField("max_level") and state.level > rule.max_level)
                 or any(stage not in state.stage for stage in rule.stage)
                 or any(stage in state.stage for stage in rule.not_stage))
 
@@ -43,9 +43,9 @@ def meets(state: Any, rule: Any) -> bool:
 def insert_splits(param: Any) -> Any:
     """A copy of the net in which no blob has two readers (Caffe's InsertSplits).
 
-    A blob that several bottoms read, or that bottoms read and a loss weight counts, gets a Split layer
-    `<blob>_<layer>_<top>_split` behind its producer, with tops `..._split_<k>`; the loss weight moves to
-    the first of them. Raises NetError for a bottom that nothing has produced.
+    If several bottoms read a blob, or bottoms read it and it has a loss weight, a Split layer
+    `<blob>_<layer>_<top>_split` follows its producer, with tops `..._split_<k>`; the loss weight moves to the first
+    top. Raises NetError for a bottom that no layer has produced.
     """
     source: dict[tuple[int, int], tuple[int, int]] = {}     # (layer, bottom) -> (layer, top)
     readers: dict[tuple[int, int], int] = defaultdict(int)
@@ -69,15 +69,15 @@ def insert_splits(param: Any) -> Any:
     result = type(param)()
     result.CopyFrom(param)
     del result.layer[:]
-    handed_out: dict[tuple[int, int], int] = defaultdict(int)
+    used: dict[tuple[int, int], int] = defaultdict(int)
     for i, original in enumerate(param.layer):
         layer = result.layer.add()
         layer.CopyFrom(original)
         for j, name in enumerate(layer.bottom):
             top = source[i, j]
             if readers[top] > 1:
-                layer.bottom[j] = f"{_split_name(param, top, name)}_{handed_out[top]}"
-                handed_out[top] += 1
+                layer.bottom[j] = f"{_split_name(param, top, name)}_{used[top]}"
+                used[top] += 1
         for j, name in enumerate(original.top):
             count = readers[i, j]
             if count > 1:
@@ -87,7 +87,7 @@ def insert_splits(param: Any) -> Any:
                 if (i, j) in loss_weight:
                     split.loss_weight.extend([loss_weight[i, j]] + [0.0] * (count - 1))
                     layer.ClearField("loss_weight")
-                    handed_out[i, j] += 1
+                    used[i, j] += 1
     return result
 
 
@@ -98,10 +98,10 @@ def _split_name(param: Any, top: tuple[int, int], blob: str) -> str:
 
 @dataclass
 class BackwardNode:
-    """What `backward_plan` needs to know of a layer.
+    """What `backward_plan` needs to know about a layer.
 
-    propagate_down: as given in the prototxt, one flag a bottom, or empty. differentiable: which bottoms may get a
-    gradient. learns: whether a parameter has lr_mult other than 0. loss: whether a top has a loss weight.
+    propagate_down: the prototxt's flags, one per bottom, or empty. differentiable: which bottoms may get a gradient.
+    learns: whether a parameter has an lr_mult other than 0. loss: whether a top has a loss weight.
     """
 
     bottom: Sequence[str]
@@ -113,7 +113,7 @@ class BackwardNode:
 
 
 def outputs(net: Any) -> list[str]:
-    """The blobs that no layer reads, sorted; what the last reader makes in place is one."""
+    """The names of the blobs that no layer reads, sorted; a blob that its last reader changes in place counts too."""
     unread: set[str] = set()
     for layer in net.layer:
         unread = unread.difference(layer.bottom).union(layer.top)
@@ -121,10 +121,10 @@ def outputs(net: Any) -> list[str]:
 
 
 def backward_plan(layers: Sequence[BackwardNode], force: bool) -> tuple[list[bool], list[list[bool]]]:
-    """Which layers run backward, and which of their bottoms get a gradient.
+    """Which layers run backward, and which of their bottoms get a gradient; layers in net order.
 
-    A layer, in net order, runs backward if a bottom needs a gradient or a parameter learns, and it leads to a
-    loss. `force` (force_backward) makes every bottom that allows it get one.
+    A layer runs backward if it leads to a loss and a bottom needs a gradient or a parameter learns. With `force`
+    (force_backward) every bottom that may get a gradient gets one.
     """
     blob_needs: dict[str, bool] = {}
     needs: list[bool] = []
@@ -160,39 +160,3 @@ def backward_plan(layers: Sequence[BackwardNode], force: bool) -> tuple[list[boo
         bottom_needs = [[flag or layer.differentiable(j) for j, flag in enumerate(flags)]
                         for layer, flags in zip(layers, bottom_needs)]
     return needs, bottom_needs
-
-
-@dataclass
-class FusionNode:
-    """What `fused` needs to know of a layer: its kind, and the kinds that it can do in its own pass.
-
-    Kinds: "relu", of negative_slope 0; "affine", a map of each channel that nothing is kept of for backward; "scale",
-    one that learns.
-    """
-
-    bottom: Sequence[str]
-    top: Sequence[str]
-    kind: str = ""
-    fuses: Sequence[str] = ()
-
-
-def fused(layers: Sequence[FusionNode]) -> dict[int, list[int]]:
-    """By its number, the layers right behind a layer that it can do in its own pass: they work in place on its top.
-
-    Any number of affine maps or one scale, then a ReLU.
-    """
-    found: dict[int, list[int]] = {}
-    taken = -1
-    for i, layer in enumerate(layers):
-        if i <= taken or len(layer.top) != 1:
-            continue
-        chain: list[int] = []
-        for j, following in enumerate(layers[i + 1:], i + 1):
-            before = layers[chain[-1]].kind if chain else ""
-            if (following.kind not in layer.fuses or before == "relu" or "scale" in (before, following.kind) and chain
-                    and following.kind != "relu" or not layer.top == following.bottom == following.top):
-                break
-            chain.append(j)
-        if chain:
-            found[i], taken = chain, chain[-1]
-    return found

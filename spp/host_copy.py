@@ -1,9 +1,8 @@
-"""A GPU's blobs as NumPy arrays, for code that knows nothing of devices: users' Python layers and pycaffe.
+"""A GPU's blobs as NumPy arrays, for code that does not know about devices: users' Python layers and pycaffe.
 
-An array that is handed out is a copy on the host, a twin of the memory on the device. The engine brings what was
-written into it to the device before it computes, and what was computed back afterwards: `device_access` around the
-engine's work, or `host_access` around the user's. Only twins that somebody still looks at are brought back; others are
-fetched when they are asked for.
+Such an array is a host copy of the memory on the device. The engine copies what the user wrote to the device before
+it computes, and copies the results back afterwards: `device_access` surrounds the engine's work, `host_access` the
+user's. Only host copies that somebody still references are updated; others are fetched when they are next requested.
 """
 import itertools
 import weakref
@@ -16,54 +15,54 @@ from spp.blob import Blob, Memory
 
 
 class HostCopy:
-    """The host's copy of a blob's memory; that holds the twin, and the twin does not hold it."""
+    """The host copy of a blob's memory. The Memory references its HostCopy, not the other way round."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self._flat: Any = None                      # the device's array that this is a copy of
-        self._store = self._seen = np.empty(0)      # the copy, and how it was when both were last the same
-        self._given: Any = None                     # a weak reference to the array that all views are made of
-        self._held: Any = None                      # that array, until what may be written there was brought over
+        self._flat: Any = None                      # the device's array that was copied
+        self._store = self._synced = np.empty(0)    # the copy, and its values when both were last equal
+        self._base: Any = None                      # a weak reference to the array that is the base of all views
+        self._pending: Any = None                   # that array, until the user's writes are on the device
 
     def array(self, memory: Memory) -> np.ndarray:
-        """The copy, flat, up to date."""
-        given = self._alive(memory)
-        if given is None:
+        """The flat copy, up to date."""
+        base = self._alive(memory)
+        if base is None:
             if self._flat is not memory.flat:
                 self._flat = memory.flat
                 self._store = np.empty(self._flat.shape, self._flat.dtype)
             if not self._store.size:
                 return self._store
-            # of its own, not of NumPy's array: so that views have this one as their base, and keep it alive
-            given = np.frombuffer(self._store.data.cast("B"), self._store.dtype)
-            self._given = weakref.ref(given)
+            # made from a buffer, not a slice of the store: so views have this array as their base and keep it alive
+            base = np.frombuffer(self._store.data.cast("B"), self._store.dtype)
+            self._base = weakref.ref(base)
             self._load()
-        self._held = given
-        return given
+        self._pending = base
+        return base
 
     def push(self, memory: Memory) -> None:
-        """Bring what was written here to the device."""
-        if self._alive(memory) is not None and not _same(self._store, self._seen):
+        """Copy the user's writes to the device."""
+        if self._alive(memory) is not None and not _same(self._store, self._synced):
             with self._backend.use():
                 self._flat[...] = self._backend.from_host(self._store)
-            self._seen = self._store.copy()
-        self._held = None
-        if self._alive(memory) is None:     # nobody has it any more
-            self._flat, self._store, self._seen = None, np.empty(0), np.empty(0)
+            self._synced = self._store.copy()
+        self._pending = None
+        if self._alive(memory) is None:     # no references are left
+            self._flat, self._store, self._synced = None, np.empty(0), np.empty(0)
 
     def pull(self, memory: Memory) -> None:
-        """Bring what is on the device here, if anybody looks at it."""
+        """Copy the device's values to the host copy, if anybody references it."""
         if self._alive(memory) is not None:
             self._load()
 
     def _alive(self, memory: Memory) -> Any:
-        """The array that was given out, if anybody has it and it is still that of the memory."""
-        given = self._given and self._given()
-        return given if self._flat is memory.flat else None
+        """The base array, if anybody references it and it belongs to the current memory."""
+        base = self._base and self._base()
+        return base if self._flat is memory.flat else None
 
     def _load(self) -> None:
         self._store[...] = self._backend.to_host(self._flat)
-        self._seen = self._store.copy()
+        self._synced = self._store.copy()
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -72,10 +71,10 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 class HostBlob(Blob):
-    """A blob whose `data` and `diff` are NumPy arrays, whatever its device: another face of the same blob."""
+    """A view of a blob whose `data` and `diff` are NumPy arrays, whatever the blob's device."""
 
     def __init__(self, blob: Blob) -> None:
-        self.__dict__ = blob.__dict__
+        self.__dict__ = blob.__dict__       # both objects always have the same shape, memory and other attributes
 
     def _view(self, which: str) -> np.ndarray:
         memory = self._memory[which]
@@ -92,19 +91,19 @@ class HostBlob(Blob):
 
 
 def host_view(blob: Blob) -> Blob:
-    """The blob with NumPy arrays: itself on the host, on a GPU the same HostBlob as long as somebody has it."""
+    """The blob itself on the host; on a GPU its HostBlob, always the same object while somebody references it."""
     if not blob.backend.asynchronous:
         return blob
-    face = blob.host_view and blob.host_view()
-    if face is None:
-        face = HostBlob(blob)
-        blob.host_view = weakref.ref(face)
-    return face
+    view = blob.host_view and blob.host_view()
+    if view is None:
+        view = HostBlob(blob)
+        blob.host_view = weakref.ref(view)
+    return view
 
 
 @contextmanager
 def device_access(blobs: Iterable[Blob]) -> Iterator[None]:
-    """Around the engine's work: what users wrote goes to the device before it, what was computed comes back after."""
+    """Surround the engine's work: users' writes are copied to the device before it, results to the host after it."""
     blobs = list(blobs)
     push(blobs)
     try:
@@ -115,7 +114,7 @@ def device_access(blobs: Iterable[Blob]) -> Iterator[None]:
 
 @contextmanager
 def host_access(*blobs: Sequence[Blob]) -> Iterator[None]:
-    """Around a user's code in the middle of the engine's work: the other way round. It may make these lists longer."""
+    """Surround a user's code within the engine's work: the copies go the other way round. It may extend the lists."""
     pull(itertools.chain(*blobs))
     try:
         yield
@@ -124,17 +123,17 @@ def host_access(*blobs: Sequence[Blob]) -> Iterator[None]:
 
 
 def push(blobs: Iterable[Blob]) -> None:
-    """Bring what was written into the arrays of these blobs to the device."""
-    for memory in _seen(blobs):
+    """Copy what was written into the arrays of these blobs to the device."""
+    for memory in _copied(blobs):
         memory.host_copy.push(memory)
 
 
 def pull(blobs: Iterable[Blob]) -> None:
-    """Bring what is on the device to the arrays of these blobs that somebody looks at."""
-    for memory in _seen(blobs):
+    """Copy the device's values to those arrays of these blobs that somebody references."""
+    for memory in _copied(blobs):
         memory.host_copy.pull(memory)
 
 
-def _seen(blobs: Iterable[Blob]) -> Iterable[Memory]:
-    """The memory that has a twin, each once, though blobs share it."""
+def _copied(blobs: Iterable[Blob]) -> Iterable[Memory]:
+    """The memories that have a host copy, each once although blobs may share it."""
     return {memory: None for blob in blobs for memory in blob.memories if memory.host_copy is not None}

@@ -1,5 +1,4 @@
 """Net: build a graph of layers from a NetParameter, reshape it, run it forward and backward, load and save it."""
-import functools
 import logging
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Sequence
@@ -9,6 +8,7 @@ import numpy as np
 from spp import backend, graph, layers, memory, weights as weight_files
 from spp.blob import Blob
 from spp.errors import NetError, SppError
+from spp.fusion import Fusion
 from spp.layers import TEST, Context, Layer
 from spp.layers.base import DeferredCheck, on_device
 from spp.training.learnable import collect
@@ -20,22 +20,23 @@ log = logging.getLogger("spp.net")
 class Net:
     """A graph of Caffe layers on one device.
 
-    param: the path of a prototxt, or a NetParameter. phase: TRAIN (0) or TEST (1). level, stages: the rest
-    of the NetState. weights: a caffemodel, or several, to load. device: "auto", "cpu", "cuda[:i]". seed
-    fixes the initial weights, dropout and data order, together with rank. reuse_memory: in phase TEST, without
-    backward, blobs take the memory of those that no layer reads any more; only inputs, outputs, losses and the
-    blobs named in `keep` can be read after a forward. precision: what convolutions and inner products multiply:
-    fp32, or on a GPU tf32, bf16, fp16; all else is float32 (fp16 needs a `loss_scale`, which a Solver sets). Raises
-    SppError, with the prototxt's line and the layer's name, where the net is wrong.
+    param: the path of a prototxt, or a NetParameter. phase: TRAIN (0) or TEST (1). level, stages: the rest of the
+    NetState. weights: the path of a caffemodel to load, or several paths. device: "auto", "cpu", "cuda[:i]". dtype:
+    of all blobs, float32 or float64. seed, rank: they fix the initial weights, dropout and data order. reuse_memory:
+    in phase TEST, without backward, a blob takes the memory of blobs that no layer reads any more; only inputs,
+    outputs, losses and the blobs named in `keep` can be read after a forward. precision: the arithmetic of
+    convolutions and inner products, fp32, or on a GPU also tf32, bf16, fp16; everything else is float32 (fp16 needs
+    a `loss_scale`, which a Solver sets). Raises SppError, with the prototxt's line and the layer's name, if the net
+    is wrong.
 
-    `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `inputs` and `outputs` (blob
-    names), `learnable`, `loss_weights` (blob name to weight) are there to be read and written; so are
-    `before_forward`, `after_forward`, `before_backward` and `after_backward`, lists of functions that are
-    called with a layer's number before or after it runs.
+    Public attributes: `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `inputs` and `outputs`
+    (blob names), `learnable`, `loss_weights` (blob name to weight), and the hooks `before_forward`, `after_forward`,
+    `before_backward` and `after_backward`: lists of functions that are called with a layer's index before or after
+    the layer runs.
     """
 
     def __init__(self, param: Any, phase: int = TEST, level: int = 0, stages: Sequence[str] = (),
-                 weights: str | Sequence[str] | None = None, device: str = "auto", dtype: Any = np.float32,
+                 weights: str | Sequence[str] | None = None, device: str = "auto", *, dtype: Any = np.float32,
                  seed: int = 0, rank: int = 0, reuse_memory: bool = False, keep: Sequence[str] = (),
                  precision: str = "fp32") -> None:
         self.source = param if isinstance(param, str) else None
@@ -43,7 +44,7 @@ class Net:
             param = text.read_net(param)
         self.phase = phase
         self.context = Context(phase, np.dtype(dtype), backend.select(device), seed, rank, self.source, precision)
-        self.loss_scale = 1.0       # a factor of the gradients that `backward` computes
+        self.loss_scale = 1.0       # a factor of all gradients that `backward` computes
         with self._located(None):
             self.context.check_precision()
             self.param = graph.insert_splits(graph.filter_net(param, phase, level, stages))
@@ -67,8 +68,8 @@ class Net:
         self.learnable, self._entries = collect(self.layers, self._located)
         self._plan_backward()
         self._arena = self._make_arena(keep) if reuse_memory else None
-        self._fused = self._plan_fusion()
-        memory.join_concats(self.layers, self.bottoms, self.tops, self._fused)
+        self._fusion = Fusion(self.layers, self.bottoms, self.tops)
+        memory.join_concats(self.layers, self.bottoms, self.tops, self._fusion.chains)
         for path in [weights] if isinstance(weights, str) else weights or ():
             self.copy_from(path)
 
@@ -99,29 +100,29 @@ class Net:
         if len(param.blobs) not in (0, len(layer.blobs)):
             raise NetError(f"has {len(layer.blobs)} parameter(s), its blobs in the prototxt are {len(param.blobs)}")
         layer.reshape(bottom, top)
-        self._losses.append(self._weigh(layer, top))
+        self._losses.append(self._weighted_losses(layer, top))
 
     def _blob(self) -> Blob:
         return Blob((), self.context.dtype, self.context.backend)
 
-    def _weigh(self, layer: Layer, top: list[Blob]) -> list[tuple[Blob, float]]:
+    def _weighted_losses(self, layer: Layer, top: list[Blob]) -> list[tuple[Blob, float]]:
         """The layer's tops that count in the loss, with their weights."""
-        given = list(layer.param.loss_weight)
-        if not given:
-            given = [1.0] + [0.0] * (len(top) - 1) if layer.is_loss else [0.0] * len(top)
-        elif len(given) != len(top):
+        weights = list(layer.param.loss_weight)
+        if not weights:
+            weights = [1.0] + [0.0] * (len(top) - 1) if layer.is_loss else [0.0] * len(top)
+        elif len(weights) != len(top):
             raise NetError(f"loss_weight must be unspecified, or specified once for each of the {len(top)} tops; "
-                           f"found {len(given)}")
-        self.loss_weights.update(zip(layer.param.top, given))
-        return [(blob, weight) for blob, weight in zip(top, given) if weight]
+                           f"found {len(weights)}")
+        self.loss_weights.update(zip(layer.param.top, weights))
+        return [(blob, weight) for blob, weight in zip(top, weights) if weight]
 
     @contextmanager
     def _located(self, layer: Any) -> Iterator[None]:
-        """Say where the net is wrong: file, line, layer."""
+        """Add the place in the net to an error's message: file, line, layer."""
         try:
             yield
-        except (SppError, MemoryError, RuntimeError) as found:
-            error = backend.explained(found)
+        except (SppError, MemoryError, RuntimeError) as raised:
+            error = backend.explained(raised)
             if not isinstance(error, SppError):
                 raise
             parts = []
@@ -129,50 +130,41 @@ class Net:
                 parts.append(text.where(self.source, layer.name) if layer is not None else self.source)
             if layer is not None:
                 parts.append(f"layer {layer.name!r} ({layer.type})")
-            raise type(error)(": ".join([*parts, str(error)])) from found
+            raise type(error)(": ".join([*parts, str(error)])) from raised
 
     # --- parameters
 
     def _plan_backward(self) -> None:
-        facts = []
+        nodes = []
         for layer, losses in zip(self.layers, self._losses):
             with self._located(layer.param):
-                given = layer.param.propagate_down
-                if len(given) not in (0, len(layer.param.bottom)):
+                flags = layer.param.propagate_down
+                if len(flags) not in (0, len(layer.param.bottom)):
                     raise NetError(f"propagate_down must be given not at all, or once for each of the "
-                                   f"{len(layer.param.bottom)} bottoms; found {len(given)}")
+                                   f"{len(layer.param.bottom)} bottoms; found {len(flags)}")
             layer.param_propagate_down = [self.param.force_backward or self._entries[id(blob)].lr_mult != 0
                                           for blob in layer.blobs]
-            facts.append(graph.BackwardNode(layer.param.bottom, layer.param.top, given, layer.differentiable,
+            nodes.append(graph.BackwardNode(layer.param.bottom, layer.param.top, flags, layer.differentiable,
                                             any(layer.param_propagate_down), bool(losses)))
-        self._needs_backward, self._propagate_down = graph.backward_plan(facts, self.param.force_backward)
+        self._needs_backward, self._propagate_down = graph.backward_plan(nodes, self.param.force_backward)
         for layer, needed, flags in zip(self.layers, self._needs_backward, self._propagate_down):
             layer.runs_backward = needed
             for j, flag in enumerate(flags):
                 if flag and layer.is_loss and not layer.differentiable(j):
                     with self._located(layer.param):
-                        wanted = " ".join(f"propagate_down: {str(j != k).lower()}" for k in range(len(flags)))
+                        lines = " ".join(f"propagate_down: {str(j != k).lower()}" for k in range(len(flags)))
                         raise NetError(f"has no gradient for its bottom {layer.param.bottom[j]!r}, which depends on "
-                                       f"a parameter that learns; if that is meant, add {wanted}")
-
-    def _plan_fusion(self) -> dict[int, list[int]]:
-        """By its number, the layers behind a layer that forward lets it do in its own pass."""
-        return graph.fused([
-            graph.FusionNode(list(layer.param.bottom), list(layer.param.top), layer.kind(),
-                             [kind for kind in layer.fuses if kind == "relu" or not backend.EXACT
-                              and (kind == "affine" or layer.runs_backward)])
-            for layer in self.layers])
+                                       f"a parameter that learns; if that is meant, add {lines}")
 
     def _make_arena(self, keep: Sequence[str]) -> memory.Arena:
         if self.phase != TEST:
             raise NetError("reuse_memory needs phase TEST: training goes backward, and that needs all blobs")
         for layer in self.layers:
             layer.runs_backward = False
-        # a user's own layer may look at its blobs again in the next forward
-        users = [blob for layer, bottom, top in zip(self.layers, self.bottoms, self.tops) if layer.type == "Python"
-                 for blob in (*bottom, *top)]
+        kept_by_layers = [blob for layer, bottom, top in zip(self.layers, self.bottoms, self.tops)
+                          if layer.keeps_blobs for blob in (*bottom, *top)]
         return memory.Arena([*(self.blob(name) for name in [*self.outputs, *keep]),
-                             *(blob for losses in self._losses for blob, _ in losses), *users])
+                             *(blob for losses in self._losses for blob, _ in losses), *kept_by_layers])
 
     @on_device
     def clear_param_diffs(self) -> None:
@@ -184,7 +176,7 @@ class Net:
 
     @on_device
     def reshape(self) -> None:
-        """Shape all blobs anew after an input changed its size. `forward` does it by itself."""
+        """Shape all blobs after an input changed its size; `forward` does this by itself."""
         for layer, bottom, top in zip(self.layers, self.bottoms, self.tops):
             with self._located(layer.param):
                 layer.reshape(bottom, top)
@@ -193,53 +185,35 @@ class Net:
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """Run all layers; `inputs` are arrays by blob name, and may change an input's shape.
 
-        Returns the outputs' arrays by name: the net's own memory, valid until the next forward.
-        Raises NetError for an unknown blob, or an input size that a layer does not take.
+        Returns the outputs' arrays by name. They are the net's own memory, valid until the next forward.
+        Raises NetError for an unknown blob, or an input size that a layer does not accept.
         """
         for name, array in inputs.items():
             blob = self.blob(name)
             with self._located(next(layer.param for layer in self.layers if name in layer.param.top)):
                 blob.reshape(np.shape(array))
-                given = isinstance(array, type(blob.data))
-                blob.data[...] = array if given else blob.backend.from_host(np.asarray(array))
+                is_on_device = isinstance(array, type(blob.data))
+                blob.data[...] = array if is_on_device else blob.backend.from_host(np.asarray(array))
         self.forward_layers(0, len(self.layers) - 1)
         return {name: self.blobs[name].data for name in self.outputs}
 
     @on_device
     def forward_layers(self, first: int, last: int) -> None:
-        """Shape and run the layers with the numbers `first` to `last`, both included."""
+        """Shape and run the layers with the indices `first` to `last`, both included."""
         if self._arena:
             self._arena.prepare(self)
-        watched = self.before_forward or self.after_forward     # somebody may look at a blob before its ReLU
-        done = first - 1
-        for i in range(first, last + 1):
-            if i <= done:
-                continue
+        hooked = self.before_forward or self.after_forward      # a hook may read a blob in the middle of a chain
+        i = first
+        while i <= last:
             _call(self.before_forward, i)
-            layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
-            chain = [] if watched else [j for j in self._fused.get(i, ()) if j <= last]
-            with self._located(layer.param):
+            chain = [] if hooked else self._fusion.chain(i, last)
+            with self._located(self.layers[i].param):
                 if self._arena:
                     self._arena.enter(i)
-                layer.reshape(bottom, top)
-                layer.forward(bottom, top, **self._together(i, chain))
-            done = chain[-1] if chain else i
+                self.layers[i].reshape(self.bottoms[i], self.tops[i])
+                self._fusion.forward(i, chain)
             _call(self.after_forward, i)
-
-    def _together(self, index: int, chain: Sequence[int]) -> dict[str, Any]:
-        """What forward of a layer is told, for it to do the layers of the chain too."""
-        told: dict[str, Any] = {}
-        for j in chain:
-            layer: Any = self.layers[j]
-            kind = layer.kind()
-            if kind == "relu":
-                told["relu"] = True
-            else:
-                told["affine"] = told["affine"].then(layer.affine()) if told else layer.affine()
-            if kind == "scale":
-                doer: Any = self.layers[index]
-                layer.fused_gradient = functools.partial(doer.gradient_of_scale, self.bottoms[index], self.tops[index])
-        return told
+            i += 1 + len(chain)
 
     @property
     def loss(self) -> float:
@@ -247,73 +221,69 @@ class Net:
         return self.loss_of_layers(0, len(self.layers) - 1)
 
     def loss_of_layers(self, first: int, last: int) -> float:
-        """The weighted sum of the losses that the layers `first` to `last`, both included, made."""
+        """The weighted sum of the losses of the layers `first` to `last`, both included."""
         return self.fetch_loss(first, last)()
 
     @on_device
     def fetch_loss(self, first: int = 0, last: int | None = None) -> Callable[[], float]:
-        """Begin to bring the loss to the host, the sum that `loss_of_layers` gives: what is returned waits for it.
+        """Begin to copy the loss, as `loss_of_layers` defines it, to the host. Returns a function that waits for it.
 
-        On a GPU that raises, too, what a layer found wrong with its input.
+        On a GPU that function also raises the NetError of a layer's deferred check.
         """
         last = len(self.layers) - 1 if last is None else last
         total = sum(weight * blob.data.sum() for losses in self._losses[first:last + 1] for blob, weight in losses)
-        arrived = self.context.backend.fetch(total)
+        fetched = self.context.backend.fetch(total)
         checks = [DeferredCheck(layer) for layer in self.layers if layer.deferred_check is not None]
 
         def checked_loss() -> float:
             for check in checks:
                 with self._located(check.layer.param):
                     check.raise_if_failed()
-            return arrived()
+            return fetched()
 
-        return checked_loss if checks else arrived
+        return checked_loss if checks else fetched
 
     def backward(self) -> None:
-        """Gradients of the loss: written to the blobs' diffs, added to the parameters' diffs.
+        """Write the gradients of the loss to the blobs' diffs, and add them to the parameters' diffs.
 
-        Without a loss in the net, set the diff of a top first (and `force_backward: true` in the prototxt).
+        In a net without a loss, set the diff of a top first (and `force_backward: true` in the prototxt).
         """
         self.set_loss_diffs()
         self.backward_layers(len(self.layers) - 1, 0)
 
     @on_device
     def set_loss_diffs(self) -> None:
-        """Set the diff of every loss to its weight: where `backward` starts from."""
+        """Set the diff of every loss to its weight, from which `backward` starts."""
         for losses in self._losses:
             for blob, weight in losses:
                 blob.diff[...] = weight * self.loss_scale
 
     @on_device
     def backward_layers(self, first: int, last: int) -> int:
-        """Run the layers with the numbers `first` down to `last`, both included, backward from their tops' diffs.
+        """Run the layers with the indices `first` down to `last`, both included, backward from their tops' diffs.
 
-        Returns how many of them had a gradient to compute.
+        Returns how many of the layers had a gradient to compute.
         """
         if self._arena:
             raise NetError("a net with reuse_memory has no backward pass: that needs all blobs; build it without")
-        watched = self.before_backward or self.after_backward
+        hooked = self.before_backward or self.after_backward
+        scale = None        # of layer i, if its backward runs together with that of the layer before it
         for i in range(first, last - 1, -1):
             _call(self.before_backward, i)
-            together = {} if watched or i == first else self._together_backward(i)
-            if self._needs_backward[i] and (watched or i == last or not self._together_backward(i - 1)):
+            before = None if hooked or i == last else self._fusion.fused_scale(i - 1)
+            if self._needs_backward[i] and before is None:
                 with self._located(self.layers[i].param):
-                    self.layers[i].backward(self.tops[i], self._propagate_down[i], self.bottoms[i], **together)
+                    self._fusion.backward(i, self._propagate_down[i], scale)
+            scale = before
             _call(self.after_backward, i)
         return sum(self._needs_backward[last:first + 1])
 
-    def _together_backward(self, index: int) -> dict[str, Any]:
-        """What backward of a layer is told, for it to do the layer behind too: a scale that forward did with it."""
-        behind: Any = self.layers[self._fused[index][0]] if index in self._fused else None
-        together = behind and self._needs_backward[index] and behind.kind() == "scale" and behind.fused_gradient
-        return {"scale": behind} if together else {}
-
     def propagates_down(self, index: int) -> list[bool] | None:
-        """Which bottoms of a layer, by its number, `backward` writes gradients of; None if it skips the layer."""
+        """The bottoms, as flags, whose gradients `backward` writes for a layer; None if it skips the layer."""
         return self._propagate_down[index] if self._needs_backward[index] else None
 
     def blob(self, name: str) -> Blob:
-        """The blob of this name; raises NetError that lists the known ones."""
+        """The blob of this name. Raises NetError, which lists the known names."""
         if name not in self.blobs:
             raise NetError(f"no blob {name!r} in net {self.name!r}; its blobs are {', '.join(self.blobs)}")
         return self.blobs[name]
@@ -324,8 +294,8 @@ class Net:
     def copy_from(self, model: Any) -> None:
         """Load weights by layer name from a .caffemodel or .caffemodel.h5 file, or a NetParameter.
 
-        Layers that the file lacks keep their values; layers that the net lacks are passed over with a log
-        line. Raises NetError, with both shapes, where a layer's parameters do not fit.
+        Layers that are not in the file keep their values; layers that are not in the net are ignored with a log
+        line. Raises NetError, with both shapes, if a layer's parameters do not fit.
         """
         source = model if isinstance(model, str) else "the given NetParameter"
         mine: dict[str, Layer] = {}
@@ -343,7 +313,7 @@ class Net:
                            f"{self.name!r} ({', '.join(self.params)}); is it the weights of another net?")
 
     def share_with(self, other: "Net") -> None:
-        """Use `other`'s weights, in its memory, for layers of the same name."""
+        """Share the memory of `other`'s weights for layers of the same name."""
         theirs = {layer.name: layer for layer in other.layers}
         for layer in self.layers:
             source = theirs.get(layer.name)
@@ -360,7 +330,7 @@ class Net:
         """Write the net's layers and weights to a .caffemodel, or to HDF5 if the path ends in .h5."""
         weight_files.write(self, path, diff)
 
-    # --- what resuming needs besides the weights
+    # --- the state that resuming needs besides the weights
 
     @on_device
     def state(self) -> dict[str, Any]:
@@ -370,7 +340,7 @@ class Net:
 
     @on_device
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from a state that `state` returned."""
         for layer in self.layers:
             if layer.name in state:
                 layer.restore(state[layer.name])

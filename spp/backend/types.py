@@ -21,10 +21,11 @@ class Geometry(NamedTuple):
 class Epilogue(NamedTuple):
     """What is computed from a result y in the pass that writes it: y = (y + bias) * scale + shift, then max(y, 0).
 
-    bias, scale, shift: one value per channel, or None for 0, 1 and 0. relu: NaN stays NaN.
+    bias, scale, shift: one value per channel, or None for 0, 1 and 0 (scale and shift: both or neither).
+    relu: NaN stays NaN.
     """
 
-    bias: Array | None = None
-    scale: Array | None = None
-    shift: Array | None = None
+    bias: Array = None
+    scale: Array = None
+    shift: Array = None
     relu: bool = False

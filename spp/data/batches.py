@@ -1,4 +1,4 @@
-"""Batches of transformed images, read ahead (`ahead` says why on threads)."""
+"""Batches of transformed images, read ahead on threads."""
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from spp.data.ahead import workers
-from spp.data.stream import Stream
+from spp.data.stream import Batch, Stream
 from spp.data.transform import ORDER, RECORDS, SKIP, Transformer, generator
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp.proto import caffe_pb2
 
 
@@ -19,7 +18,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """Words for messages about image `index`."""
+        """Description of image `index` for messages."""
 
     def read(self, index: int, color: bool | None) -> tuple[np.ndarray, int]:
         """Image (H x W x C, uint8 or float32) and label; raises DataError without the image's name."""
@@ -28,30 +27,26 @@ class Images(Protocol):
 
 
 class Batches(Stream):
-    """Batches of transformed images from a source, round and round, read ahead.
+    """Batches of transformed images from a source, epoch after epoch, read ahead.
 
-    `next` gives data, float32, N x C x H x W (channels last in memory), and labels, float32, N. Where `as_bytes`
-    is set, data are Pixels, unless an image of the batch is float32 or its transformation needs floats. Batch k has
-    the running records k * batch_size .. (k + 1) * batch_size - 1; running record r is image (r + skip)
-    modulo len() of the source, where skip < rand_skip is drawn from the seed, and `shuffle` draws another
-    order of the images for every round. An epoch is len() running records. `prefetch` batches are made ahead,
-    or as many as there are threads if that is more.
+    `next` returns data, float32, N x C x H x W (channels last in memory), and labels, float32, N. After `prepare` with
+    as_bytes, data are Pixels, unless an image of the batch is float32 or its transformation needs floats.
+
+    Batch k has the records k * batch_size to (k + 1) * batch_size - 1; record r is image (r + skip) modulo len(), with
+    a random skip below rand_skip; `shuffle` permutes the images anew for every epoch of len() records. At least
+    `prefetch` batches are made ahead, and at least one per thread.
 
     `phase` is caffe_pb2.TRAIN or TEST; `seed` is 0 or more. Raises DataError for a bad transform_param, and
     from `peek_shape` and `next` for a bad record, which it names.
     """
 
     def __init__(self, source: Images, transform_param: caffe_pb2.TransformationParameter, batch_size: int,
-                 phase: int, seed: int = 0, prefetch: int = 4, rand_skip: int = 0, shuffle: bool = False) -> None:
-        if batch_size < 1:
-            raise DataError(f"batch_size must be at least 1, found {batch_size}")
-        threads = workers()
-        super().__init__(seed, max(prefetch, threads), threads)
+                 phase: int, seed: int = 0, prefetch: int = 4, *, rand_skip: int = 0, shuffle: bool = False) -> None:
+        super().__init__(batch_size, seed, prefetch)
         self._source = source
-        self._batch_size = batch_size
         self._rand_skip = rand_skip
         self._shuffle = shuffle
-        self._order = functools.lru_cache(2)(self._draw_order)      # a batch may lie in two epochs
+        self._order = functools.lru_cache(2)(self._draw_order)      # a batch may be part of two epochs
         self._transformer = Transformer(transform_param, phase)
 
     def __len__(self) -> int:
@@ -59,16 +54,13 @@ class Batches(Stream):
 
     @property
     def epoch(self) -> int:
-        """The epoch in which the next batch's first record lies."""
+        """The epoch of the next batch's first record."""
         return self._epoch(self._position)
 
     def peek_shape(self) -> tuple[int, int, int, int]:
-        """The shape N x C x H x W of the next batch's data.
-
-        Where reading ahead has not begun, one record is read for it.
-        """
+        """The shape N x C x H x W of the next batch's data; reads one record if reading ahead has not begun."""
         if self._begun:
-            return self._peek()[0].shape
+            return self._peek().arrays[0].shape
         record = self._position * self._batch_size
         with self._named(record):
             image, _ = self._source.read(self._index(record), self._transformer.color)
@@ -94,28 +86,29 @@ class Batches(Stream):
 
     def _index(self, record: int) -> int:
         skip = generator(self._seed, SKIP, 0).integers(self._rand_skip) if self._rand_skip else 0
-        round_, place = divmod(record + int(skip), len(self))
-        return int(self._order(self._seed, round_)[place]) if self._shuffle else place
+        epoch, place = divmod(record + int(skip), len(self))
+        return int(self._order(self._seed, epoch)[place]) if self._shuffle else place
 
-    def _draw_order(self, seed: int, round_: int) -> np.ndarray:
-        return generator(seed, ORDER, round_).permutation(len(self))
+    def _draw_order(self, seed: int, epoch: int) -> np.ndarray:
+        return generator(seed, ORDER, epoch).permutation(len(self))
 
     @contextmanager
     def _named(self, record: int) -> Iterator[None]:
-        """Put the name of the image behind a running record before the DataErrors of a block."""
+        """Prefix DataErrors raised in a block with the name of a record's image."""
         try:
             yield
         except DataError as error:
             raise DataError(f"{self._source.name(self._index(record))}: {error}") from error
 
-    def _make(self, batch: int) -> tuple[Any, ...] | None:
-        return self._fill(batch, self.as_bytes and self._transformer.stages(self._size(batch)))
+    def _make(self, batch: int) -> Batch | None:
+        return self._fill(batch, self._as_bytes and self._transformer.stages(self._size(batch)))
 
-    def _fill(self, batch: int, as_bytes: bool) -> tuple[Any, ...] | None:
+    def _fill(self, batch: int, as_bytes: bool) -> Batch | None:
         size = self._size(batch)
         labels = np.empty(self._batch_size, np.float32)
         data: Any = None
         pixels: Any = None
+        memory = None
         for i in range(self._batch_size):
             if self._unwanted:
                 return None
@@ -127,20 +120,17 @@ class Batches(Stream):
             with self._named(record):
                 shape = self._transformer.shape(image.shape, size)
                 if data is None:
-                    data = self._memory((self._batch_size, *shape), np.uint8 if as_bytes else np.float32)
+                    dtype = np.uint8 if as_bytes else np.float32
+                    data, memory = self._empty((self._batch_size, *shape), dtype)
                     if as_bytes:
                         pixels = self._transformer.pixels(data)
                 if shape != data.shape[1:]:
-                    raise DataError(f"makes an input of {_text(shape)} (height x width x channels), the "
-                                    f"first of its batch one of {_text(data.shape[1:])}; images of different "
-                                    "sizes need batch_size 1, or crop_size")
+                    raise DataError(f"gives an input of {format_shape(shape)} (height x width x channels), but the "
+                                    f"first image of its batch gives {format_shape(data.shape[1:])}; images of "
+                                    "different sizes need batch_size 1, or crop_size")
                 rng = generator(self._seed, RECORDS, record)
                 if as_bytes:
                     self._transformer.stage(image, pixels, i, rng, size)
                 else:
                     self._transformer.write(image, data[i], rng, size)
-        return pixels if as_bytes else data.transpose(0, 3, 1, 2), labels
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+        return Batch((pixels if as_bytes else data.transpose(0, 3, 1, 2), labels), memory)

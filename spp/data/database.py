@@ -1,4 +1,4 @@
-"""LMDB folders of records in the order of their keys: reading by index, and writing whole or not at all."""
+"""LMDB folders of records in the order of their keys: reading by index, and atomic writing."""
 import itertools
 import os
 import shutil
@@ -12,24 +12,24 @@ import lmdb
 
 from spp.errors import DataError
 
-BATCH_RECORDS = 1000            # records a transaction, as Caffe's convert_imageset
-BATCH_BYTES = 64 << 20          # and no more memory than this for them
-FIRST_MAP_SIZE = 1 << 30        # bytes; doubled whenever it is full
+BATCH_RECORDS = 1000            # records per transaction, as in Caffe's convert_imageset
+BATCH_BYTES = 64 << 20          # at most in the memory of a transaction
+FIRST_MAP_SIZE = 1 << 30        # bytes; doubled when it is full
 LONGEST_KEY = 511
-LEAST_PAGE = 4096               # bytes; LMDB's pages have the length that they had on the writing machine
+LEAST_PAGE = 4096               # bytes; the size of LMDB's pages depends on the machine that wrote them
 BUILD = "build it with tools/convert_imageset ROOT_FOLDER LISTFILE {}"
 
-# LMDB allows a process one environment a database, so all readers of a file share it:
+# LMDB allows one environment per database in a process, so all readers of a file share it:
 # (device, inode) -> [environment, number of readers]
 _environments: dict[tuple[int, int], list[Any]] = {}
 _lock = threading.Lock()
 
 
 class Database:
-    """A read-only LMDB: `len()` records in the order of their keys. Threads may read it at once.
+    """A read-only LMDB: `len()` records in the order of their keys. Several threads may read it.
 
-    No lock file is made or needed, so a read-only folder will do. Raises DataError, which says how to get a
-    sound database, if it is missing, of another kind, empty, truncated or damaged.
+    No lock file is needed, so the folder may be read-only. Raises DataError, with a remedy, if the database is
+    missing, of another kind, empty, truncated or damaged.
     """
 
     def __init__(self, path: str) -> None:
@@ -54,7 +54,7 @@ class Database:
     def key(self, index: int) -> bytes:
         """The key of record `index`, 0 <= index < len().
 
-        Keys are collected as far as they are asked for, so that a large database opens at once.
+        Keys are read up to the requested index only, so that a large database opens at once.
         """
         if len(self._keys) <= index:
             with self._keys_lock:
@@ -77,7 +77,7 @@ class Database:
             raise self._damaged(error) from error
 
     def close(self) -> None:
-        """Give the file back. May be called twice; no thread may be reading."""
+        """Release the file. May be called twice; no thread may be reading."""
         self._walk = None
         self._release()
 
@@ -89,8 +89,8 @@ class Database:
 class DatabaseWriter:
     """Builds an LMDB beside `path` and renames it when the `with` block ends.
 
-    If the block raises, nothing stays. `folder` is the temporary folder: what else is put there becomes part
-    of the database's folder. Raises DataError if `path` exists already, or cannot be made.
+    If the block raises, nothing is left. `folder` is the temporary folder: other files in it become part of the
+    database's folder. Raises DataError if `path` exists already or cannot be created.
     """
 
     def __init__(self, path: str) -> None:
@@ -102,17 +102,17 @@ class DatabaseWriter:
         try:
             os.makedirs(self.folder)
         except OSError as error:
-            raise DataError(f"'{path}' cannot be made: {error.strerror}; '{parent}' must be a folder "
+            raise DataError(f"'{path}' cannot be created: {error.strerror}; '{parent}' must be a folder "
                             "that can be written to") from error
         self.records = 0
         self._batch: list[tuple[bytes, bytes]] = []
         self._batch_bytes = 0
         self._map_size = FIRST_MAP_SIZE
-        # nobody else knows this folder, so no locks; it is worth nothing before the end, so one sync, there
+        # no other process uses this folder, so no locks; it is incomplete until the end, so one sync then
         self._environment = lmdb.open(self.folder, self._map_size, mode=0o644, lock=False, sync=False)
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Add a record. Raises DataError for a key that is taken or not of 1 to 511 bytes, or a full disk."""
+        """Add a record. Raises DataError for a key that exists or has not 1 to 511 bytes, or a full disk."""
         if not 1 <= len(key) <= LONGEST_KEY:
             raise DataError(f"LMDB '{self.path}': the key {_text(key)} has {len(key)} bytes, and LMDB takes "
                             f"1 to {LONGEST_KEY}; give the images shorter paths")
@@ -139,7 +139,7 @@ class DatabaseWriter:
             self._environment.sync(True)
             self._environment.close()
             if os.path.lexists(self.path):
-                raise DataError(f"'{self.path}' was made by somebody else meanwhile; nothing was written")
+                raise DataError(f"'{self.path}' was created by another program in the meantime; nothing was written")
             os.rename(self.folder, self.path)
         except (OSError, lmdb.Error) as error:
             raise DataError(f"LMDB '{self.path}' cannot be written: {error}") from error
@@ -181,7 +181,7 @@ def _check_folder(path: str, file: str) -> None:
 
 
 def _acquire(path: str, file: str) -> tuple[tuple[int, int], Any]:
-    """The shared environment of a database file, opened by its first user after a look at its length."""
+    """The shared environment of a database file; its first user opens it after a check of the file's size."""
     remedy = f"copy it again or {BUILD.format(path)}"
     with _lock:
         try:
@@ -190,7 +190,7 @@ def _acquire(path: str, file: str) -> tuple[tuple[int, int], Any]:
             if identity in _environments:
                 _environments[identity][1] += 1
                 return identity, _environments[identity][0]
-            # to touch a mapped page behind the end of the file would kill the process with SIGBUS
+            # reading a mapped page after the end of the file would kill the process with SIGBUS
             if status.st_size < 2 * LEAST_PAGE:
                 raise DataError(f"LMDB '{path}' is truncated: data.mdb has {status.st_size} bytes; {remedy}")
             environment = lmdb.open(path, readonly=True, lock=False, create=False)

@@ -1,9 +1,9 @@
-"""Datum, the record of Caffe's databases: bytes to and from images."""
+"""Datum, the record of Caffe's databases: conversion from and to images."""
 import numpy as np
 
 from spp.data import images
 from spp.data.database import Database
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp.proto.caffe_pb2 import Datum
 from spp.proto.files import DecodeError
 
@@ -37,7 +37,7 @@ def decode(record: bytes, color: bool | None = None) -> tuple[np.ndarray, int]:
     data = datum.data
     values = np.frombuffer(data, np.uint8) if data else np.array(datum.float_data, np.float32)
     if min(shape) < 1 or values.size != shape[0] * shape[1] * shape[2]:
-        raise DataError(f"its Datum says {' x '.join(map(str, shape))} (channels x height x width) and holds "
+        raise DataError(f"its Datum says {format_shape(shape)} (channels x height x width) and holds "
                         f"{values.size} values; build the database with tools/convert_imageset")
     if color is not None and datum.channels != (3 if color else 1):
         raise DataError(f"force_{'color' if color else 'gray'} is for encoded images, and this one is raw, "
@@ -47,9 +47,9 @@ def decode(record: bytes, color: bool | None = None) -> tuple[np.ndarray, int]:
 
 
 class DatumImages:
-    """The labelled images of an LMDB of Datum, by index; `batches.Batches` and the tools read them.
+    """The labelled images of an LMDB of Datum records, by index: a source of `batches.Batches`.
 
-    Raises DataError as `database.Database` does.
+    Raises DataError like `database.Database`.
     """
 
     def __init__(self, path: str) -> None:
@@ -59,11 +59,11 @@ class DatumImages:
         return len(self.database)
 
     def name(self, index: int) -> str:
-        """Words for messages about record `index`."""
+        """Description of record `index` for messages."""
         return f"record {self.database.key(index).decode(errors='replace')!r} of LMDB '{self.database.path}'"
 
     def read(self, index: int, color: bool | None = None) -> tuple[np.ndarray, int]:
-        """Image and label of record `index`; raises DataError as `decode` does, without the record's name."""
+        """Image and label of record `index`; raises DataError like `decode`, without the record's name."""
         return decode(self.database.value(index), color)
 
     def close(self) -> None:

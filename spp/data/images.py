@@ -4,14 +4,14 @@ import numpy as np
 
 from spp.errors import DataError
 
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"      # what the files begin with
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"      # the first bytes of the files
 
 
 def decode(data: bytes, color: bool | None = None) -> np.ndarray:
     """An image file's bytes as H x W x C uint8.
 
-    `color` True makes 3 channels, False 1, None what the file has (alpha is dropped). A photo is turned as
-    its EXIF data says, and 16 bits become 8: so an encoded database gives the pixels of a raw one.
+    With `color` True the result has 3 channels, with False 1, with None those of the file without alpha. A photo is
+    rotated as its EXIF data says, and 16 bits become 8, so that encoded and raw databases have the same pixels.
     Raises DataError if OpenCV cannot decode it.
     """
     mode = {None: cv2.IMREAD_ANYCOLOR, True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE}[color]
@@ -28,9 +28,9 @@ def encode(image: np.ndarray, kind: str) -> bytes:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The image at height x width pixels, bilinear, rounded where it is uint8.
+    """The image resized to height x width pixels, bilinear, rounded if it is uint8.
 
-    INTER_LINEAR, not INTER_AREA, although that would be smoother when shrinking: Caffe resizes so, and nets
+    The method is INTER_LINEAR, although INTER_AREA would be smoother when shrinking: Caffe uses it, and nets
     trained with its databases expect it.
     """
     if image.shape[:2] == (height, width):
@@ -39,13 +39,13 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def short_size(height: int, width: int, short: int) -> tuple[int, int]:
-    """Height and width of an image when its shorter side becomes `short`; the longer is rounded, half up."""
+    """Height and width of an image when its shorter side becomes `short`; the longer side is rounded, halves up."""
     least = min(height, width)
     return (2 * height * short + least) // (2 * least), (2 * width * short + least) // (2 * least)
 
 
 def resize_short(image: np.ndarray, short: int) -> np.ndarray:
-    """The image with its aspect kept and its shorter side `short` pixels long."""
+    """The image resized with its aspect ratio so that its shorter side has `short` pixels."""
     return resize(image, *short_size(image.shape[0], image.shape[1], short))
 
 

@@ -1,4 +1,4 @@
-"""Which images there are and what their classes are: list files, and folders a class."""
+"""Lists of images and their classes: list files, and folders with one folder per class."""
 import os
 
 import numpy as np
@@ -10,13 +10,13 @@ Entry = tuple[str, int]         # a path, and a class
 
 
 def read_list(path: str) -> list[Entry]:
-    """The `path label` lines of a list file, split at the last space, as Caffe does, without empty lines.
+    """The `path label` lines of a list file, split at the last space as in Caffe; empty lines are skipped.
 
-    Raises DataError, with the line's number, for a line of another form, and if there is none.
+    Raises DataError, with the line's number, for a line of another form, and for an empty file.
     """
     entries = []
     try:
-        # a path may have any bytes; they come back from os.fsencode
+        # a path may contain any bytes; os.fsencode restores them
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -43,13 +43,13 @@ def _entry(line: str, place: str) -> Entry:
 def list_folders(root: str) -> tuple[list[Entry], list[str]]:
     """The files in a folder of class folders, as (path from `root`, class) sorted, and the class names.
 
-    The folders' names, sorted, are classes 0, 1, ...; the files may lie in deeper folders. Names that begin
+    The folders' names, sorted, are classes 0, 1, ...; files in deeper folders are included. Names that begin
     with a dot are left out. Raises DataError if there is no class folder or a class is empty.
     """
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
     if not names:
-        raise DataError(f"'{root}' has no folders, one a class; make them, or give a list file of `path "
-                        "label` lines after it")
+        raise DataError(f"'{root}' has no class folders; create one per class, or give a list file of "
+                        "`path label` lines after it")
     entries: list[Entry] = []
     for label, name in enumerate(names):
         files = sorted(_files(root, name))
@@ -61,20 +61,19 @@ def list_folders(root: str) -> tuple[list[Entry], list[str]]:
 
 
 def _files(root: str, folder: str) -> list[str]:
-    found = []
+    paths = []
     for entry in os.scandir(os.path.join(root, folder)):
         path = f"{folder}/{entry.name}"
         if entry.name[0] != ".":
-            found += _files(root, path) if entry.is_dir() else [path]
-    return found
+            paths += _files(root, path) if entry.is_dir() else [path]
+    return paths
 
 
 class ListImages:
-    """The labelled images of a list file, by index; `batches.Batches` reads them (Caffe: ImageData).
+    """The labelled images of a list file, by index: a source of `batches.Batches` (Caffe: ImageData).
 
-    `root_folder` is put before the paths as it is, and a "/" after it where it is a folder; `size` (height,
-    width) resizes the images; `color` is how they are decoded, unless `read` says otherwise. Raises DataError
-    as `read_list` does.
+    `root_folder` is a prefix of the paths, with a "/" added if it is a folder; the images are resized to `size`
+    (height, width); `color` is the default of `read`. Raises DataError like `read_list`.
     """
 
     def __init__(self, source: str, root_folder: str = "", size: tuple[int, int] | None = None,
@@ -89,7 +88,7 @@ class ListImages:
         return len(self.entries)
 
     def name(self, index: int) -> str:
-        """Words for messages about image `index`: its line of the list file, and its path."""
+        """Description of image `index` for messages: its line of the list file, and its path."""
         return f"{self.source}:{self._line(index)}: image '{self._root}{self.entries[index][0]}'"
 
     def read(self, index: int, color: bool | None = None) -> tuple[np.ndarray, int]:
@@ -102,13 +101,13 @@ class ListImages:
         """Nothing is open."""
 
     def _line(self, index: int) -> int:
-        """The number of image `index`'s line; found by reading the list again, since only messages want it."""
+        """The number of image `index`'s line; reads the list again, since only messages need it."""
         with open(self.source, encoding="utf-8", errors="surrogateescape") as file:
             return [number for number, line in enumerate(file, 1) if line.strip()][index]
 
 
 def as_prefix(root_folder: str) -> str:
-    """A root_folder as Caffe uses it, put straight before a path; the "/" after a folder may be left out."""
+    """A root_folder as a prefix of paths, as in Caffe; a "/" is added if it is a folder."""
     return root_folder + "/" if os.path.isdir(root_folder) and root_folder[-1] != "/" else root_folder
 
 

@@ -1,43 +1,59 @@
-"""Batches made ahead on threads, in order; whatever they are made from."""
+"""Batches made ahead on threads, in order, from any source."""
 import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from spp.data.ahead import ahead, program_ends
+from spp.data.ahead import ahead, program_ends, workers
+from spp.errors import DataError
+
+
+class Batch(NamedTuple):
+    """The arrays of a batch, and the flat memory (uint8) of the first one if a later batch may use it again."""
+
+    arrays: tuple[Any, ...]
+    memory: np.ndarray | None = None
 
 
 class Stream(ABC):
-    """Batches 0, 1, 2, ... from `_make`, of which `depth` are made ahead on `threads` threads.
+    """Batches 0, 1, 2, ... from `_make`, made ahead on `threads` threads (None: `ahead.workers`).
 
-    Everything about a batch is a pure function of the seed and its number (draw with `transform.generator`).
-    So the numbers do not depend on the threads, and going to another position costs nothing.
-
-    `empty` makes the memory of a batch's first array, so many bytes (uint8); another function of that kind may be
-    set before the first batch is asked for. The threads call it. `as_bytes`, likewise, lets a batch of images be
-    `pixels.Pixels`, which their reader transforms.
+    At least `prefetch` batches are made ahead, and at least one per thread. Everything about a batch is a pure
+    function of the seed and its number (draw with `transform.generator`). So the numbers do not depend on the threads,
+    and setting the position costs nothing. Raises DataError for a batch_size below 1.
     """
 
-    def __init__(self, seed: int, depth: int, threads: int) -> None:
+    def __init__(self, batch_size: int, seed: int, prefetch: int, threads: int | None = None) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, found {batch_size}")
+        self._batch_size = batch_size
         self._seed = seed
-        self._depth = depth
-        self._threads = threads
+        self._threads = threads or workers()
+        self._depth = max(prefetch, self._threads)
         self._position = 0
-        self._futures: Any = None           # the generator of futures of the batches from `_position` on
-        self._head: Any = None              # the future of batch `_position`, once it was taken from there
-        self._lent: Any = None              # memory of the batch that the caller has
-        self._spare: list[np.ndarray] = []  # memory of batches that he had
+        self._futures: Any = None                   # the generator of futures of the batches from `_position` on
+        self._head: Any = None                      # the future of batch `_position`, after it was taken from there
+        self._lent: np.ndarray | None = None        # memory of the batch that the caller has
+        self._spare: list[np.ndarray] = []          # memory of batches that the caller has finished with
         self._closing = False
-        self.empty: Callable[[int], np.ndarray] = functools.partial(np.empty, dtype=np.uint8)
-        self.as_bytes = False
+        self._allocate: Callable[[int], np.ndarray] = functools.partial(np.empty, dtype=np.uint8)
+        self._as_bytes = False
+
+    def prepare(self, allocate: Callable[[int], np.ndarray], as_bytes: bool) -> None:
+        """Set the form of the batches; call it before the first batch is requested.
+
+        allocate: returns the memory (uint8, of the number of bytes that it is given) of a batch's first array; the
+        threads call it. as_bytes: a batch of images may be `pixels.Pixels`, which the caller transforms.
+        """
+        self._allocate, self._as_bytes = allocate, as_bytes
 
     @abstractmethod
-    def _make(self, batch: int) -> tuple[Any, ...] | None:
-        """The arrays of a batch; runs on a thread. It may return None where `_unwanted`."""
+    def _make(self, batch: int) -> Batch | None:
+        """Make a batch; runs on a thread. It may return None if `_unwanted`."""
 
     @property
     @abstractmethod
@@ -46,7 +62,7 @@ class Stream(ABC):
 
     @property
     def position(self) -> int:
-        """Number of the next batch; set it to go on from there."""
+        """Number of the next batch; set it to continue from there."""
         return self._position
 
     @position.setter
@@ -56,7 +72,7 @@ class Stream(ABC):
 
     @property
     def seed(self) -> int:
-        """What all random draws come from; set it, with `position`, to go on as another stream did."""
+        """The seed of all random draws; set it, with `position`, to continue another stream."""
         return self._seed
 
     @seed.setter
@@ -65,24 +81,24 @@ class Stream(ABC):
         self._seed = seed
 
     def next(self) -> tuple[Any, ...]:
-        """The arrays of the next batch, the caller's until he calls `next` again.
+        """The arrays of the next batch; the following call of `next` makes them invalid.
 
         Raises what making the batch raised, every time until the position is set.
         """
-        arrays = self._peek()
+        batch = self._peek()
         self._head = None
         self._position += 1
         if self._lent is not None:
             self._spare.append(self._lent)
-        self._lent = arrays[0].base
-        return arrays
+        self._lent = batch.memory
+        return batch.arrays
 
     def ready(self) -> tuple[Any, ...] | None:
-        """What `next` will return, if reading ahead has made it already; does not wait for it."""
+        """The arrays that `next` will return if they have been made already, else None; does not wait."""
         if self._futures is None:
             return None
         self._take_head()
-        return self._head.result() if self._head.done() and not self._head.exception() else None
+        return self._head.result().arrays if self._head.done() and not self._head.exception() else None
 
     def close(self) -> None:
         """End the threads. May be called twice."""
@@ -95,11 +111,11 @@ class Stream(ABC):
 
     @property
     def _unwanted(self) -> bool:
-        """Whether nobody will want the batches that are being made."""
+        """Whether the batches that are being made will not be used."""
         return self._closing or program_ends()
 
-    def _peek(self) -> Any:
-        """The next batch as `_make` made it; raises what that raised, every time."""
+    def _peek(self) -> Batch:
+        """The next batch as `_make` returned it; raises what that raised, every time."""
         if self._futures is None:
             self._futures = ahead(self._make, itertools.count(self._position), self._depth, self._threads)
         self._take_head()
@@ -116,14 +132,14 @@ class Stream(ABC):
             self._closing = False
             self._futures = self._head = None
 
-    def _memory(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        """An array for a batch's first array, in memory of an earlier batch where that is large enough."""
+    def _empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
+        """A batch's first array, and its memory: that of an earlier batch if it is large enough."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        flat = None
+        memory = None
         try:
-            flat = self._spare.pop()
+            memory = self._spare.pop()
         except IndexError:
             pass
-        if flat is None or flat.size < size:
-            flat = self.empty(size)
-        return flat[:size].view(dtype).reshape(shape)
+        if memory is None or memory.size < size:
+            memory = self._allocate(size)
+        return memory[:size].view(dtype).reshape(shape), memory

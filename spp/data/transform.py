@@ -1,4 +1,4 @@
-"""From an image to a net's input: size, crop, mirror, colour, mean, scale, as a transform_param says."""
+"""From an image to a net's input: size, crop, mirror, colour, mean and scale of a transform_param."""
 import functools
 import os
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from spp.data import images
 from spp.data.pixels import Pixels
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp.proto import arrays, caffe_pb2
 from spp.proto.binary import read_blob_proto
 
@@ -18,46 +18,46 @@ EIGENVECTORS = (-0.5836, -0.6948, 0.4203,
                 -0.5808, -0.0045, -0.8140,
                 -0.5675, 0.7192, 0.4009)
 
-RECORDS, SIZES, SKIP, ORDER, ROWS = range(5)    # what a random stream is for
+RECORDS, SIZES, SKIP, ORDER, ROWS = range(5)    # the purposes of random streams
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
     """The random stream of one record, or of one epoch's size or order.
 
-    A pure function of its arguments: draws do not depend on what was drawn before, on which thread or when.
+    A pure function of its arguments: numbers depend neither on earlier draws nor on threads.
     """
     return np.random.Generator(np.random.Philox(key=seed, counter=(0, number, purpose, 0)))
 
 
 class Cut(NamedTuple):
-    """What a net is to see of an image, and what was drawn for it."""
+    """The part of an image that a net gets, and the random choices for it."""
 
     image: np.ndarray               # H x W x C of the input, not mirrored
     mirrored: bool
-    shift: np.ndarray | None        # float32, C: the colour altering, if there is one
-    full: tuple[int, ...]           # the shape of the image that it was cut from,
-    top: int                        # and where
+    shift: np.ndarray | None        # float32, C: the colour altering, or None
+    full: tuple[int, ...]           # the shape of the image from which it was cut
+    top: int                        # of the cut, in that image
     left: int
 
 
 class Transformer:
-    """What a transform_param says, done to one image at a time; holds no state, so threads may share it.
+    """Transforms one image at a time as a transform_param says; has no state, so threads may share it.
 
     In this order: the shorter side to `resize_short`; a crop of `crop_size` (TEST: the centre; TRAIN:
     anywhere, or by CORNERS one of five places); the crop to the scheduled size of `size_param`; the mirror,
     with probability 1/2 in both phases; in TRAIN the colour altering of AlexNet; minus the mean; times the
     scale. Crop, mirror, mean and scale are Caffe's DataTransformer (float32 after the mirror); the rest is
-    the paper's (Sec. 3.1).
+    SPP-net's (Sec. 3.1).
 
     `phase` is caffe_pb2.TRAIN or TEST. Raises DataError for fields that contradict each other or are
-    incomplete, and a mean file that is missing; ProtoError if that file is no BlobProto.
+    incomplete, and a missing mean file; ProtoError if that file is no BlobProto.
     """
 
     def __init__(self, param: caffe_pb2.TransformationParameter, phase: int) -> None:
         self._param = param
         self._train = phase == caffe_pb2.TRAIN
         check(param)
-        # how encoded images are to be decoded: to 3 channels, to 1, or (None) to what they have
+        # how to decode encoded images: to 3 channels, to 1, or (None) to the channels that they have
         self.color: bool | None = True if param.force_color else False if param.force_gray else None
         self._mean_values = np.array(param.mean_value, np.float32)
         self._means: tuple[np.ndarray, ...] = ()        # the mean image and its mirror image
@@ -65,7 +65,7 @@ class Transformer:
             mean = read_mean(param.mean_file)
             self._means = (mean, images.flip(mean))
         self._warped = functools.lru_cache(32)(self._warp)
-        # one array for many batches: a GPU copies it once
+        # the same array for many batches: a GPU copies it once
         self._staged_warped = functools.lru_cache(32)(self._stage_warped)
         self._staged_values = functools.lru_cache(32)(self._stage_values)
         self._color_std = param.color_param.std if self._train and param.HasField("color_param") else 0.0
@@ -86,7 +86,7 @@ class Transformer:
         return schedule.size[epoch % len(schedule.size)]
 
     def shape(self, image: tuple[int, ...], size: int) -> tuple[int, int, int]:
-        """The shape H x W x C of what `write` makes of an image of shape `image` (H x W x C)."""
+        """The shape H x W x C of the output of `write` for an image of shape `image` (H x W x C)."""
         height, width, channels = image
         if size:
             return size, size, channels
@@ -95,9 +95,9 @@ class Transformer:
         return height, width, channels
 
     def write(self, image: np.ndarray, out: np.ndarray, rng: np.random.Generator, size: int) -> None:
-        """Transform `image` (H x W x C, uint8 or float32) into `out` (float32, C order, of `shape`'s shape).
+        """Transform `image` (H x W x C, uint8 or float32) into `out` (float32, C order, of the shape of `shape`).
 
-        `rng` gives the image's draws: mirror, then crop (row, column), then colour. Raises DataError if the
+        `rng` is used for the mirror, then the crop (row, column), then the colour. Raises DataError if the
         crop, the mean or the colour altering does not fit the image.
         """
         cut = self._cut(image, rng, size)
@@ -107,24 +107,24 @@ class Transformer:
         if self._means:
             out -= self._mean_at(cut)
         elif self._mean_values.size:
-            _add(out, -self._mean_per_channel(cut.full[2]))
+            _add(out, -mean_per_channel(self._mean_values, cut.full[2]))
         if self._param.scale != 1:
             out *= np.float32(self._param.scale)
 
     def stages(self, size: int) -> bool:
-        """Whether uint8 images may be staged: not where each may need a mean of its own, resized for it."""
+        """Whether uint8 images may be staged: not if each may need its own resized mean."""
         if not self._means:
             return True
         return size > 0 if self._param.mean_mode == self._param.WARP else size == self._param.crop_size
 
     def pixels(self, memory: np.ndarray) -> Pixels:
-        """Room for images to be transformed later; `memory`: uint8, N x the shape H x W x C of each."""
+        """A batch of images to be transformed later; `memory`: uint8, N x H x W x C."""
         return Pixels(memory, self._param.scale)
 
     def stage(self, image: np.ndarray, pixels: Pixels, index: int, rng: np.random.Generator, size: int) -> None:
-        """As `write`, for a uint8 image: cut it into `pixels` as number `index`, and leave the rest for later.
+        """Like `write` for a uint8 image, but only cut it, into `pixels` at `index`.
 
-        What a backend's `transform` then makes of it is what `write` does, bit for bit. Raises DataError as `write`.
+        A backend's `transform` then computes what `write` does, bit for bit. Raises DataError like `write`.
         """
         cut = self._cut(image, rng, size)
         pixels.images[index] = cut.image
@@ -165,14 +165,8 @@ class Transformer:
                             "or set force_color: true for encoded images")
         return self._components @ rng.normal(0, self._color_std, 3).astype(np.float32)
 
-    def _mean_per_channel(self, channels: int) -> np.ndarray:
-        if self._mean_values.size not in (1, channels):
-            raise DataError(f"mean_value is given {self._mean_values.size} times; specify either 1 "
-                            f"mean_value or as many as the image has channels: {channels}")
-        return np.broadcast_to(self._mean_values, channels)
-
     def _mean_at(self, cut: Cut) -> np.ndarray:
-        """The mean image's part under the cut (INDEX), or all of it at the input's size (WARP), mirrored as it is."""
+        """The mean image under the cut (INDEX) or all of it at the input's size (WARP), mirrored like the cut."""
         self._check_mean(cut.full)
         height, width = cut.image.shape[:2]
         if self._param.mean_mode == self._param.WARP:
@@ -185,7 +179,7 @@ class Transformer:
         return images.resize(mean[cut.top:cut.top + crop, left:left + crop], height, width)
 
     def _mean_under(self, cut: Cut) -> tuple[np.ndarray, tuple[int, int]]:
-        """A mean for many cuts, and where in it the first pixel of this one, not mirrored, lies."""
+        """A mean for many cuts, and the place in it of the first pixel of this cut before mirroring."""
         if not self._means:
             return self._staged_values(cut.full[2]), (0, 0)
         self._check_mean(cut.full)
@@ -195,12 +189,14 @@ class Transformer:
         return self._means[0], (cut.top, cut.left)
 
     def _stage_values(self, channels: int) -> np.ndarray:
-        return self._mean_per_channel(channels).copy() if self._mean_values.size else np.zeros(channels, np.float32)
+        if not self._mean_values.size:
+            return np.zeros(channels, np.float32)
+        return mean_per_channel(self._mean_values, channels).copy()
 
     def _stage_warped(self, side: int) -> np.ndarray:
-        """The mean for plain cuts, and below it the one for mirrored cuts, as it lies on them before the mirror.
+        """The mean for plain cuts, and below it the mean for mirrored cuts in the order before mirroring.
 
-        Two, since resizing a mirrored mean rounds otherwise than mirroring a resized one.
+        There are two, since resizing a mirrored mean rounds otherwise than mirroring a resized one.
         """
         return np.concatenate((self._warped(side, side, False), images.flip(self._warped(side, side, True))))
 
@@ -220,7 +216,7 @@ class Transformer:
 
 
 def check(param: caffe_pb2.TransformationParameter) -> None:
-    """Hold the fields against each other; raises DataError."""
+    """Check the fields and their combinations; raises DataError."""
     crop, short, sizes = param.crop_size, param.resize_short, param.size_param.size
     forks = [field.name for field, _ in param.ListFields() if field.number >= 11000]
     if forks:
@@ -235,10 +231,10 @@ def check(param: caffe_pb2.TransformationParameter) -> None:
                         f"{crop} or more")
     if param.HasField("size_param"):
         _check_sizes(crop, sizes, param.size_param.schedule == param.size_param.UNIFORM)
-    found = (len(param.color_param.eigenvalue), len(param.color_param.eigenvector))
-    if found not in ((0, 0), (3, 9)):
+    counts = (len(param.color_param.eigenvalue), len(param.color_param.eigenvector))
+    if counts not in ((0, 0), (3, 9)):
         raise DataError("color_param takes 3 eigenvalue and 9 eigenvector entries, or none for those of "
-                        f"ILSVRC; found {found[0]} and {found[1]}")
+                        f"ILSVRC; found {counts[0]} and {counts[1]}")
     if param.color_param.std < 0:
         raise DataError(f"color_param: std must be at least 0, found {param.color_param.std:g}")
 
@@ -255,7 +251,7 @@ def _check_sizes(crop: int, sizes: Any, uniform: bool) -> None:
 
 
 def read_mean(path: str) -> np.ndarray:
-    """A mean image as H x W x C float32; raises DataError or ProtoError if there is none in the file."""
+    """A mean image as H x W x C float32; raises DataError or ProtoError if the file contains none."""
     if not os.path.exists(path):
         raise DataError(f"mean_file '{path}' not found (looked from {os.getcwd()}); make it from the "
                         f"training database with tools/compute_image_mean DB {path}")
@@ -263,12 +259,20 @@ def read_mean(path: str) -> np.ndarray:
     if mean.ndim == 4 and mean.shape[0] == 1:
         mean = mean[0]
     if mean.ndim != 3 or mean.size == 0:
-        raise DataError(f"mean_file '{path}' has the shape {' x '.join(map(str, mean.shape))}; expected "
+        raise DataError(f"mean_file '{path}' has the shape {format_shape(mean.shape)}; expected "
                         "1 x channels x height x width, as tools/compute_image_mean writes")
     return images.planes_to_image(mean)
 
 
+def mean_per_channel(values: np.ndarray, channels: int) -> np.ndarray:
+    """The mean of each channel (C) from the values of mean_value; raises DataError for a wrong number of values."""
+    if values.size not in (1, channels):
+        raise DataError(f"mean_value is given {values.size} times; specify either 1 mean_value or as many as the "
+                        f"image has channels: {channels}")
+    return np.broadcast_to(values, channels)
+
+
 def _add(out: np.ndarray, values: np.ndarray) -> None:
-    """Add one value a channel to an H x W x C image in place: by rows, since NumPy is slow on short axes."""
+    """Add one value per channel to an H x W x C image in place: by rows, since NumPy is slow on short axes."""
     rows = out.reshape(len(out), -1)
     rows += np.tile(values, out.shape[1])

@@ -1,30 +1,26 @@
 """Batches of foreground and background windows, cropped, padded and warped as R-CNN does, read ahead."""
-import math
-from typing import Any
-
 import numpy as np
 
+from spp.boxes import context_window
 from spp.data import images
-from spp.data.ahead import workers
 from spp.data.listing import read_bytes
-from spp.data.stream import Stream
-from spp.data.transform import RECORDS, check, generator, read_mean
+from spp.data.stream import Batch, Stream
+from spp.data.transform import RECORDS, check, generator, mean_per_channel, read_mean
 from spp.data.windows import WindowFile
 from spp.errors import DataError
 from spp.proto import caffe_pb2
 
-Span = tuple[int, int, int, int, int]
-PREFETCH = 4            # batches, as Caffe's
+PREFETCH = 4            # batches, as in Caffe
 USED = ("scale", "mirror", "crop_size", "mean_file", "mean_value", "mean_mode")
 
 
 class WindowBatches(Stream):
-    """Batches of windows: first background, then int(batch_size * fg_fraction) foreground.
+    """Batches of windows: background windows, then int(batch_size * fg_fraction) foreground windows.
 
-    `next` gives data, float32, N x C x crop_size x crop_size, and labels, float32, N (background: 0). A
+    `next` returns data, float32, N x C x crop_size x crop_size, and labels, float32, N (background: 0). A
     window whose overlap reaches fg_threshold is foreground; else, if it is below bg_threshold, background.
-    They are drawn with replacement, and mirrored with probability 1/2 where `mirror` says so. `cache_images`
-    keeps the image files' bytes in memory once they are read.
+    Windows are drawn with replacement, and with `mirror` flipped with probability 1/2. `cache_images`
+    keeps the bytes of the image files in memory after they are read.
 
     Raises DataError for parameters that are out of range or do not fit the windows, and from `next` for a bad
     image, which it names.
@@ -32,8 +28,7 @@ class WindowBatches(Stream):
 
     def __init__(self, windows: WindowFile, param: caffe_pb2.WindowDataParameter,
                  transform_param: caffe_pb2.TransformationParameter, seed: int = 0) -> None:
-        threads = workers()
-        super().__init__(seed, max(PREFETCH, threads), threads)
+        super().__init__(param.batch_size, seed, PREFETCH)
         _check(param, transform_param)
         self._windows = windows
         self._crop: int = transform_param.crop_size
@@ -43,7 +38,6 @@ class WindowBatches(Stream):
         self._scale = np.float32(transform_param.scale)
         self._mean = mean_patch(transform_param, windows.channels)
         self._files: dict[int, bytes] | None = {} if param.cache_images else None
-        self._batch_size: int = param.batch_size
         # float32, as Caffe's product and comparisons: 10 * 0.7 is 7, and an overlap of 0.6 reaches 0.6
         foreground = windows.overlap >= np.float32(param.fg_threshold)
         background = ~foreground & (windows.overlap < np.float32(param.bg_threshold))
@@ -61,17 +55,17 @@ class WindowBatches(Stream):
         if unlabelled.size:
             raise DataError(f"{self._windows.place(unlabelled[0])}: a foreground window (its overlap reaches "
                             f"fg_threshold {param.fg_threshold:g}) needs a class of 1 or more, found 0")
-        for kind, count, found, field, way in (
+        for kind, count, windows, field, comparison in (
                 ("foreground", self._foregrounds, self._foreground, "fg_threshold", "at least"),
                 ("background", self._batch_size - self._foregrounds, self._background, "bg_threshold", "below")):
-            if count and not found.size:
-                raise DataError(f"window file '{self._windows.source}' has no {kind} window (overlap {way} {field} "
-                                f"{getattr(param, field):g}), and a batch wants {count}; change {field} or "
+            if count and not windows.size:
+                raise DataError(f"window file '{self._windows.source}' has no {kind} window (overlap {comparison} "
+                                f"{field} {getattr(param, field):g}), and a batch needs {count}; change {field} or "
                                 "fg_fraction")
 
-    def _make(self, batch: int) -> tuple[np.ndarray, ...] | None:
+    def _make(self, batch: int) -> Batch | None:
         crop, channels = self._crop, self._windows.channels
-        data = self._memory((self._batch_size, crop, crop, channels))
+        data, memory = self._empty((self._batch_size, crop, crop, channels))
         labels = np.zeros(self._batch_size, np.float32)
         first_foreground = self._batch_size - self._foregrounds
         for i in range(self._batch_size):
@@ -83,21 +77,16 @@ class WindowBatches(Stream):
             if i >= first_foreground:
                 labels[i] = self._windows.label[window]
             self._write(window, self._mirror and bool(rng.integers(2)), data[i])
-        return data.transpose(0, 3, 1, 2), labels
+        return Batch((data.transpose(0, 3, 1, 2), labels), memory)
 
     def _write(self, window: int, mirrored: bool, out: np.ndarray) -> None:
-        """Warp a window into `out`, H x W x C; what lies outside the image is the mean, that is 0."""
+        """Warp a window into `out`, H x W x C; pixels outside the image have the mean colour, that is 0."""
         image = self._image(self._windows.image[window], window)
-        box = self._windows.boxes[window]
-        across, down = placed(box, image.shape[:2], self._crop, self._context_pad, self._square)
-        left, right, before, width, after = across
-        upper, lower, top, height, _ = down
-        if mirrored:
-            before = after
-        width, height = _fitted(before, width, self._crop), _fitted(top, height, self._crop)
-        before, top = min(before, self._crop - width), min(top, self._crop - height)
-        patch = images.resize(image[upper:lower, left:right], height, width)
-        part = (slice(top, top + height), slice(before, before + width))
+        box, size = self._windows.boxes[window], (image.shape[0], image.shape[1])
+        across, down = context_window(box, size, self._crop, self._context_pad, self._square)
+        (left, width), (top, height) = across.place(self._crop, mirrored), down.place(self._crop)
+        patch = images.resize(image[down.start:down.stop, across.start:across.stop], height, width)
+        part = (slice(top, top + height), slice(left, left + width))
         out[...] = 0
         np.subtract(images.flip(patch) if mirrored else patch, self._mean[part], out[part])
         out[part] *= self._scale
@@ -112,60 +101,19 @@ class WindowBatches(Stream):
                     self._files[index] = data
             image = images.decode(data, self._windows.channels == 3)
             if image.shape[:2] != (listed.height, listed.width):
-                raise DataError(f"is {image.shape[0]} x {image.shape[1]} pixels (height x width), and the window "
+                raise DataError(f"is {image.shape[0]} x {image.shape[1]} pixels (height x width), but the window "
                                 f"file says {listed.height} x {listed.width}; correct it")
         except DataError as error:
             raise DataError(f"{self._windows.place(window)}: image '{listed.path}': {error}") from error
         return image
 
 
-def placed(box: Any, size: tuple[int, int], crop: int, context_pad: int = 0,
-           square: bool = False) -> tuple[Span, Span]:
-    """Where a window's pixels lie in its image, and go in the crop: a span across and one down.
-
-    A span is (first pixel in the image, one past the last, padding before, length, padding after), the last
-    three in pixels of the crop. `box` is x1, y1, x2, y2, both ends in it; `size` the image's height, width.
-    The window grows about its centre so that, warped, it has `context_pad` pixels around it, and with
-    `square` to the length of its longer side first; what then lies outside the image is padding.
-    """
-    x1, y1, x2, y2 = map(int, box)
-    if context_pad or square:
-        # float32 and halves rounded away from 0, as Caffe: a pixel more or less is seen after warping
-        scale = np.float32(crop) / np.float32(crop - 2 * context_pad)
-        half_width, half_height = np.float32(x2 - x1 + 1) / 2, np.float32(y2 - y1 + 1) / 2
-        center_x, center_y = x1 + half_width, y1 + half_height
-        if square:
-            half_width = half_height = max(half_width, half_height)
-        x1, x2 = _round(center_x - half_width * scale), _round(center_x + half_width * scale)
-        y1, y2 = _round(center_y - half_height * scale), _round(center_y + half_height * scale)
-    return _span(x1, x2, size[1], crop), _span(y1, y2, size[0], crop)
-
-
-def _span(first: int, last: int, size: int, crop: int) -> Span:
-    before, after = max(0, -first), max(0, last - size + 1)
-    scale = np.float32(crop) / np.float32(last - first + 1)
-    start, stop = first + before, last + 1 - after
-    return start, stop, _round(before * scale), _round((stop - start) * scale), _round(after * scale)
-
-
-def _round(value: Any) -> int:
-    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
-
-
-def _fitted(before: int, length: int, crop: int) -> int:
-    """The length after padding, cut to the crop (rounding may pass it), and a pixel at least."""
-    return max(1, min(length, crop - before))
-
-
 def mean_patch(param: caffe_pb2.TransformationParameter, channels: int) -> np.ndarray:
-    """What is subtracted from a crop, H x W x C: the mean image's centre (or all of it, warped), or mean_value."""
+    """The mean to subtract from a crop, H x W x C: the mean image's centre (or all of it, warped), or mean_value."""
     crop = param.crop_size
     if not param.mean_file:
         values = np.array(param.mean_value or [0], np.float32)
-        if values.size not in (1, channels):
-            raise DataError(f"mean_value is given {values.size} times; specify either 1 mean_value or as many as "
-                            f"the image has channels: {channels}")
-        return np.broadcast_to(values, (crop, crop, channels))
+        return np.broadcast_to(mean_per_channel(values, channels), (crop, crop, channels))
     mean = read_mean(param.mean_file)
     if mean.shape[2] != channels:
         raise DataError(f"mean_file '{param.mean_file}' has {mean.shape[2]} channel(s), and the window file's "
@@ -188,8 +136,6 @@ def _check(param: caffe_pb2.WindowDataParameter, transform_param: caffe_pb2.Tran
     crop = transform_param.crop_size
     if not crop:
         raise DataError("transform_param needs crop_size, the side of the warped windows; set it (R-CNN: 227)")
-    if param.batch_size < 1:
-        raise DataError(f"batch_size must be at least 1, found {param.batch_size}")
     if 2 * param.context_pad >= crop:
         raise DataError(f"context_pad {param.context_pad} on both sides leaves nothing of crop_size {crop}; make "
                         "it smaller (R-CNN: 16)")

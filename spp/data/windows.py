@@ -1,4 +1,4 @@
-"""R-CNN's window files: images, and windows in them with a class and an overlap."""
+"""R-CNN's window files: images, and their windows with class and overlap."""
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class WindowImage:
 
 @dataclass
 class WindowFile:
-    """What a window file says. Of `count` windows, window i is `boxes[i]` of image `images[image[i]]`.
+    """The contents of a window file. Window i of N is `boxes[i]` in image `images[image[i]]`.
 
     `label` (int32) is the class, `overlap` (float32) the overlap with an object of that class, `boxes`
-    (int32, count x 4) x1, y1, x2, y2 in pixels, from 0, both ends in the box. All images have `channels`.
+    (int32, N x 4) has the boxes in the convention of `spp.boxes`. All images have `channels`.
     """
 
     source: str
@@ -48,10 +48,10 @@ class WindowFile:
 
 def read_windows(source: str, root_folder: str = "") -> WindowFile:
     """Read a window file: for each image `# index`, its path, channels, height, width, number of windows,
-    and so many lines `class overlap x1 y1 x2 y2`; the indices are 0, 1, 2 ...
+    and one line `class overlap x1 y1 x2 y2` per window; the indices are 0, 1, 2 ...
 
-    `root_folder` goes before the paths. Raises DataError, with the line, for what does not follow that form
-    or makes no sense: another order, a window of no size or beside its image, an overlap outside 0 to 1.
+    `root_folder` is a prefix of the paths. Raises DataError, with the line, for another format or order, an empty
+    window, a window outside its image, or an overlap outside 0 to 1.
     """
     root = as_prefix(root_folder)
     images: list[WindowImage] = []
@@ -75,14 +75,14 @@ def read_windows(source: str, root_folder: str = "") -> WindowFile:
     except OSError as error:
         raise DataError(f"window file '{source}' cannot be read: {error.strerror}; check the path") from error
     if not images:
-        raise DataError(f"window file '{source}' is empty; give one in R-CNN's form, `# 0` and so on")
+        raise DataError(f"window file '{source}' is empty; give one in R-CNN's format, `# 0` and so on")
     table = np.concatenate(tables)
     return WindowFile(source, channels[0], images, np.repeat(np.arange(len(images)), [len(t) for t in tables]),
                       table[:, 0].astype(np.int32), table[:, 1].astype(np.float32), table[:, 2:].astype(np.int32))
 
 
 class _Lines:
-    """The lines of a window file, and what they are expected to hold."""
+    """The lines of a window file, read with checks of their contents."""
 
     def __init__(self, source: str, file: TextIO) -> None:
         self.source = source
@@ -97,27 +97,27 @@ class _Lines:
                 return line
         return None
 
-    def expect(self, what: str) -> str:
+    def expect(self, content: str) -> str:
         line = self.next()
         if line is None:
-            raise self.wrong(what, None)
+            raise self.wrong(content, None)
         return line
 
     def wrong(self, expected: str, found: str | None, line: int | None = None) -> DataError:
-        """The error for a line; None found is the end of the file."""
+        """The error for a line; found is None at the end of the file."""
         words = "the end of the file" if found is None else repr(found.strip())
         return DataError(f"{self.source}:{line or self.number}: expected {expected}, found {words}")
 
     def numbers(self, names: list[str]) -> list[int]:
-        """Whole numbers of 0 or more, on lines of their own or together."""
-        found: list[int] = []
-        while len(found) < len(names):
-            line = self.expect(names[len(found)])
+        """Whole numbers of 0 or more, on one line or on several."""
+        numbers: list[int] = []
+        while len(numbers) < len(names):
+            line = self.expect(names[len(numbers)])
             for word in line.split():
-                if not word.isascii() or not word.isdigit() or len(found) == len(names):
-                    raise self.wrong(" ".join(names[len(found):]) or "a window on the next line", line)
-                found.append(int(word))
-        return found
+                if not word.isascii() or not word.isdigit() or len(numbers) == len(names):
+                    raise self.wrong(" ".join(names[len(numbers):]) or "a window on the next line", line)
+                numbers.append(int(word))
+        return numbers
 
     def windows(self, count: int, height: int, width: int) -> np.ndarray:
         """`count` lines as a count x 6 array of float64, checked."""
@@ -140,7 +140,7 @@ class _Lines:
                 ((table[:, 1] >= 0) & (table[:, 1] <= 1), "an overlap of 0 to 1"),
                 ((x1 <= x2) & (y1 <= y2), "x1 <= x2 and y1 <= y2"),
                 ((x1 < width) & (y1 < height) & (x2 >= 0) & (y2 >= 0),
-                 f"a window that meets its image of {height} x {width} pixels (height x width)")):
+                 f"a window that overlaps its image of {height} x {width} pixels (height x width)")):
             if not good.all():
                 at = int(np.argmin(good))
                 raise self.wrong(rule, lines[at], first + at)

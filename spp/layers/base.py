@@ -1,4 +1,4 @@
-"""The interface of every layer (Caffe's Python layer), and the facts about it that are checked once, here."""
+"""The interface of every layer (that of Caffe's Python layer), and the checks that all layers share."""
 import functools
 import zlib
 from dataclasses import dataclass, field
@@ -10,30 +10,32 @@ import numpy as np
 from spp import filler
 from spp import host_copy
 from spp.backend import host
+from spp.backend.types import Array, Epilogue
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.ops.affine import Affine
 from spp.proto import arrays
 
 TRAIN, TEST = 0, 1
+RELU, AFFINE, SCALE = "relu", "affine", "scale"     # Layer.fusion_kind
 PRECISIONS = "fp32", "tf32", "bf16", "fp16"     # of convolutions and inner products
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass
 class Context:
-    """What a layer knows of the net it is in."""
+    """What a layer knows about the net that it is part of."""
 
     phase: int = TEST
     dtype: Any = np.float32
     backend: ModuleType = field(default=host)
     seed: int = 0
     rank: int = 0
-    source: str | None = None     # path of the prototxt, where the net came from one
+    source: str | None = None     # path of the prototxt that the net was read from
     precision: str = "fp32"       # one of PRECISIONS
 
     def check_precision(self) -> None:
-        """Raise NetError unless backend and dtype have the precision."""
+        """Raise NetError if the backend or the dtype does not support the precision."""
         if self.precision not in PRECISIONS:
             raise NetError(f"unknown precision {self.precision!r}: expected {', '.join(PRECISIONS)}")
         if self.precision not in self.backend.precisions:
@@ -43,13 +45,13 @@ class Context:
             raise NetError(f"precision {self.precision} needs a net of dtype float32, found {np.dtype(self.dtype)}")
 
     def generator(self, *names: Any) -> np.random.Generator:
-        """A random stream of its own for (seed, rank, names): a new layer does not disturb the others' streams."""
+        """The random stream of (seed, rank, names). It depends on nothing else, so a new layer changes no other's."""
         words = [zlib.crc32(str(name).encode()) for name in names]
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, self.rank, *words])))
 
 
 def on_device(method: Method) -> Method:
-    """Decorator of a method whose object has a Context as `context`: it runs on that context's device."""
+    """Decorator: run a method of an object that has a Context as `context` on that context's device."""
     @functools.wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         with self.context.backend.use():
@@ -89,22 +91,23 @@ def host_views(blobs: Blobs) -> Blobs:
 
 
 class Layer:
-    """Base of all layers. A subclass states its facts as class attributes and overrides the four methods.
+    """Base of all layers: Caffe's four methods, and facts about the layer.
 
-    `bottoms` and `tops` are (least, most) counts, most None for no limit.
+    A subclass overrides setup, reshape, forward and backward. It states its facts as class attributes; a fact that
+    depends on the parameters is a property. `bottoms` and `tops` are (least, most) counts, most None for no limit.
+
+    A layer that can do the work of layers that follow it in place (spp/fusion.py) also states which kinds it `fuses`
+    and overrides `forward_fused`. A layer whose work can be done so has a `fusion_kind`.
     """
 
     bottoms: tuple[int, int | None] = (1, 1)
     tops: tuple[int, int | None] = (1, 1)
     one_top_per_bottom = False
     in_place = False              # may top 0 be bottom 0?
-    is_loss = False               # top 0 has loss weight 1 unless the prototxt says otherwise
-    fuses: Sequence[str] = ()     # kinds of layers that may follow in place and that forward does in its own pass:
-    #                               "relu": it takes relu=True; "affine", "scale": affine=, for the result before that
-    writes_channels = False       # is forward as fast where the top is some channels of a larger blob?
-    runs_backward = True          # does the net call backward? If not, nothing need be kept for it
+    is_loss = False               # does top 0 have loss weight 1 unless the prototxt says otherwise?
+    keeps_blobs = False           # may the layer read its blobs again after its own forward and backward?
+    runs_backward = True          # does the net call backward? If it does not, nothing is saved for it
     param_str = param_str_ = ""   # a Python layer's own parameters, as its prototxt has them
-    differentiable: Callable[[int], bool] = staticmethod(lambda bottom: True)   # may bottom i get a gradient?
 
     def __init__(self, param: Any, context: Context) -> None:
         self.param = param
@@ -115,7 +118,7 @@ class Layer:
         self.blobs = Blobs(context)
         self.param_propagate_down: list[bool] = []
         self.rng: np.random.Generator | None = None
-        self.deferred_check: Any = None      # what `check_values` has not looked at yet
+        self.deferred_check: Any = None      # values that `check_values` has not examined yet
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         """Read and check the parameters; create `self.blobs`."""
@@ -129,27 +132,52 @@ class Layer:
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         """Write `bottom[i].diff` where `propagate_down[i]`; add to `self.blobs[i].diff`."""
 
-    def kind(self) -> str:
-        """What the layer is to one that fuses it: see graph.FusionNode."""
+    def differentiable(self, bottom: int) -> bool:
+        """Whether the bottom of this index may get a gradient."""
+        return True
+
+    @property
+    def writes_channels(self) -> bool:
+        """Whether forward is as fast if its top is some of the channels of a larger blob."""
+        return False
+
+    @property
+    def fuses(self) -> Sequence[str]:
+        """The fusion kinds of the layers whose work `forward_fused` does."""
+        return ()
+
+    @property
+    def fusion_kind(self) -> str:
+        """What the layer computes: RELU (of negative_slope 0), AFFINE, SCALE, or "" for something else.
+
+        AFFINE is an affine map per channel of which backward needs nothing; SCALE is one whose parameters learn.
+        """
         return ""
 
     def affine(self) -> Affine:
-        """The map of a layer of the kinds "affine" and "scale", with the parameters' present values."""
+        """The map of a layer of the kinds AFFINE and SCALE, with the parameters' present values."""
         raise AssertionError(f"{self.type} is no affine map")
 
+    def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
+        """Run forward and, in the pass that writes the top, the epilogue: the work of the layers that follow.
+
+        The epilogue's values are numbers, or arrays with one value per channel.
+        """
+        raise AssertionError(f"{self.type} fuses no layers")
+
     def state(self) -> dict[str, Any] | None:
-        """What resuming needs besides the weights, as JSON values; None for nothing."""
+        """The state that resuming needs besides the weights, as JSON values, or None if there is none."""
         if self.rng is None:
             return None
         return {"random": _as_json(self.rng.bit_generator.state)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from a state that `state` returned."""
         if self.rng is not None and "random" in state:
             self.rng.bit_generator.state = _from_json(state["random"])
 
     def close(self) -> None:
-        """Give back threads and files."""
+        """Stop threads and close files."""
 
     def random_stream(self) -> np.random.Generator:
         """The layer's own random stream, saved with the solver's state."""
@@ -158,9 +186,10 @@ class Layer:
         return self.rng
 
     def add_filled(self, shape: tuple[int, ...], filler_param: Any) -> Blob:
-        """Add a parameter: from the LayerParameter's own `blobs` where it has them, else by its filler.
+        """Add a parameter: from the LayerParameter's own `blobs` if it has them, else by its filler.
 
-        The filler runs when the values are first looked at: not if weights from a file or another net come before.
+        The filler runs when the values are first read. It does not run if weights are loaded or shared before that.
+        Raises NetError for a shape that does not fit.
         """
         index = len(self.blobs)
         blob = self.blobs.add_blob(*shape)
@@ -173,10 +202,11 @@ class Layer:
                 blob.memory.fill = functools.partial(_filled, shape, filler_param, self.context, self.name, index)
         return blob
 
-    def check_values(self, wrong: Any, values: Any, explain: Callable[[Any], str]) -> None:
+    def check_values(self, wrong: Array, values: Array, explain: Callable[[Any], str]) -> None:
         """Raise NetError(explain(value)) for the first of `values` where `wrong`, an array of booleans, is true.
 
-        At once on the host; on a GPU, which would have to be waited for, when the net's loss is next looked at.
+        On the host the error is raised at once. On a GPU, where that would have to wait for the device, the check is
+        deferred until the net's loss is next read.
         """
         if not wrong.size:
             return
@@ -185,40 +215,40 @@ class Layer:
                 raise NetError(explain(values[wrong].ravel()[0].item()))
             return
         xp = self.context.backend.xp
-        flags, found = wrong.any(), xp.take(values.reshape(-1), wrong.reshape(-1).argmax())
-        if self.deferred_check is not None:      # nobody looked since: the first one counts
-            before, value, _ = self.deferred_check
-            flags, found = flags | before, xp.where(before, value, found)
-        self.deferred_check = flags, found, explain
+        failed, value = wrong.any(), xp.take(values.reshape(-1), wrong.reshape(-1).argmax())
+        if self.deferred_check is not None:      # not examined since the last forward: the earlier failure is reported
+            failed_before, earlier, _ = self.deferred_check
+            failed, value = failed | failed_before, xp.where(failed_before, earlier, value)
+        self.deferred_check = failed, value, explain
 
     def check_counts(self, bottoms: int, tops: int) -> None:
-        """Hold the number of bottoms and tops against the class's facts; raises NetError."""
-        for kind, found, (least, most) in (("bottom", bottoms, self.bottoms), ("top", tops, self.tops)):
-            if found < least or most is not None and found > most:
+        """Check the number of bottoms and tops against the class's facts. Raises NetError."""
+        for kind, count, (least, most) in (("bottom", bottoms, self.bottoms), ("top", tops, self.tops)):
+            if count < least or (most is not None and count > most):
                 expected = (f"exactly {least}" if least == most else f"at least {least}" if most is None
                             else f"{least} to {most}")
-                raise NetError(f"takes {expected} {kind} blob(s), found {found}")
+                raise NetError(f"takes {expected} {kind} blob(s), found {count}")
         if self.one_top_per_bottom and bottoms != tops:
             raise NetError(f"makes one top for each bottom, found {bottoms} bottom(s) and {tops} top(s)")
 
 
 class DeferredCheck:
-    """What a layer on a GPU put off in `check_values`, on its way to the host."""
+    """The check that a layer on a GPU deferred in `check_values`; its result is on the way to the host."""
 
     def __init__(self, layer: Layer) -> None:
-        wrong, self._found, self._explain = layer.deferred_check
-        self._wrong = layer.context.backend.fetch(wrong)
+        failed, self._value, self._explain = layer.deferred_check
+        self._failed = layer.context.backend.fetch(failed)
         self.layer = layer
         layer.deferred_check = None
 
     def raise_if_failed(self) -> None:
-        """Wait for it; raises NetError if something was wrong."""
-        if self._wrong():
-            raise NetError(self._explain(self._found.item()))
+        """Wait for the result. Raises NetError if a value was wrong."""
+        if self._failed():
+            raise NetError(self._explain(self._value.item()))
 
 
 def _filled(shape: tuple[int, ...], filler_param: Any, context: Context, *names: Any) -> Any:
-    """New values as a flat array of the context's device and dtype."""
+    """New values as a flat array with the context's device and dtype."""
     values = filler.fill(shape, filler_param, context.generator(*names))
     with context.backend.use():
         return context.backend.from_host(np.require(values, context.dtype, ["C", "W"]).reshape(-1))
@@ -232,12 +262,12 @@ def canonical_axis(axis: int, ndim: int, name: str = "axis") -> int:
 
 
 def format_shape(shape: Sequence[int]) -> str:
-    """A shape, or other numbers by axis, for a message: "2 x 3", and "()" where there is no axis."""
+    """A shape, or other numbers per axis, as text: "2 x 3", or "()" if there is no axis."""
     return " x ".join(map(str, shape)) or "()"
 
 
 def _as_json(state: Any) -> Any:
-    """A bit generator's state with its arrays as lists."""
+    """The state of a bit generator with its arrays as lists."""
     if isinstance(state, dict):
         return {key: _as_json(value) for key, value in state.items()}
     return [int(v) for v in state] if isinstance(state, np.ndarray) else state

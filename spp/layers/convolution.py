@@ -1,10 +1,12 @@
 """Convolution, and the reading of convolution_param's kernel, stride, pad and dilation."""
 from typing import Sequence
 
+from spp.backend.types import Epilogue
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, format_shape
+from spp.layers.base import AFFINE, RELU, Layer, canonical_axis, format_shape
 from spp.layers.registry import register
 from spp.ops import convolution
+from spp.ops.affine import add_bias
 
 
 @register("Convolution")
@@ -18,8 +20,15 @@ class Convolution(Layer):
     bottoms = (1, None)
     tops = (1, None)
     one_top_per_bottom = True
-    fuses: Sequence[str] = ("relu",)
     op = convolution
+
+    @property
+    def fuses(self) -> Sequence[str]:
+        return (RELU, AFFINE) if self.axis == 1 else (RELU,)
+
+    @property
+    def writes_channels(self) -> bool:
+        return self.axis == 1 and len(self.param.bottom) == 1 and self.op is convolution
 
     def setup(self, bottom, top):
         p, shape = self.param.convolution_param, bottom[0].shape
@@ -27,8 +36,6 @@ class Convolution(Layer):
         self.axis = canonical_axis(p.axis, self.axes)
         self.channels = shape[self.axis]
         self.outputs, self.group = p.num_output, p.group
-        self.fuses = ("relu", "affine") if self.axis == 1 else ("relu",)
-        self.writes_channels = self.axis == 1 and len(bottom) == 1 and self.op is convolution
         spatial = self.axes - self.axis - 1
         self.kernel = spatial_numbers(p, "kernel_size", spatial)
         self.stride = spatial_numbers(p, "stride", spatial, 1)
@@ -62,14 +69,15 @@ class Convolution(Layer):
         for blob in top:
             blob.reshape(top_shape)
 
-    def forward(self, bottom, top, relu=False, affine=None):
+    def forward(self, bottom, top):
+        self.forward_fused(bottom, top, Epilogue())
+
+    def forward_fused(self, bottom, top, epilogue):
         weight, *biases = (blob.data for blob in self.blobs)
-        bias, after = biases[0] if biases else None, ()
-        if affine:
-            bias, *after = affine.after_sum(bias, self.outputs, weight)
+        bias, scale, shift, relu = add_bias(epilogue, biases[0] if biases else None, self.outputs, weight)
         for x, y in zip(bottom, top):
             self.op.forward(x.data, weight, bias, y.data, self.stride, self.pad, self.dilation, self.group, self.axis,
-                            relu, self.context.precision, *after)
+                            relu, self.context.precision, scale, shift)
 
     def backward(self, top, propagate_down, bottom):
         geometry = self.stride, self.pad, self.dilation, self.group, self.axis, self.context.precision

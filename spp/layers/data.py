@@ -26,7 +26,7 @@ class StreamLayer(Layer):
         """Take the batches from here."""
         self.batches = batches
         self.feed = self.context.backend.Feed()
-        batches.empty, batches.as_bytes = self.feed.empty, self.feed.transforms
+        batches.prepare(self.feed.empty, as_bytes=self.feed.transforms)
 
     def stream_seed(self) -> int:
         """The seed for the stream: the layer's own, 0 or more."""
@@ -82,7 +82,7 @@ class Data(StreamLayer):
         if not p.source:
             raise NetError("data_param needs a source, the folder of an LMDB, and has none")
         self.read(Batches(DatumImages(p.source), self.transform_param(p), p.batch_size, self.phase,
-                          self.stream_seed(), p.prefetch, p.rand_skip))
+                          self.stream_seed(), p.prefetch, rand_skip=p.rand_skip))
 
 
 @register("ImageData")

@@ -1,6 +1,9 @@
 """Eltwise."""
+from typing import Sequence
+
+from spp.backend.types import Epilogue
 from spp.errors import NetError
-from spp.layers.base import Layer, format_shape
+from spp.layers.base import RELU, Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import eltwise
 
@@ -11,6 +14,10 @@ class Eltwise(Layer):
 
     bottoms = (2, None)
     in_place = True
+
+    @property
+    def fuses(self) -> Sequence[str]:
+        return (RELU,) if self.operation == "SUM" else ()
 
     def setup(self, bottom, top):
         p = self.param.eltwise_param
@@ -23,7 +30,6 @@ class Eltwise(Layer):
         self.coeffs = list(p.coeff) or [1.0] * len(bottom)
         if self.operation != "SUM" and self.param.top and self.param.top[0] in self.param.bottom:
             raise NetError(f"Eltwise {self.operation} cannot work in place: its backward needs the bottoms")
-        self.fuses = ("relu",) if self.operation == "SUM" else ()
         self.winner = None
 
     def reshape(self, bottom, top):
@@ -33,10 +39,13 @@ class Eltwise(Layer):
                                f"bottom {i} is {format_shape(blob.shape)}")
         top[0].reshape(bottom[0].shape)
 
-    def forward(self, bottom, top, relu=False):
+    def forward(self, bottom, top):
+        self.forward_fused(bottom, top, Epilogue())
+
+    def forward_fused(self, bottom, top, epilogue):
         xs = [blob.data for blob in bottom]
         if self.operation == "SUM":
-            eltwise.sum_forward(xs, self.coeffs, top[0].data, relu)
+            eltwise.sum_forward(xs, self.coeffs, top[0].data, epilogue.relu)
         elif self.operation == "PROD":
             eltwise.prod_forward(xs, top[0].data)
         else:

@@ -1,8 +1,9 @@
 """InnerProduct."""
 import math
 
+from spp.backend.types import Epilogue
 from spp.errors import NetError
-from spp.layers.base import Layer, canonical_axis, format_shape
+from spp.layers.base import RELU, Layer, canonical_axis, format_shape
 from spp.layers.registry import register
 from spp.ops import inner_product
 
@@ -14,7 +15,7 @@ class InnerProduct(Layer):
     Parameters: weight num_output x inputs (inputs x num_output if transpose), bias num_output if bias_term.
     """
 
-    fuses = ("relu",)
+    fuses = (RELU,)
 
     def setup(self, bottom, top):
         p, shape = self.param.inner_product_param, bottom[0].shape
@@ -37,10 +38,13 @@ class InnerProduct(Layer):
                            f"size the net was made for, or an SPP layer before this one")
         top[0].reshape(*shape[:self.axis], self.outputs)
 
-    def forward(self, bottom, top, relu=False):
+    def forward(self, bottom, top):
+        self.forward_fused(bottom, top, Epilogue())
+
+    def forward_fused(self, bottom, top, epilogue):
         weight, *bias = (blob.data for blob in self.blobs)
         inner_product.forward(bottom[0].data, weight, bias[0] if bias else None, top[0].data, self.axis,
-                              self.transpose, relu, self.context.precision)
+                              self.transpose, epilogue.relu, self.context.precision)
 
     def backward(self, top, propagate_down, bottom):
         dy, how = top[0].diff, (self.axis, self.transpose, self.context.precision)

@@ -4,7 +4,7 @@ from typing import Any
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import TRAIN, Layer
+from spp.layers.base import RELU, TRAIN, Layer
 from spp.layers.registry import register
 from spp.ops import neuron
 
@@ -41,8 +41,9 @@ class ReLU(Neuron):
     def setup(self, bottom, top):
         self.slope = self.param.relu_param.negative_slope
 
-    def kind(self):
-        return "" if self.slope else "relu"
+    @property
+    def fusion_kind(self) -> str:
+        return "" if self.slope else RELU
 
     def forward(self, bottom, top):
         neuron.relu_forward(bottom[0].data, top[0].data, self.slope)

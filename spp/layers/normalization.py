@@ -1,13 +1,15 @@
 """Normalisation by mean and variance: BatchNorm over the batch, MVN within an image."""
-from typing import Any
+from typing import Sequence
 
 import numpy as np
 
+from spp.backend.types import Array, Epilogue
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import TEST, format_shape
+from spp.layers.base import AFFINE, RELU, SCALE, TEST, format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
+from spp.layers.scale import Scale
 from spp.ops import normalization
 from spp.ops.affine import Affine
 from spp.proto import caffe_pb2
@@ -44,7 +46,6 @@ class BatchNorm(Neuron):
                                 caffe_pb2.FillerParameter(value=1))
             fillers = [scale_filler, p.bias_filler] if p.bias_term else [scale_filler]
             self.learned = [self.add_filled((channels,), filler) for filler in fillers]
-        self.fuses = ("relu", "affine") if self.learned else ("relu", "affine", "scale")
 
     def reshape(self, bottom, top):
         shape, stored = bottom[0].shape, self.blobs[0].shape[0]
@@ -56,15 +57,23 @@ class BatchNorm(Neuron):
         self.by_channel = shape[1:2]
         super().reshape(bottom, top)
 
-    def kind(self):
-        return "" if self.of_batch or self.runs_backward or self.axes != (1, 2) else "affine"
+    @property
+    def fuses(self) -> Sequence[str]:
+        return (RELU, AFFINE) if self.learned else (RELU, AFFINE, SCALE)
+
+    @property
+    def fusion_kind(self) -> str:
+        return "" if self.of_batch or self.runs_backward or self.axes != (1, 2) else AFFINE
 
     def affine(self):
         return self._normalize(*self._stored())
 
-    def forward(self, bottom, top, relu=False, affine=None):
+    def forward(self, bottom, top):
+        self.forward_fused(bottom, top, Epilogue())
+
+    def forward_fused(self, bottom, top, epilogue):
         x = bottom[0].data
-        if self.of_batch or self.learned or affine:
+        if self.of_batch or self.learned or epilogue.scale is not None:
             self.keep(bottom, top)
         if not self.of_batch:
             statistics = self._stored()
@@ -73,8 +82,8 @@ class BatchNorm(Neuron):
             self._add(*statistics, x.size // statistics[0].size)
         else:
             return      # nothing to normalise (a Filter let nothing through), and nothing to learn from
-        found = self._normalize(*statistics)
-        (found.then(affine) if affine else found).forward(x, top[0].data, *self.axes, relu)
+        affine = self._normalize(*statistics).with_epilogue(epilogue)
+        affine.forward(x, top[0].data, *self.axes, epilogue.relu)
 
     def _normalize(self, mean, variance):
         self.mean, self.factor = mean, 1 / self.context.backend.xp.sqrt(variance + self.eps)
@@ -84,7 +93,7 @@ class BatchNorm(Neuron):
     def _scale_and_bias(self):
         """The learned scale and bias, in the shape of the statistics; 1 and 0 where there are none."""
         values = [blob.data.reshape(self.by_channel) for blob in self.learned]
-        return values + [1, 0][len(values):]
+        return values + [1, 0][len(values):]        # neither, the scale alone, or both are learned
 
     def _stored(self):
         weight = self.blobs[2].data.astype(np.float64)
@@ -97,32 +106,40 @@ class BatchNorm(Neuron):
         for blob, new in zip(self.blobs, (mean, variance * unbiased, 1)):
             blob.data[...] = fraction * blob.data + new
 
-    def gradient_of_scale(self, bottom, top, dy):
-        """The gradient, by that of the top, of a scale that the last forward multiplied by."""
+    def gradient_of_scale(self, bottom: Sequence[Blob], top: Sequence[Blob], dy: Array) -> Array:
+        """The gradient of the scale (C) that the last forward multiplied by, from the top's gradient `dy`."""
         dy_sum = normalization.bias_gradient(dy, *self.axes)
         return normalization.scale_gradient(dy, self.kept(bottom, top), self.mean, self.factor, dy_sum, *self.axes)
 
-    def backward(self, top, propagate_down, bottom, scale=None):
-        """`scale`: the Scale layer behind, done in the pass of the last forward, to be done in this one too."""
-        if not bottom[0].count:
+    def backward(self, top, propagate_down, bottom):
+        self._backward(top[0], propagate_down[0], bottom[0], self.learned, self.param_propagate_down[3:])
+
+    def backward_fused(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob],
+                       scale: Scale) -> None:
+        """Run backward, and that of the Scale layer whose work the last `forward_fused` did, in the same pass."""
+        self._backward(top[0], propagate_down[0], bottom[0], scale.blobs, scale.param_propagate_down)
+
+    def _backward(self, top: Blob, propagate_down: bool, bottom: Blob, learned: Sequence[Blob],
+                  learns: Sequence[bool]) -> None:
+        """`learned`: the scale, or the scale and the bias, that the last forward applied to the normalized values."""
+        if not bottom.count:
             return
-        learned = self.learned if scale is None else scale.blobs
-        wanted = self.param_propagate_down[3:] if scale is None else scale.param_propagate_down
-        dy, dx = top[0].diff, bottom[0].diff if propagate_down[0] else None
-        of_bias: Any = None
-        of_scale: Any = None
-        if self.of_batch and propagate_down[0] or any(wanted):
-            of_bias = normalization.bias_gradient(dy, *self.axes)
-        if self.of_batch and propagate_down[0] or wanted[:1] == [True]:
-            of_scale = normalization.scale_gradient(dy, self.kept(bottom, top), self.mean, self.factor, of_bias,
-                                                    *self.axes)
-        for blob, flag, found in zip(learned, wanted, (of_scale, of_bias)):
+        dy, dx = top.diff, bottom.diff if propagate_down else None
+        of_batch = self.of_batch and propagate_down
+        bias_gradient: Array = None
+        scale_gradient: Array = None
+        if of_batch or any(learns):
+            bias_gradient = normalization.bias_gradient(dy, *self.axes)
+        if of_batch or list(learns[:1]) == [True]:
+            scale_gradient = normalization.scale_gradient(dy, self.kept([bottom], [top]), self.mean, self.factor,
+                                                          bias_gradient, *self.axes)
+        for blob, flag, gradient in zip(learned, learns, (scale_gradient, bias_gradient)):
             if flag:
-                blob.diff[...] += found.reshape(-1)
+                blob.diff[...] += gradient.reshape(-1)
         factor = learned[0].data.reshape(self.by_channel) if learned else 1
-        if dx is not None and self.of_batch:
-            normalization.backward(dy, self.kept(bottom, top), self.mean, self.factor, of_scale, of_bias, dx,
-                                   *self.axes, factor)
+        if of_batch:
+            normalization.backward(dy, self.kept([bottom], [top]), self.mean, self.factor, scale_gradient,
+                                   bias_gradient, dx, *self.axes, factor)
         elif dx is not None:
             Affine(scale=self.factor * factor).forward(dy, dx, *self.axes)
 

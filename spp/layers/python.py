@@ -35,6 +35,7 @@ class Python(Layer):
     bottoms = (0, None)
     tops = (0, None)
     in_place = True
+    keeps_blobs = True
 
     def __init__(self, param: Any, context: Context) -> None:
         super().__init__(param, context)
@@ -51,7 +52,7 @@ class Python(Layer):
         user.random_stream = self.random_stream      # so that it is saved with the solver's state
         stated = {name for base in cls.__mro__ if base not in Layer.__mro__ for name in vars(base)}
         for fact in stated.intersection(FACTS):
-            setattr(self, fact, getattr(cls, fact))
+            setattr(self, fact, getattr(user, fact))
         self.user = user
 
     def __getattr__(self, name: str) -> Any:

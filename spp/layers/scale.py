@@ -1,8 +1,9 @@
 """Scale and Bias: a factor and a summand with the shape of some neighbouring axes of the bottom."""
 from typing import Any, Callable
 
+from spp.backend.types import Epilogue
 from spp.errors import NetError
-from spp.layers.base import canonical_axis, format_shape
+from spp.layers.base import AFFINE, RELU, SCALE, canonical_axis, format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import scale
@@ -14,11 +15,14 @@ class _AlongAxes(Neuron):
     """Base of layers that combine the bottom with a parameter, or with bottom 1, of the shape of some of its axes."""
 
     bottoms = (1, 2)
-    fuses = ("relu",)
+    fuses = (RELU,)
     axis = 1
 
+    def forward(self, bottom, top):
+        self.forward_fused(bottom, top, Epilogue())
+
     def of_channels(self):
-        """Whether it has a parameter of its own, not another layer's top, with one value a channel."""
+        """Whether the operand is a parameter, not another layer's top, with one value per channel."""
         return len(self.param.bottom) == 1 and self.axis == 1 and len(self.blobs[0].shape) == 1
 
     def parameter_shape(self, shape, p):
@@ -51,8 +55,10 @@ class Scale(_AlongAxes):
     """x * scale, + bias if bias_term, along axes of x (Caffe: Scale).
 
     The scale is bottom 1, or else a parameter, 1 at first unless `filler` says otherwise. The last parameter is
-    the bias, in the scale's shape. `fused_gradient`: when the layer before has done this one's forward, a function
-    that gives the gradient of the scale, by that of the top.
+    the bias, in the scale's shape.
+
+    fused_gradient: if the last forward was fused into a BatchNorm layer, a function from the top's gradient to the
+    gradient of the scale; this layer's own input was never stored then.
     """
 
     fused_gradient: Callable[[Any], Any] | None = None
@@ -78,16 +84,20 @@ class Scale(_AlongAxes):
                            f"bias, to {format_shape(self.scale.shape)}")
         super().reshape(bottom, top)
 
-    def kind(self):
-        return "" if not self.of_channels() else "scale" if self.runs_backward else "affine"
+    @property
+    def fusion_kind(self) -> str:
+        if not self.of_channels():
+            return ""
+        return SCALE if self.runs_backward else AFFINE
 
     def affine(self):
         return Affine(scale=self.scale.data, bias=self.blobs[-1].data if self.param.scale_param.bias_term else 0)
 
-    def forward(self, bottom, top, relu=False):
+    def forward_fused(self, bottom, top, epilogue):
         self.keep(bottom, top)
         self.fused_gradient = None
-        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.scale.shape), relu)
+        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.scale.shape),
+                              epilogue.relu)
 
     def backward(self, top, propagate_down, bottom):
         dy = top[0].diff
@@ -123,14 +133,16 @@ class Bias(_AlongAxes):
         self.first = self.first_axis(bottom, self.bias, self.param.bias_param)
         super().reshape(bottom, top)
 
-    def kind(self):
-        return "affine" if self.of_channels() and not self.runs_backward else ""
+    @property
+    def fusion_kind(self) -> str:
+        return AFFINE if self.of_channels() and not self.runs_backward else ""
 
     def affine(self):
         return Affine(bias=self.bias.data)
 
-    def forward(self, bottom, top, relu=False):
-        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.bias.shape), relu)
+    def forward_fused(self, bottom, top, epilogue):
+        self.affine().forward(bottom[0].data, top[0].data, self.first, self.first + len(self.bias.shape),
+                              epilogue.relu)
 
     def backward(self, top, propagate_down, bottom):
         dy = top[0].diff

@@ -6,7 +6,7 @@ from typing import Sequence
 
 import numpy as np
 
-from spp import backend
+from spp.boxes import nms
 
 
 def aspect_ratios(given: Sequence[float], flip: bool) -> list[float]:
@@ -67,13 +67,8 @@ def best(boxes: np.ndarray, scores: np.ndarray, least: float, top_k: int, thresh
 
     Of equal scores the first box comes first.
     """
-    order = np.flatnonzero(scores > least)
-    order = order[np.argsort(-scores[order], kind="stable")]
-    if top_k > -1:
-        order = order[:top_k]
-    kept = np.empty(len(order), bool)
-    backend.of(boxes).nms(np.ascontiguousarray(boxes[order]), threshold, eta, kept)
-    return order[kept]
+    candidates = np.flatnonzero(scores > least)
+    return candidates[nms(boxes[candidates], scores[candidates], threshold, eta, top_k, offset=0)]
 
 
 def detections(boxes: np.ndarray, scores: np.ndarray, background: int, least: float, top_k: int, threshold: float,

@@ -7,12 +7,7 @@ from typing import Any
 import numpy as np
 
 from spp import backend
-
-
-def rounded(x: Any) -> Any:
-    """To the nearest whole number, halves away from zero, as C's round; NumPy's takes halves to even."""
-    wide = np.asarray(x, np.float64)        # where + 0.5 is exact for every float32
-    return np.copysign(np.floor(np.abs(wide) + 0.5), wide).astype(np.asarray(x).dtype)
+from spp.boxes import round_half_away
 
 
 def max_bins(rois: np.ndarray, pooled: tuple[int, int], scale: float,
@@ -22,7 +17,7 @@ def max_bins(rois: np.ndarray, pooled: tuple[int, int], scale: float,
     Fast R-CNN's rule: corners scaled and rounded, both inside; at least one pixel a side; bin i from
     floor(i * side / bins) to ceil((i + 1) * side / bins).
     """
-    corners = rounded(rois[:, 1:5] * rois.dtype.type(scale))
+    corners = round_half_away(rois[:, 1:5] * rois.dtype.type(scale))
     sides = []
     for axis, bins in zip((1, 0), pooled):
         start, end = corners[:, axis], corners[:, axis + 2]
@@ -32,7 +27,7 @@ def max_bins(rois: np.ndarray, pooled: tuple[int, int], scale: float,
 
 def group_bins(rois: np.ndarray, bins: int, scale: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """As `max_bins` by R-FCN's rule: corners rounded, then scaled; at least 0.1 a side, and not in whole pixels."""
-    corners = rounded(rois[:, 1:5])
+    corners = round_half_away(rois[:, 1:5])
     sides = []
     for axis in (1, 0):
         start = corners[:, axis] * rois.dtype.type(scale)

@@ -1,10 +1,11 @@
-"""caffe.Detector: class scores of windows of images, as R-CNN does it: each window warped to the net's input."""
+"""caffe.Detector: class scores of windows of images, as in R-CNN: each window is warped to the net's input."""
 import importlib
 import os
 from typing import Any, Iterable, Sequence
 
 import numpy as np
 
+from spp import boxes
 from spp.layers import TEST
 from spp.pycaffe import io
 from spp.pycaffe.classifier import transformer
@@ -15,10 +16,10 @@ Windows = tuple[str, Iterable[Sequence[float]]]      # an image file, and (ymin,
 
 
 class Detector(Net):
-    """A net with one square image input, what its images need first, and how much context a window takes along.
+    """A net with one square image input, the preprocessing of its images, and the context of its windows.
 
-    context_pad: pixels of the input, on each side, that show what is around the window (16 in R-CNN); what lies
-    beyond the image becomes the mean. mean, input_scale, raw_scale, channel_swap: as io.Transformer's.
+    context_pad: pixels of the input, on each side, that show what is around the window (16 in R-CNN); pixels outside
+    the image are filled with the mean. mean, input_scale, raw_scale, channel_swap: as io.Transformer's.
     """
 
     def __init__(self, model_file: str, pretrained_file: str, mean: np.ndarray | None = None,
@@ -33,23 +34,23 @@ class Detector(Net):
 
         Returns, for each window in order: {"window": array, "prediction": array of scores, "filename": str}.
         """
-        crops, found = [], []
+        crops, detections = [], []
         for filename, windows in images_windows:
             image = io.load_image(filename)
             for window in windows:
                 crops.append(self.transformer.preprocess(self.inputs[0], self.crop(image, np.array(window))))
-                found.append({"window": np.array(window), "filename": filename})
+                detections.append({"window": np.array(window), "filename": filename})
         if not crops:
             return []
         scores = self.forward_all(None, **{self.inputs[0]: np.array(crops)})[self.outputs[0]]
-        for one, prediction in zip(found, scores.reshape(len(crops), -1)):
-            one["prediction"] = prediction
-        return found
+        for detection, prediction in zip(detections, scores.reshape(len(crops), -1)):
+            detection["prediction"] = prediction
+        return detections
 
     def detect_selective_search(self, image_fnames: Iterable[str]) -> list[dict[str, Any]]:
         """Score the windows that Selective Search proposes, by the module selective_search_ijcv_with_python.
 
-        Raises CaffeError where that module, which needs MATLAB, is not installed.
+        Raises CaffeError if that module, which needs MATLAB, is not installed.
         """
         try:
             search = importlib.import_module("selective_search_ijcv_with_python")
@@ -60,7 +61,7 @@ class Detector(Net):
         return self.detect_windows(zip(names, search.get_windows(names, cmd="selective_search_rcnn")))
 
     def configure_crop(self, context_pad: int | None) -> None:
-        """Set the context in pixels of the input, and find the mean in the units and the order of images."""
+        """Set the context in pixels of the input, and compute the mean in the units and the order of images."""
         name = self.inputs[0]
         channels, height, width = self.blobs[name].shape[1:]
         if context_pad and (height != width or not 0 < 2 * context_pad < height):
@@ -76,30 +77,24 @@ class Detector(Net):
             self.crop_mean[...] = mean.transpose(1, 2, 0) / self.transformer.raw_scale.get(name, 1)
 
     def crop(self, im: np.ndarray, window: np.ndarray) -> np.ndarray:
-        """The window of an image H x W x K, or with context the window and its surroundings at the input's size."""
-        ymin, xmin, ymax, xmax = (int(value) for value in window)
+        """The window (ymin, xmin, ymax, xmax) of an image H x W x K.
+
+        With context_pad, both ends of the window are inside, and the result has the input's size: the window with
+        its surroundings, as Caffe's detector.py crops them. Without, ymax and xmax are outside, as there.
+        Raises CaffeError for a window with context outside the image.
+        """
+        box = boxes.swap_xy(np.asarray(window)).astype(int)
+        x1, y1, x2, y2 = box
         if not self.context_pad:
-            return im[ymin:ymax, xmin:xmax]
+            return im[y1:y2, x1:x2]
         size = int(self.crop_dims[0])
-        rows, down, height = _with_context(ymin, ymax, im.shape[0], size, self.context_pad)
-        columns, right, width = _with_context(xmin, xmax, im.shape[1], size, self.context_pad)
+        height, width = im.shape[:2]
+        across, down = boxes.context_window(box, (height, width), size, self.context_pad, rule=boxes.PYCAFFE)
+        for span, first, last, limit in ((down, y1, y2, height), (across, x1, x2, width)):
+            if span.stop <= span.start:
+                raise CaffeError(f"a window from {first} to {last} is outside its image, which ends at {limit}")
+        (top, rows), (left, columns) = down.place(size), across.place(size)
         result = self.crop_mean.copy()
-        result[down:down + height, right:right + width] = io.resize_image(im[rows, columns], (height, width))
+        patch = im[down.start:down.stop, across.start:across.stop]
+        result[top:top + rows, left:left + columns] = io.resize_image(patch, (rows, columns))
         return result
-
-
-def _with_context(low: int, high: int, limit: int, size: int, pad: int) -> tuple[slice, int, int]:
-    """Along one axis: the image's pixels to take, and where in the input, from which pixel and how many, they go.
-
-    The window, both ends included, grows about its centre by the share that `pad` has in `size`.
-    """
-    half = (high - low + 1) / 2
-    grown = half * size / (size - 2 * pad)
-    first, last = np.round(low + half - grown), np.round(low + half + grown)
-    scale = size / (last - first + 1)
-    offset = int(np.round(max(0, -first) * scale))
-    first, last = np.clip(first, 0, limit), np.clip(last, 0, limit)
-    if last <= first:
-        raise CaffeError(f"a window from {low} to {high} lies outside its image, which ends at {limit}")
-    count = min(int(np.round((last - first + 1) * scale)), size - offset)
-    return slice(int(first), int(last)), offset, count

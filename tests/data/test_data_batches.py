@@ -46,15 +46,15 @@ class Source:
 
 @pytest.fixture
 def make():
-    made = []
+    streams = []
 
     def batches(text="", batch_size=4, phase=TRAIN, source=None, **arguments):
         param = parse_net(f"layer {{ name: 'd' transform_param {{ {text} }} }}").layer[0].transform_param
-        made.append(Batches(source or Source(), param, batch_size, phase, **arguments))
-        return made[-1]
+        streams.append(Batches(source or Source(), param, batch_size, phase, **arguments))
+        return streams[-1]
 
     yield batches
-    for one in made:
+    for one in streams:
         one.close()
 
 
@@ -92,15 +92,15 @@ def test_records_go_round_and_round(make):
 
 
 def test_numbers_do_not_depend_on_the_threads(make, monkeypatch, threads):
-    found = []
+    runs = []
     for count in ("1", "2", "4"):
         monkeypatch.setenv("SPP_DATA_WORKERS", count)
         batches = make(AUGMENT, seed=3, prefetch=int(count) + 1)
-        found.append(take(batches, 12))
+        runs.append(take(batches, 12))
         assert len(threads()) == int(count)
         batches.close()
-    assert same(found[0], found[1]) and same(found[0], found[2])
-    assert not same(found[0], take(make(AUGMENT, seed=4), 12))
+    assert same(runs[0], runs[1]) and same(runs[0], runs[2])
+    assert not same(runs[0], take(make(AUGMENT, seed=4), 12))
 
 
 def test_going_to_a_position(make):
@@ -146,42 +146,42 @@ def test_as_many_batches_ahead_as_asked_for(make, monkeypatch, prefetch, count, 
     batches = make(source=source, prefetch=prefetch)
     for taken in (1, 2):
         batches.next()
-        wanted = 4 * (taken + expected)
+        expected_reads = 4 * (taken + expected)
         until = time.monotonic() + 10
-        while len(source.reads) < wanted and time.monotonic() < until:
+        while len(source.reads) < expected_reads and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(0.05)
-        assert len(source.reads) == wanted
+        assert len(source.reads) == expected_reads
 
 
 def test_a_batch_is_the_callers_until_the_next(make):
     batches = make(AUGMENT)
-    kept = []
+    addresses = []
     for _ in range(30):
         data, labels = batches.next()
-        kept.append(data.__array_interface__["data"][0])
+        addresses.append(data.__array_interface__["data"][0])
         before = data.copy()
         time.sleep(0.002)
         np.testing.assert_array_equal(data, before)
-    assert len(set(kept)) < 10      # memory is used again
+    assert len(set(addresses)) < 10      # memory is used again
 
 
 def test_images_stay_bytes_where_they_may(make):
     """Image 5 is floats, and so is its batch; memory is used again for the other kind."""
     expected = take(make(AUGMENT, seed=3, source=Source(floats=[5])), 12)
     batches = make(AUGMENT, seed=3, source=Source(floats=[5]))
-    batches.as_bytes = True
+    batches.prepare(host.Feed().empty, as_bytes=True)
     kinds = []
     for data, labels in expected:
         assert batches.peek_shape() == data.shape
-        found, numbers = batches.next()
-        kinds.append(isinstance(found, Pixels))
-        if isinstance(found, Pixels):
-            assert found.shape == data.shape and found.images.dtype == np.uint8
-            made = np.empty(found.shape, np.float32)
-            host.transform(*found.arrays, found.mean, found.scale, made)
-            found = made
-        np.testing.assert_array_equal(found, data)
+        result, numbers = batches.next()
+        kinds.append(isinstance(result, Pixels))
+        if isinstance(result, Pixels):
+            assert result.shape == data.shape and result.images.dtype == np.uint8
+            transformed = np.empty(result.shape, np.float32)
+            host.transform(*result.arrays, result.mean, result.scale, transformed)
+            result = transformed
+        np.testing.assert_array_equal(result, data)
         np.testing.assert_array_equal(numbers, labels)
     assert kinds == [5 not in labels for _, labels in expected] and 3 <= sum(kinds) < 12
 
@@ -200,8 +200,8 @@ def test_images_of_different_sizes(make):
     assert [batches.next()[0].shape[2] for _ in range(4)] == [8, 9, 10, 8]
     assert make("crop_size: 8", source=Source(shape=shape)).next()[0].shape == (4, 3, 8, 8)
     batches = make(source=Source(shape=shape))
-    message = (r"image 1: makes an input of 9 x 9 x 3 \(height x width x channels\), the first of its batch "
-               "one of 8 x 9 x 3; images of different sizes need batch_size 1")
+    message = (r"image 1: gives an input of 9 x 9 x 3 \(height x width x channels\), but the first image of its batch "
+               "gives 8 x 9 x 3; images of different sizes need batch_size 1")
     with pytest.raises(DataError, match=message):
         batches.next()
 

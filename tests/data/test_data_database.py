@@ -34,53 +34,53 @@ def numbered(count, size=10):
 
 def test_records_come_in_the_order_of_their_keys(tmp_path):
     path = build(tmp_path / "db", [(b"b", b"2"), (b"c", b"3"), (b"a", b"1")])
-    found = Database(path)
-    assert len(found) == 3
-    assert [(found.key(i), found.value(i)) for i in (2, 0, 1)] == [(b"c", b"3"), (b"a", b"1"), (b"b", b"2")]
-    found.close()
-    found.close()
+    reader = Database(path)
+    assert len(reader) == 3
+    assert [(reader.key(i), reader.value(i)) for i in (2, 0, 1)] == [(b"c", b"3"), (b"a", b"1"), (b"b", b"2")]
+    reader.close()
+    reader.close()
 
 
 @pytest.mark.parametrize("records, size", [(7, 64 << 20), (1000, 45)])
 def test_many_transactions_make_one_database(tmp_path, monkeypatch, records, size):
     monkeypatch.setattr(database, "BATCH_RECORDS", records)
     monkeypatch.setattr(database, "BATCH_BYTES", size)
-    found = Database(build(tmp_path / "db", numbered(50)))
-    assert [found.value(i) for i in range(50)] == [value for _, value in numbered(50)]
-    found.close()
+    reader = Database(build(tmp_path / "db", numbered(50)))
+    assert [reader.value(i) for i in range(50)] == [value for _, value in numbered(50)]
+    reader.close()
 
 
 def test_the_map_grows(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "FIRST_MAP_SIZE", 1 << 16)
     path = build(tmp_path / "db", numbered(100, 10_000))
     assert os.path.getsize(os.path.join(path, "data.mdb")) > 1 << 20
-    found = Database(path)
-    assert found.value(99) == b"99" * 10_000 and len(found) == 100
-    found.close()
+    reader = Database(path)
+    assert reader.value(99) == b"99" * 10_000 and len(reader) == 100
+    reader.close()
 
 
 def test_the_keys_of_a_large_database_are_collected_as_far_as_needed(tmp_path):
-    found = Database(build(tmp_path / "db", numbered(5000, 1)))
-    assert found.key(0) == b"00000000" and len(found._keys) == 1000
-    assert found.key(3210) == b"00003210" and len(found._keys) == 4210
-    assert found.value(4999) == b"4999" and len(found._keys) == 5000
-    found.close()
+    reader = Database(build(tmp_path / "db", numbered(5000, 1)))
+    assert reader.key(0) == b"00000000" and len(reader._keys) == 1000
+    assert reader.key(3210) == b"00003210" and len(reader._keys) == 4210
+    assert reader.value(4999) == b"4999" and len(reader._keys) == 5000
+    reader.close()
 
 
 def test_threads_read_at_once(tmp_path):
-    found = Database(build(tmp_path / "db", numbered(3000)))
+    reader = Database(build(tmp_path / "db", numbered(3000)))
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(found.value, range(3000))) == [value for _, value in numbered(3000)]
-    found.close()
+        assert list(pool.map(reader.value, range(3000))) == [value for _, value in numbered(3000)]
+    reader.close()
 
 
 def test_reading_leaves_no_file_and_needs_no_permission_to_write(tmp_path):
     path = str(tmp_path / "db")
     shutil.copytree(RAW, path)
     os.chmod(path, 0o555)
-    found = Database(path)
-    assert len(found) == 12 and found.key(11) == b"00000011_11.png"
-    found.close()
+    reader = Database(path)
+    assert len(reader) == 12 and reader.key(11) == b"00000011_11.png"
+    reader.close()
     assert os.listdir(path) == ["data.mdb"]
 
 
@@ -100,9 +100,9 @@ def test_several_readers_share_one_database(tmp_path):
 
 
 def test_a_reader_that_is_forgotten_gives_the_file_back(tmp_path):
-    found = Database(build(tmp_path / "db", numbered(3)))
+    reader = Database(build(tmp_path / "db", numbered(3)))
     assert is_open(tmp_path / "db")
-    del found
+    del reader
     assert not is_open(tmp_path / "db")
 
 
@@ -137,16 +137,16 @@ def test_keys_that_do_not_do(tmp_path, key, message):
 
 
 def test_the_longest_key(tmp_path):
-    found = Database(build(tmp_path / "db", [(b"x" * 511, b"value")]))
-    assert found.value(0) == b"value"
-    found.close()
+    reader = Database(build(tmp_path / "db", [(b"x" * 511, b"value")]))
+    assert reader.value(0) == b"value"
+    reader.close()
 
 
 def test_an_existing_target_is_not_touched(tmp_path):
     path = build(tmp_path / "db", numbered(3))
     with pytest.raises(DataError, match="'.*db' exists already; remove it, or give the database another"):
         DatabaseWriter(path)
-    with pytest.raises(DataError, match="'.*late' was made by somebody else meanwhile; nothing was written"):
+    with pytest.raises(DataError, match="'.*late' was created by another program in the meantime; nothing"):
         with DatabaseWriter(str(tmp_path / "late")) as writer:
             writer.put(b"k", b"v")
             (tmp_path / "late").touch()
@@ -161,7 +161,7 @@ def test_the_folders_above_are_made(tmp_path):
 
 def test_a_target_in_a_file(tmp_path):
     (tmp_path / "no").touch()
-    with pytest.raises(DataError, match="cannot be made: Not a directory; '.*/no' must be a folder that can be"):
+    with pytest.raises(DataError, match="cannot be created: Not a directory; '.*/no' must be a folder that can be"):
         DatabaseWriter(str(tmp_path / "no" / "db"))
 
 
@@ -187,9 +187,9 @@ def test_folders_that_are_no_database(tmp_path, files, message):
     for name, content in files.items():
         (path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as error:
-        found = Database(str(path))
-        for i in range(len(found)):
-            found.value(i)
+        reader = Database(str(path))
+        for i in range(len(reader)):
+            reader.value(i)
     assert "\n" not in str(error.value)
     del error
     assert "data.mdb" not in files or not is_open(path)

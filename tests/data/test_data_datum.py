@@ -35,9 +35,9 @@ def test_records_are_those_of_the_reference_byte_for_byte(number):
     assert raw.database.value(number) == datum.raw(images.resize(image, 24, 30), label)
     assert encoded.database.value(number) == datum.encoded(file(name), label)
     assert raw.database.key(number) == encoded.database.key(number) == b"%08d_%s" % (number, name.encode())
-    found, found_label = encoded.read(number)
-    np.testing.assert_array_equal(found, image)
-    assert found_label == label and raw.read(number)[0].shape == (24, 30, 3)
+    result, result_label = encoded.read(number)
+    np.testing.assert_array_equal(result, image)
+    assert result_label == label and raw.read(number)[0].shape == (24, 30, 3)
     assert raw.name(number) == f"record '{number:08d}_{name}' of LMDB '{golden.path('data', 'raw_lmdb')}'"
     raw.close()
     encoded.close()
@@ -48,17 +48,17 @@ def test_raw_there_and_back(image):
     message = Datum.FromString(datum.raw(image, -3))
     assert (message.channels, message.height, message.width) == (image.shape[2], *image.shape[:2])
     assert message.data[1] == image[0, 1, 0] and message.HasField("encoded") and not message.encoded
-    found, label = datum.decode(message.SerializeToString())
-    np.testing.assert_array_equal(found, image)
-    assert label == -3 and found.dtype == np.uint8 and found.flags.c_contiguous
+    result, label = datum.decode(message.SerializeToString())
+    np.testing.assert_array_equal(result, image)
+    assert label == -3 and result.dtype == np.uint8 and result.flags.c_contiguous
 
 
 def test_floats():
     values = RNG.normal(size=(3, 2, 4)).astype(np.float32)
     message = Datum(channels=3, height=2, width=4, float_data=values.ravel(), label=5)
-    found, label = datum.decode(message.SerializeToString())
-    np.testing.assert_array_equal(found, values.transpose(1, 2, 0))
-    assert label == 5 and found.dtype == np.float32
+    result, label = datum.decode(message.SerializeToString())
+    np.testing.assert_array_equal(result, values.transpose(1, 2, 0))
+    assert label == 5 and result.dtype == np.float32
 
 
 @pytest.mark.parametrize("image, color, expected", [
@@ -68,10 +68,10 @@ def test_floats():
     (np.dstack([COLOR, GRAY]), None, COLOR), (np.dstack([COLOR, GRAY]), True, COLOR),
     (COLOR.astype(np.uint16) * 257, None, COLOR)])
 def test_encoded_images_have_their_own_channels_or_those_asked_for(image, color, expected):
-    found, label = datum.decode(datum.encoded(png(image), 9), color)
+    result, label = datum.decode(datum.encoded(png(image), 9), color)
     # PNG's own way to gray rounds a little differently from OpenCV's
-    np.testing.assert_allclose(found.astype(int), expected, 0, int(color is False))
-    assert label == 9 and found.dtype == np.uint8 and found.shape == expected.shape
+    np.testing.assert_allclose(result.astype(int), expected, 0, int(color is False))
+    assert label == 9 and result.dtype == np.uint8 and result.shape == expected.shape
 
 
 def test_raw_images_with_the_channels_asked_for():
@@ -156,7 +156,7 @@ def test_bad_list_files(tmp_path):
 
 
 def test_class_folders(tmp_path):
-    with pytest.raises(DataError, match="has no folders, one a class; make them, or give a list file"):
+    with pytest.raises(DataError, match="has no class folders; create one per class, or give a list file"):
         listing.list_folders(str(tmp_path))
     for name in ("dog/2.jpg", "dog/10.jpg", "cat/deep/x.png", "cat/a b.jpg", "cat/.hidden", ".git/x",
                  "beside.txt"):

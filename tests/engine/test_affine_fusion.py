@@ -66,17 +66,18 @@ def forwards(net):
     """Names of the layers whose own forward runs."""
     run = []
 
-    def watch(layer):
-        forward = layer.forward
+    def watch(layer, method):
+        original = getattr(layer, method)
 
-        def forward_and_tell(*args, **kwargs):
+        def record(*args):
             run.append(layer.name)
-            forward(*args, **kwargs)
+            original(*args)
 
-        layer.forward = forward_and_tell
+        setattr(layer, method, record)
 
     for layer in net.layers:
-        watch(layer)
+        # forward of a layer that can fuse calls forward_fused
+        watch(layer, "forward_fused" if layer.fuses else "forward")
     return run
 
 

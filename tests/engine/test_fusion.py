@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from spp import graph
+from spp.fusion import Node, find_chains
 from spp.layers import TRAIN
 from spp.net import Net
 from spp.proto.text import parse_net
@@ -138,23 +138,23 @@ def test_what_is_not_fused(between):
 
 def test_the_pass():
     def step(bottom, top, kind="", *fuses):
-        return graph.FusionNode([*bottom], [*top], kind, fuses)
+        return Node([*bottom], [*top], kind, fuses)
 
-    assert graph.fused([
+    assert find_chains([
         step("x", "a", "", "relu"), step("a", "a", "relu"), step("a", "a", "relu"),
         step("a", "b", "", "relu"), step("b", "b"), step("b", "b", "relu"),
         step("bx", "cd", "", "relu"), step("c", "c", "relu"),
         step("c", "e", "", "relu"), step("d", "d", "relu"),
         step("c", "f", "", "relu")]) == {0: [1]}
     both = "relu", "affine"
-    assert graph.fused([
+    assert find_chains([
         step("x", "a", "", *both), step("a", "a", "affine"), step("a", "a", "affine"), step("a", "a", "relu"),
         step("a", "a", "affine"),
         step("a", "b", "", "relu"), step("b", "b", "affine", "relu"), step("b", "b", "relu"),
         step("b", "c", "", "affine"), step("c", "c", "affine"), step("c", "c", "relu"),
         step("c", "d", "affine", *both), step("d", "d", "affine")]) == {0: [1, 2, 3], 6: [7], 8: [9], 11: [12]}
     every = *both, "scale"
-    assert graph.fused([
+    assert find_chains([
         step("x", "a", "", *every), step("a", "a", "scale"), step("a", "a", "affine"), step("a", "a", "relu"),
         step("a", "b", "", *every), step("b", "b", "scale"), step("b", "b", "scale"), step("b", "b", "relu"),
         step("b", "c", "", *every), step("c", "c", "affine"), step("c", "c", "scale"),

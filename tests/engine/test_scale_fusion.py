@@ -57,17 +57,20 @@ def ran(net, method):
     """Names of the layers whose own forward or backward runs."""
     names = []
 
-    def watch(layer):
+    def watch(layer, method):
         original = getattr(layer, method)
 
-        def run(*args, **kwargs):
+        def record(*args):
             names.append(layer.name)
-            original(*args, **kwargs)
+            original(*args)
 
-        setattr(layer, method, run)
+        setattr(layer, method, record)
 
     for layer in net.layers:
-        watch(layer)
+        # forward of a layer that can fuse calls forward_fused; backward and backward_fused are two ways in
+        watch(layer, "forward_fused" if method == "forward" and layer.fuses else method)
+        if method == "backward" and layer.type == "BatchNorm":
+            watch(layer, "backward_fused")
     return names
 
 

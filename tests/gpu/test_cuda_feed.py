@@ -12,7 +12,7 @@ import pytest
 import cuda_cpu
 from spp.backend import host
 from spp.data.pixels import Pixels
-from spp.data.stream import Stream
+from spp.data.stream import Batch, Stream
 
 pytestmark = pytest.mark.skipif(cuda_cpu.COMPILER is None, reason=cuda_cpu.MISSING)
 
@@ -120,7 +120,7 @@ class Batches(Stream):
                   np.random.default_rng(0).normal(100, 30, (20, 9, 3)).astype(np.float32))
 
     def __init__(self):
-        super().__init__(0, 2, 2)
+        super().__init__(batch_size=2, seed=0, prefetch=2, threads=2)
 
     @staticmethod
     def _shape(batch):
@@ -133,8 +133,9 @@ class Batches(Stream):
 
     def _make(self, batch):
         rng = np.random.default_rng(batch)
-        shape, as_bytes = self._shape(batch), self.as_bytes and batch % 4 != 3
-        pixels = Pixels(self._memory(shape, np.uint8) if as_bytes else np.empty(shape, np.uint8), 0.1)
+        shape, as_bytes = self._shape(batch), self._as_bytes and batch % 4 != 3
+        array, memory = self._empty(shape, np.uint8 if as_bytes else np.float32)
+        pixels = Pixels(array if as_bytes else np.empty(shape, np.uint8), 0.1)
         pixels.images[...] = rng.integers(0, 256, shape)
         pixels.mirrored[...] = rng.integers(0, 2, 2)
         pixels.shift[...] = rng.normal(0, 9, (2, 3))
@@ -142,15 +143,15 @@ class Batches(Stream):
         pixels.mean = self.means[batch // 2 % 2]
         labels = np.full(2, batch, np.float32)
         if as_bytes:
-            return pixels, labels
-        data = self._memory(shape).transpose(0, 3, 1, 2)
+            return Batch((pixels, labels), memory)
+        data = array.transpose(0, 3, 1, 2)
         host.transform(*pixels.arrays, pixels.mean, pixels.scale, data)
-        return data, labels
+        return Batch((data, labels), memory)
 
 
 def _steps(feed, batches, target, count):
     """A net's arrays, new ones for each step, filled as StreamLayer.forward does it."""
-    batches.empty, batches.as_bytes = feed.empty, feed.transforms
+    batches.prepare(feed.empty, as_bytes=feed.transforms)
     found = []
     for _ in range(count):
         targets = [target(shape) for shape in batches.shapes]
@@ -241,7 +242,7 @@ def test_ready_does_not_wait():
     assert batches.ready() is None          # reading ahead has not begun
     first = batches.next()
     batches._take_head()
-    second = batches._head.result()
+    second = batches._head.result().arrays
     assert batches.ready() is second and batches.position == 1
     assert batches.next() is second and first is not second
     batches._take_head()

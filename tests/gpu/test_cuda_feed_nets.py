@@ -159,7 +159,7 @@ def test_a_mean_is_copied_once(files, transformed, monkeypatch):
     ("gray", "MEAN", r"record '000[0-4]' of LMDB '.*gray': mean_file '.*' has 3 channel\(s\) and the image 1"),
     ("sizes", "crop_size: 6 MEAN", "record '000[0-6]' of LMDB '.*sizes': mean_file '.*' is 9 x 8 and the image"),
     ("gray", "color_param { std: 1 }", "record '000[0-4]' of LMDB '.*gray': color_param needs images of 3 channels"),
-    ("sizes", "", "record '000[0-6]' of LMDB '.*sizes': makes an input of .*, the first of its batch one of")])
+    ("sizes", "", "record '000[0-6]' of LMDB '.*sizes': gives an input of .*, but the first image of its batch")])
 def test_a_bad_record_is_named(files, transformed, kind, transform, message):
     said = []
     for device in ("cpu", "cuda"):
@@ -177,7 +177,7 @@ def test_closing_with_a_batch_on_its_way(files, transformed):
     assert isinstance(layer, StreamLayer)
     net.forward()
     layer.batches._take_head()
-    layer.feed.start(layer.batches._head.result())
+    layer.feed.start(layer.batches._head.result().arrays)
     found = net.blobs["data"].data.get()
     net.close()
     net.close()

@@ -161,8 +161,8 @@ BAD = [("list", "none", r"source 'none' cannot be read: No such file or director
        ("list", "scalar", "HDF5 file 'scalar.h5': dataset 'label' is a single value; expected rows along axis 0"),
        ("list", "uneven", r"HDF5 file 'uneven.h5': its datasets differ in the number of rows \(axis 0\): 'data' 2, "
                           "'label' 3"),
-       ("list", "unlike", r"HDF5 file 'unlike.h5': a row of dataset 'data' has the shape \(2, 3\), and in 'a.h5' "
-                          r"\(2, 3, 2\); rows must be alike"),
+       ("list", "unlike", r"HDF5 file 'unlike.h5': a row of dataset 'data' has the shape \(2, 3\), but in 'a.h5' "
+                          r"\(2, 3, 2\); all rows must have the same shape"),
        ("list", "rowless", "the HDF5 files in 'rowless' hold no rows"),
        ("batch_size: 3", "", "batch_size must be at least 1, found 0"),
        ("top: 'data'", "top: 'data' transform_param { scale: 2 }", "HDF5Data does not transform data; drop "
@@ -191,7 +191,7 @@ def test_what_cannot_be_read_says_where_and_why(files, old, new, message):
 def test_a_file_that_is_cut_off_meanwhile(make, files):
     one = make("batch_size: 2", tops=["label"])
     (files / "a.h5").write_bytes((files / "a.h5").read_bytes()[:1000])
-    with pytest.raises(SppError, match="HDF5 file 'a.h5' is damaged, or was changed meanwhile: "):
+    with pytest.raises(SppError, match="HDF5 file 'a.h5' is damaged or has changed: "):
         one.forward()
 
 
@@ -270,7 +270,7 @@ def test_the_old_file_stays_until_the_new_one_is_complete(here):
     net.close()
     net.close()
     np.testing.assert_array_equal(held()[0], batch(2)["x"])
-    with pytest.raises(SppError, match="HDF5 file 'out.h5' is finished; build the net anew to write another"):
+    with pytest.raises(SppError, match="HDF5 file 'out.h5' is finished; build the net again to write another"):
         net.forward(**batch(2))
 
 
@@ -312,8 +312,8 @@ def test_what_cannot_be_written_says_where_and_why(here, old, new, message):
 def test_rows_of_another_shape(here):
     with Net(parse_net(OUTPUT)) as net:
         net.forward(**batch(2))
-        message = (r"HDF5 file 'out.h5': a row of 'data' has the shape \(3, 2, 2\), and before it was \(3, 1, 2\); "
-                   "rows of one dataset must be alike")
+        message = (r"HDF5 file 'out.h5': a row of 'data' has the shape \(3, 2, 2\), but before it was \(3, 1, 2\); "
+                   "all rows must have the same shape")
         with pytest.raises(SppError, match=message):
             net.forward(x=np.zeros((2, 3, 2, 2)), y=np.zeros(2))
     assert held()[0].shape == (2, 3, 1, 2)

@@ -89,7 +89,7 @@ def test_the_batch_has_the_shape_of_its_image(make, photos):
     one = make("")                                  # batch_size is 1 unless it is given
     assert [one.forward()[0].shape for _ in range(3)] == [(1, 3, 6, 5), (1, 3, 4, 8), (1, 3, 6, 5)]
     assert make("batch_size: 7 new_height: 5 new_width: 5").forward()[0].shape == (7, 3, 5, 5)
-    with pytest.raises(DataError, match=r"list.txt:3: image 'photos/1.png': makes an input of 4 x 8 x 3"):
+    with pytest.raises(DataError, match=r"list.txt:3: image 'photos/1.png': gives an input of 4 x 8 x 3"):
         make().forward()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from one_layer import OneLayer
-from spp.data.window_batches import placed
+from spp.boxes import context_window
 from spp.data.windows import read_windows
 from spp.errors import SppError
 from spp.layers import TEST, TRAIN
@@ -50,17 +50,17 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make(here):
-    made = []
+    layers = []
 
     def layer(transform="crop_size: 10", phase=TRAIN, seed=0, dtype=np.float64, **fields):
         fields = {"source": "'windows'", "batch_size": 8, "fg_threshold": 0.6, "bg_threshold": 0.5} | fields
         text = " ".join(f"{name}: {value}" for name, value in fields.items())
-        made.append(OneLayer(f"type: 'WindowData' transform_param {{ {transform} }} window_data_param {{ {text} }}",
-                             tops=2, phase=phase, seed=seed, dtype=dtype))
-        return made[-1]
+        layers.append(OneLayer(f"type: 'WindowData' transform_param {{ {transform} }} window_data_param {{ {text} }}",
+                               tops=2, phase=phase, seed=seed, dtype=dtype))
+        return layers[-1]
 
     yield layer
-    for one in made:
+    for one in layers:
         one.layer.close()
 
 
@@ -71,8 +71,8 @@ def crop(here, make):
         (here / "one").write_text(f"# 0\nphotos/0.png\n3 40 60 1\n2 1 {box}\n")
         data, label = make(transform, source="'one'", fg_fraction=1, **fields).forward()
         assert list(label) == [2] * len(data)
-        found = {image.tobytes(): image.transpose(1, 2, 0) for image in data}
-        return list(found.values())
+        result = {image.tobytes(): image.transpose(1, 2, 0) for image in data}
+        return list(result.values())
     return crops
 
 
@@ -83,22 +83,22 @@ def resized(rows, columns, height, width):
 # --- the file
 
 def test_what_a_file_says(here):
-    found = read_windows("windows", "")
-    assert found.channels == 3 and [(i.path, i.height, i.width) for i in found.images] == [
+    windows = read_windows("windows", "")
+    assert windows.channels == 3 and [(i.path, i.height, i.width) for i in windows.images] == [
         ("photos/0.png", 40, 60), ("photos/1.png", 31, 53)]
-    assert list(found.image) == [0, 0, 0, 0, 1, 1] and list(found.label) == [2, 1, 4, 0, 3, 5]
-    np.testing.assert_array_equal(found.overlap, np.array([0.7, 0.6, 0.3, 0, 1, 0.599], np.float32))
-    assert found.boxes[0].tolist() == [10, 5, 29, 24] and found.boxes[5].tolist() == [20, 1, 40, 30]
-    assert [found.place(i) for i in (0, 3, 4, 5)] == ["windows:7", "windows:10", "windows:16", "windows:17"]
+    assert list(windows.image) == [0, 0, 0, 0, 1, 1] and list(windows.label) == [2, 1, 4, 0, 3, 5]
+    np.testing.assert_array_equal(windows.overlap, np.array([0.7, 0.6, 0.3, 0, 1, 0.599], np.float32))
+    assert windows.boxes[0].tolist() == [10, 5, 29, 24] and windows.boxes[5].tolist() == [20, 1, 40, 30]
+    assert [windows.place(i) for i in (0, 3, 4, 5)] == ["windows:7", "windows:10", "windows:16", "windows:17"]
     assert read_windows("windows", "root/").images[1].path == "root/photos/1.png"
     assert read_windows("windows", str(here)).images[1].path == str(here / "photos/1.png")
 
 
 def test_an_image_without_windows_and_a_path_with_a_space(here):
     (here / "w").write_text("# 0\na b.png\n1 5 6 0\n# 1\nc.png\n1 5 6 1\n1 1 0 0 5 4")
-    found = read_windows("w")
-    assert [i.path for i in found.images] == ["a b.png", "c.png"]
-    assert found.boxes.tolist() == [[0, 0, 5, 4]] and list(found.image) == [1] and found.channels == 1
+    windows = read_windows("w")
+    assert [i.path for i in windows.images] == ["a b.png", "c.png"]
+    assert windows.boxes.tolist() == [[0, 0, 5, 4]] and list(windows.image) == [1] and windows.channels == 1
 
 
 WRONG = [("# 0", "# 1", r"1: expected `# 0` \(the images are numbered 0, 1, 2 ... in order\), found '# 1'"),
@@ -123,8 +123,8 @@ WRONG = [("# 0", "# 1", r"1: expected `# 0` \(the images are numbered 0, 1, 2 ..
          ("4 0.300 3 4 5 6", "4 nan 3 4 5 6", "9: expected an overlap of 0 to 1, found"),
          ("4 0.300 3 4 5 6", "4 0.3 6 4 5 6", "9: expected x1 <= x2 and y1 <= y2, found '4 0.3 6 4 5 6'"),
          ("4 0.300 3 4 5 6", "4 0.3 3 7 5 6", "9: expected x1 <= x2 and y1 <= y2, found"),
-         ("4 0.300 3 4 5 6", "4 0.3 3 40 5 46", r"9: expected a window that meets its image of 40 x 60 pixels"),
-         ("4 0.300 3 4 5 6", "4 0.3 -3 4 -1 6", r"9: expected a window that meets its image of 40 x 60 pixels")]
+         ("4 0.300 3 4 5 6", "4 0.3 3 40 5 46", r"9: expected a window that overlaps its image of 40 x 60 pixels"),
+         ("4 0.300 3 4 5 6", "4 0.3 -3 4 -1 6", r"9: expected a window that overlaps its image of 40 x 60 pixels")]
 
 
 @pytest.mark.parametrize("old, new, message", WRONG)
@@ -139,7 +139,7 @@ def test_no_file_and_an_empty_one(here):
     with pytest.raises(SppError, match="window file 'none' cannot be read: No such file or directory; check the path"):
         read_windows("none")
     (here / "empty").write_text("\n")
-    with pytest.raises(SppError, match="window file 'empty' is empty; give one in R-CNN's form"):
+    with pytest.raises(SppError, match="window file 'empty' is empty; give one in R-CNN's format"):
         read_windows("empty")
 
 
@@ -176,22 +176,22 @@ def test_bg_threshold_decides_what_is_background(make):
 
 @pytest.mark.parametrize("fields", [{}, {"cache_images": "true"}])
 def test_threads_do_not_matter_and_resuming_goes_on(make, monkeypatch, fields):
-    transform, found = "crop_size: 10 mirror: true", []
+    transform, runs = "crop_size: 10 mirror: true", []
     for count in ("1", "2", "4"):
         monkeypatch.setenv("SPP_DATA_WORKERS", count)
         one = make(transform, **fields)
-        found.append([one.forward() for _ in range(5)])
-    assert len({batch[0].tobytes() for batch in found[0]}) == 5
-    for other in found[1:]:
-        for mine, theirs in zip(found[0], other):
+        runs.append([one.forward() for _ in range(5)])
+    assert len({batch[0].tobytes() for batch in runs[0]}) == 5
+    for other in runs[1:]:
+        for mine, theirs in zip(runs[0], other):
             np.testing.assert_array_equal(mine[0], theirs[0])
             np.testing.assert_array_equal(mine[1], theirs[1])
     one, other = make(transform, **fields), make(transform, seed=9, **fields)
     for _ in range(3):
         one.forward()
-    assert not np.array_equal(other.forward()[0], found[0][0][0])
+    assert not np.array_equal(other.forward()[0], runs[0][0][0])
     other.layer.restore(one.layer.state())
-    np.testing.assert_array_equal(other.forward()[0], found[0][3][0])
+    np.testing.assert_array_equal(other.forward()[0], runs[0][3][0])
 
 
 def test_cached_images_are_not_read_again(make, here):
@@ -207,74 +207,40 @@ def test_cached_images_are_not_read_again(make, here):
         read.forward()
 
 
-# --- where their pixels go; the expected numbers are worked out by hand
-
-def test_a_window_inside_is_warped_whole():
-    assert placed((10, 5, 29, 24), (40, 60), 10) == ((10, 30, 0, 10, 0), (5, 25, 0, 10, 0))
-    assert placed((3, 4, 3, 30), (40, 60), 227) == ((3, 4, 0, 227, 0), (4, 31, 0, 227, 0))
-
-
-def test_context_pad_grows_a_window_about_its_center():
-    """scale 10 / (10 - 2 * 2) = 5/3; x: center 20, half 10 -> 3.33, 36.67 -> 3 .. 37; y: 15 -+ 16.67 -> -2 .. 32.
-
-    Down: 35 rows, of which 2 lie above the image: 2 * 10/35 = 0.57 -> 1; the other 33: 9.43 -> 9.
-    """
-    assert placed((10, 5, 29, 24), (40, 60), 10, 2) == ((3, 38, 0, 10, 0), (0, 33, 1, 9, 0))
-
-
-def test_square_grows_the_shorter_side_first():
-    """center 20, 10; half 10 both: x 10 .. 30, y 0 .. 20, one more than the window, as in Caffe."""
-    assert placed((10, 5, 29, 14), (40, 60), 21, 0, True) == ((10, 31, 0, 21, 0), (0, 21, 0, 21, 0))
-    # half 2.5 both, center 3.5: 1 .. 6; down 2.5 -+ 2.5: 0 .. 5
-    assert placed((1, 2, 5, 2), (40, 60), 6, 0, True) == ((1, 7, 0, 6, 0), (0, 6, 0, 6, 0))
-
-
-def test_halves_are_rounded_away_from_zero():
-    """Half 1.5, center 0.5 .. and scale 2: 0.5 - 3 = -2.5 -> -3; 0.5 + 3 = 3.5 -> 4; banker's rounding gives -2, 4."""
-    across, _ = placed((-1, 10, 1, 12), (40, 60), 8, 2)
-    assert across == (0, 5, 3, 5, 0)
-
-
-def test_padding_on_every_side():
-    """Center 4, 4.5, halves 4, 4.5, scale 2: x -4 .. 12, y -5 .. 14.
-
-    17 columns of 40/17 pixels: 4 outside are 9.41, 8 inside 18.82, 5 outside 11.76. 20 rows of 2: 5, 9 and 6.
-    """
-    assert placed((0, 0, 7, 8), (9, 8), 40, 10) == ((0, 8, 9, 19, 12), (0, 9, 10, 18, 12))
-
+# --- where their pixels go (tests/engine/test_boxes.py has the arithmetic)
 
 def test_a_crop_is_the_patch_in_its_place(crop):
     """The window above: columns 3 .. 37, rows 0 .. 32, warped to 10 x 9 below one row of padding."""
-    found, = crop("10 5 29 24", "crop_size: 10 mean_value: 5 mean_value: 6 mean_value: 7 scale: 0.5", context_pad=2)
-    assert not found[0].any()
+    result, = crop("10 5 29 24", "crop_size: 10 mean_value: 5 mean_value: 6 mean_value: 7 scale: 0.5", context_pad=2)
+    assert not result[0].any()
     expected = (resized(slice(0, 33), slice(3, 38), 9, 10) - np.array([5, 6, 7], np.float32)) / 2
-    np.testing.assert_array_equal(found[1:], expected)
+    np.testing.assert_array_equal(result[1:], expected)
     square, = crop("10 5 29 14", "crop_size: 21", crop_mode="'square'")
     np.testing.assert_array_equal(square, pixels(0)[0:21, 10:31])
 
 
 def test_the_padding_is_mirrored_too(crop):
     """x -7 .. 27, 35 columns, 7 of them outside: 2 of 10 pixels, right of the mirrored patch."""
-    assert placed((0, 5, 19, 24), (40, 60), 10, 2)[0] == (0, 28, 2, 8, 0)
+    assert context_window((0, 5, 19, 24), (40, 60), 10, 2)[0] == (0, 28, 2, 8, 0)
     plain, = crop("0 5 19 24", context_pad=2)
     np.testing.assert_array_equal(plain[1:, 2:], resized(slice(0, 33), slice(0, 28), 9, 8))
-    found = crop("0 5 19 24", "crop_size: 10 mirror: true", batch_size=30, context_pad=2)
-    assert len(found) == 2
-    for image in found:
+    result = crop("0 5 19 24", "crop_size: 10 mirror: true", batch_size=30, context_pad=2)
+    assert len(result) == 2
+    for image in result:
         assert np.array_equal(image, plain) or np.array_equal(image, plain[:, ::-1])
 
 
 def test_windows_that_pass_the_border(crop):
     """6 columns in 3 pixels: 1 outside is 0.5 -> 1, 5 inside 2.5 -> 3, cut to 2. Of 101 columns 1 keeps a pixel."""
-    found, = crop("-1 0 4 5", "crop_size: 3")
-    np.testing.assert_array_equal(found[:, 1:], resized(slice(0, 6), slice(0, 5), 3, 2))
-    assert not found[:, 0].any()
-    found, = crop("-100 0 0 9")
-    assert not found[:, :9].any()
-    np.testing.assert_array_equal(found[:, 9], pixels(0)[:10, 0])
-    found, = crop("59 39 159 139")
-    np.testing.assert_array_equal(found[0, 0], pixels(0)[39, 59])
-    assert not found.reshape(-1, 3)[1:].any()
+    result, = crop("-1 0 4 5", "crop_size: 3")
+    np.testing.assert_array_equal(result[:, 1:], resized(slice(0, 6), slice(0, 5), 3, 2))
+    assert not result[:, 0].any()
+    result, = crop("-100 0 0 9")
+    assert not result[:, :9].any()
+    np.testing.assert_array_equal(result[:, 9], pixels(0)[:10, 0])
+    result, = crop("59 39 159 139")
+    np.testing.assert_array_equal(result[0, 0], pixels(0)[39, 59])
+    assert not result.reshape(-1, 3)[1:].any()
 
 
 # --- mean and scale
@@ -288,27 +254,27 @@ def mean(here):
 
 def test_the_mean_image_s_center_is_subtracted_where_a_pixel_goes(crop, mean):
     """Rows 1 .. 10 and columns 3 .. 12 of 13 x 17; it is not mirrored with the window, as in Caffe."""
-    found, = crop("10 5 29 24", "crop_size: 10 mean_file: 'mean'", context_pad=2)
+    result, = crop("10 5 29 24", "crop_size: 10 mean_file: 'mean'", context_pad=2)
     patch = resized(slice(0, 33), slice(3, 38), 9, 10)
-    np.testing.assert_array_equal(found[1:], patch - mean[2:11, 3:13])
-    assert not found[0].any()
+    np.testing.assert_array_equal(result[1:], patch - mean[2:11, 3:13])
+    assert not result[0].any()
     both = crop("10 5 29 24", "crop_size: 10 mean_file: 'mean' mirror: true", batch_size=30, context_pad=2)
-    mirrored = [image for image in both if not np.array_equal(image, found)]
+    mirrored = [image for image in both if not np.array_equal(image, result)]
     assert len(both) == 2
     np.testing.assert_array_equal(mirrored[0][1:], patch[:, ::-1] - mean[2:11, 3:13])
 
 
 def test_the_mean_image_can_be_warped(crop, mean):
-    found, = crop("10 5 29 24", "crop_size: 20 mean_file: 'mean' mean_mode: WARP")
-    np.testing.assert_array_equal(found, pixels(0)[5:25, 10:30] - cv2.resize(mean, (20, 20)))
+    result, = crop("10 5 29 24", "crop_size: 20 mean_file: 'mean' mean_mode: WARP")
+    np.testing.assert_array_equal(result, pixels(0)[5:25, 10:30] - cv2.resize(mean, (20, 20)))
 
 
 @pytest.mark.parametrize("transform, fields", [
     ("crop_size: 20 scale: 0.25", {}), ("crop_size: 20", {"scale": 0.25}),
     ("crop_size: 20 scale: 0.25", {"scale": 0.25}), ("", {"scale": 0.25, "crop_size": 20})])
 def test_scale_and_crop_size_in_either_place(crop, transform, fields):
-    found, = crop("10 5 29 24", transform, **fields)
-    np.testing.assert_array_equal(found, pixels(0)[5:25, 10:30] / 4)
+    result, = crop("10 5 29 24", transform, **fields)
+    np.testing.assert_array_equal(result, pixels(0)[5:25, 10:30] / 4)
 
 
 def test_the_crop_is_mirrored_in_both_phases(crop):
@@ -352,13 +318,13 @@ USED = "scale, mirror, crop_size, mean_file, mean_value, mean_mode"
     ("crop_size: 10", "crop_size: 10 mean_file: 'gray'", r"mean_file 'gray' has 1 channel\(s\), and the window file's "
                                                          "images 3"),
     ("fg_threshold: 0.6", "fg_threshold: 1.1", r"window file 'windows' has no foreground window \(overlap at least "
-                                               r"fg_threshold 1.1\), and a batch wants 2; change fg_threshold or"),
+                                               r"fg_threshold 1.1\), and a batch needs 2; change fg_threshold or"),
     ("fg_threshold: 0.6", "bg_threshold: 0", r"window file 'windows' has no background window \(overlap below "
-                                             r"bg_threshold 0\), and a batch wants 6; change bg_threshold or fg_"),
+                                             r"bg_threshold 0\), and a batch needs 6; change bg_threshold or fg_"),
     ("fg_threshold: 0.6", "fg_threshold: 0", r"windows:10: a foreground window \(its overlap reaches fg_threshold 0\) "
                                              "needs a class of 1 or more, found 0"),
     ("root_folder: ''", "root_folder: 'x/'", r"windows:\d+: image 'x/photos/\d.png': cannot be read: No such file"),
-    ("'windows'", "'sizes'", r"sizes:\d+: image 'photos/\d.png': is 40 x 60 pixels \(height x width\), and the window "
+    ("'windows'", "'sizes'", r"sizes:\d+: image 'photos/\d.png': is 40 x 60 pixels \(height x width\), but the window "
                              "file says 41 x 60; correct it"),
     ("'windows'", "'damaged'", r"damaged:\d+: image 'windows': cannot be decoded as an image"),
     ("top: 'label'", "", r"takes exactly 2 top blob\(s\), found 1")])

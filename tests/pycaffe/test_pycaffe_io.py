@@ -287,7 +287,7 @@ def test_detector_errors(model):
     with pytest.raises(RuntimeError, match="context_pad needs a square input"):
         caffe.Detector(path, weights, context_pad=3)
     made = caffe.Detector(path, weights, context_pad=2)
-    with pytest.raises(RuntimeError, match="a window from 90 to 95 lies outside its image, which ends at 9"):
+    with pytest.raises(RuntimeError, match="a window from 90 to 95 is outside its image, which ends at 9"):
         made.crop(image(), np.array([90, 0, 95, 4]))
     with pytest.raises(RuntimeError, match="needs the module selective_search_ijcv_with_python"):
         made.detect_selective_search(["a.png"])

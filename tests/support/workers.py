@@ -13,8 +13,8 @@ if WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(2, _share)))
 # Files that take longest begin first, so that no worker is left with one of them at the end.
 LONG = ("test_device_nets", "test_train_net", "test_cuda_compile", "test_onednn", "test_convert_onnx_torch",
-        "test_demo", "test_cuda_kernels", "test_threads", "test_scale_fusion", "test_winograd", "test_tools", "test_convert_onnx",
-        "test_cuda_backend", "test_snapshots", "test_pycaffe_scripts", "test_benchmarks")
+        "test_demo", "test_cuda_kernels", "test_threads", "test_scale_fusion", "test_winograd", "test_tools",
+        "test_convert_onnx", "test_cuda_backend", "test_snapshots", "test_pycaffe_scripts", "test_benchmarks")
 # These belong together: the last one looks at which kernels the others ran.
 TOGETHER = "test_cuda_kernels_"
 

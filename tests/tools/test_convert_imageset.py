@@ -43,13 +43,13 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def convert(run, *arguments):
-    """Run convert_imageset, which must do well, and read what it made."""
+    """Run convert_imageset, which must succeed, and read its database."""
     code, out, err = run(convert_imageset, *arguments)
     assert code == 0, err
     source = DatumImages(arguments[-1])
-    found = [(source.database.key(i).decode(), *source.read(i)) for i in range(len(source))]
+    records = [(source.database.key(i).decode(), *source.read(i)) for i in range(len(source))]
     source.close()
-    return found, out, err
+    return records, out, err
 
 
 def write(path, image):
@@ -64,12 +64,12 @@ def noise(height, width, channels=3):
 @pytest.fixture
 def classes(run):
     """Two classes of images of different sizes, in several formats."""
-    made = {"dog/a.png": noise(6, 9), "dog/b.bmp": noise(9, 6), "cat/c.png": noise(7, 7),
-            "cat/d.jpg": noise(8, 16)}
-    for name, image in made.items():
+    images_by_name = {"dog/a.png": noise(6, 9), "dog/b.bmp": noise(9, 6), "cat/c.png": noise(7, 7),
+                      "cat/d.jpg": noise(8, 16)}
+    for name, image in images_by_name.items():
         write(f"photos/{name}", image)
-    made["cat/d.jpg"] = cv2.imread("photos/cat/d.jpg")
-    return made
+    images_by_name["cat/d.jpg"] = cv2.imread("photos/cat/d.jpg")
+    return images_by_name
 
 
 # --- convert_imageset
@@ -84,19 +84,19 @@ def test_databases_are_those_of_the_reference_byte_for_byte(run, kind, options):
     assert re.fullmatch(r"12 images written to db, 0 skipped; 0\.1 MB in \d+\.\d s, \d+ img/s\n", out)
     records = []
     for path in ("db", golden.path("data", f"{kind}_lmdb")):
-        found = Database(path)
-        records.append([(found.key(i), found.value(i)) for i in range(len(found))])
-        found.close()
+        database = Database(path)
+        records.append([(database.key(i), database.value(i)) for i in range(len(database))])
+        database.close()
     assert records[0] == records[1] and len(records[0]) == 12
     assert os.listdir("db") == ["data.mdb"] and os.listdir() == ["db"]
 
 
 def test_a_folder_for_each_class(run, classes):
-    found, out, err = convert(run, "photos", "db")
-    assert [(key, label) for key, _, label in found] == [
+    records, out, err = convert(run, "photos", "db")
+    assert [(key, label) for key, _, label in records] == [
         ("00000000_cat/c.png", 0), ("00000001_cat/d.jpg", 0), ("00000002_dog/a.png", 1),
         ("00000003_dog/b.bmp", 1)]
-    for key, image, _ in found:
+    for key, image, _ in records:
         np.testing.assert_array_equal(image, classes[key[9:]])
     assert Path("db/labels.txt").read_text() == "cat\ndog\n"
     assert sorted(os.listdir("db")) == ["data.mdb", "labels.txt"]
@@ -104,10 +104,10 @@ def test_a_folder_for_each_class(run, classes):
 
 
 def test_shuffling(run, classes):
-    found = {seed: convert(run, "--shuffle", "--seed", seed, "photos", f"db{seed}") for seed in range(6)}
-    orders = {tuple(key[9:] for key, _, _ in records) for records, _, _ in found.values()}
+    runs = {seed: convert(run, "--shuffle", "--seed", seed, "photos", f"db{seed}") for seed in range(6)}
+    orders = {tuple(key[9:] for key, _, _ in records) for records, _, _ in runs.values()}
     assert len(orders) > 2 and all(sorted(order) == sorted(classes) for order in orders)
-    records, _, err = found[0]
+    records, _, err = runs[0]
     assert [key[:9] for key, _, _ in records] == [f"{i:08d}_" for i in range(4)] and err == ""
     assert all(label == key[9:].startswith("dog") for key, _, label in records)
     again, _, _ = convert(run, "--shuffle", "photos", "again")
@@ -115,25 +115,25 @@ def test_shuffling(run, classes):
 
 
 def test_the_shorter_side(run, classes):
-    found, _, _ = convert(run, "--resize-short", 4, "photos", "db")
-    assert [image.shape for _, image, _ in found] == [(4, 4, 3), (4, 8, 3), (4, 6, 3), (6, 4, 3)]
-    np.testing.assert_array_equal(found[2][1], cv2.resize(classes["dog/a.png"], (6, 4)))
+    records, _, _ = convert(run, "--resize-short", 4, "photos", "db")
+    assert [image.shape for _, image, _ in records] == [(4, 4, 3), (4, 8, 3), (4, 6, 3), (6, 4, 3)]
+    np.testing.assert_array_equal(records[2][1], cv2.resize(classes["dog/a.png"], (6, 4)))
 
 
 def test_gray(run, classes):
-    found, _, _ = convert(run, "--gray", "photos", "db")
+    records, _, _ = convert(run, "--gray", "photos", "db")
     gray = cv2.cvtColor(classes["dog/b.bmp"], cv2.COLOR_BGR2GRAY)
-    np.testing.assert_array_equal(found[3][1][:, :, 0], gray)
+    np.testing.assert_array_equal(records[3][1][:, :, 0], gray)
     write("mixed/x/colour.png", noise(4, 4))
     write("mixed/x/gray.png", noise(4, 4, 1))
     for options in ([], ["--encoded"]):
-        found, _, _ = convert(run, "--gray", *options, "mixed", f"mixed{len(options)}")
-        assert [image.shape for _, image, _ in found] == [(4, 4, 1), (4, 4, 1)]
-    found, _, _ = convert(run, "mixed", "coloured")
-    assert [image.shape for _, image, _ in found] == [(4, 4, 3), (4, 4, 3)]
+        records, _, _ = convert(run, "--gray", *options, "mixed", f"mixed{len(options)}")
+        assert [image.shape for _, image, _ in records] == [(4, 4, 1), (4, 4, 1)]
+    records, _, _ = convert(run, "mixed", "coloured")
+    assert [image.shape for _, image, _ in records] == [(4, 4, 3), (4, 4, 3)]
 
 
-@pytest.mark.parametrize("options, name, kept, kind", [
+@pytest.mark.parametrize("options, name, unchanged, kind", [
     ([], "cat/c.png", True, images.PNG), ([], "cat/d.jpg", True, images.JPEG),
     ([], "dog/b.bmp", False, images.PNG), (["--encode-type", "jpg"], "cat/d.jpg", True, images.JPEG),
     (["--encode-type", "jpg"], "cat/c.png", False, images.JPEG),
@@ -142,13 +142,13 @@ def test_gray(run, classes):
     (["--resize-short", "5"], "cat/c.png", False, images.PNG),
     (["--resize-short", "5"], "cat/d.jpg", False, images.JPEG),
     (["--resize-height", "5", "--resize-width", "6"], "cat/d.jpg", False, images.JPEG)])
-def test_encoded_files_stay_as_they_are_where_they_can(run, classes, options, name, kept, kind):
+def test_encoded_files_stay_as_they_are_where_they_can(run, classes, options, name, unchanged, kind):
     convert(run, "--encoded", *options, "photos", "db")
     source = DatumImages("db")
     number = sorted(classes).index(name)
     record = source.database.value(number)
     content = Path("photos", name).read_bytes()
-    assert (record == datum.encoded(content, number // 2)) == kept
+    assert (record == datum.encoded(content, number // 2)) == unchanged
     assert kind in record[:20]
     if kind == images.PNG and not options:
         np.testing.assert_array_equal(source.read(number)[0], classes[name])
@@ -158,8 +158,8 @@ def test_encoded_files_stay_as_they_are_where_they_can(run, classes, options, na
 def test_bad_images_are_named_and_left_out(run, classes):
     Path("photos/cat/bad.jpg").write_bytes(Path("photos/cat/d.jpg").read_bytes()[:200])
     Path("list.txt").write_text("cat/c.png 4\ncat/bad.jpg 5\nno.png 6\ndog/a.png 7\n")
-    found, out, err = convert(run, "photos", "list.txt", "db")
-    assert [(key, label) for key, _, label in found] == [("00000000_cat/c.png", 4), ("00000003_dog/a.png", 7)]
+    records, out, err = convert(run, "photos", "list.txt", "db")
+    assert [(key, label) for key, _, label in records] == [("00000000_cat/c.png", 4), ("00000003_dog/a.png", 7)]
     assert out.startswith("2 images written to db, 2 skipped; ")
     one, two = (line for line in err.splitlines() if line.startswith("skipped"))
     assert re.fullmatch(r"skipped: photos/cat/bad.jpg: cannot be decoded as an image \(200 bytes\); .*", one)
@@ -195,9 +195,9 @@ def test_checking_the_size(run, classes):
     (["no", "db"], r"root folder 'no' not found \(looked from /.*\); check the path"),
     (["photos", "no.txt", "db"], "list file 'no.txt' cannot be read: No such file or directory"),
     (["photos", "photos/list", "db"], "list:2: expected `path label`, the label a whole number, found 'x y'"),
-    (["photos/cat", "db"], "'photos/cat' has no folders, one a class; make them, or give a list file"),
+    (["photos/cat", "db"], "'photos/cat' has no class folders; create one per class, or give a list file"),
     (["photos", "photos"], "'photos' exists already; remove it, or give the database another name"),
-    (["photos", "nothing/db"], "'nothing/db' cannot be made: Not a directory; 'nothing' must be a folder"),
+    (["photos", "nothing/db"], "'nothing/db' cannot be created: Not a directory; 'nothing' must be a folder"),
     (["photos/cat", "nothing", "db"], "none of the 1 files could be read as an image; check ROOT_FOLDER")])
 def test_mistakes_get_one_line(run, classes, arguments, message):
     Path("photos/list").write_text("cat/c.png 1\nx y\n")
@@ -208,8 +208,8 @@ def test_mistakes_get_one_line(run, classes, arguments, message):
 
 
 def test_names_may_stand_between_options(run, classes):
-    found, _, _ = convert(run, "photos", "--gray", "--resize-short", 2, "db")
-    assert found[0][1].shape == (2, 2, 1)
+    records, _, _ = convert(run, "photos", "--gray", "--resize-short", 2, "db")
+    assert records[0][1].shape == (2, 2, 1)
 
 
 @pytest.mark.parametrize("program", ["convert_imageset", "compute_image_mean"])
