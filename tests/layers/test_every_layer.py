@@ -1,8 +1,13 @@
 """The checks of spp.testing over a table of all layer types; and that the checks find what is wrong."""
+import importlib
+import re
+import sys
+
 import pytest
 
 import python_layers
 from every_layer_rows import ROWS, Row, without_row
+from folders import ROOT
 from spp import testing
 from spp.errors import SppError
 from spp.layers import Layer, types
@@ -119,8 +124,26 @@ def test_a_layer_in_a_function_is_refused():
         testing.check_layer(Inside)
 
 
-def test_the_example_of_the_documentation(tmp_path, monkeypatch):
-    example = [line[4:] for line in (testing.__doc__ or "").splitlines() if line.startswith("    ") or not line]
-    (tmp_path / "my_layers.py").write_text("\n".join([*example, "", "test_double()"]))
+def test_the_example_of_the_docstring(run_module):
+    lines = [line[4:] for line in (testing.__doc__ or "").splitlines() if line.startswith("    ") or not line]
+    run_module("my_doubles", "\n".join(lines)).test_double()
+
+
+def test_the_example_of_the_documentation(run_module):
+    text = (ROOT / "docs" / "layers.md").read_text()
+    layers, tests = re.findall(r"```python\n# \w+\.py[^\n]*\n(.*?)```", text, re.S)
+    run_module("my_layers", layers)
+    run_module("test_my_layers", tests).test_soft_clip()
+
+
+@pytest.fixture
+def run_module(tmp_path, monkeypatch):
+    """A function that writes a module and imports it."""
+    def run(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
     monkeypatch.syspath_prepend(tmp_path)
-    __import__("my_layers")
+    return run
