@@ -95,13 +95,13 @@ def database(tmp_path_factory):
 
 @pytest.fixture
 def make(database, tmp_path):
-    made = []
+    solvers = []
 
     def solver(extra="", net=NET, **arguments):
         text = SOLVER % (net % (database, database), tmp_path / "s", extra)
-        made.append(Solver(parse_solver(text), **arguments))
-        return made[-1]
+        solvers.append(Solver(parse_solver(text), **arguments))
+        return solvers[-1]
 
     yield solver
-    for one in made:
+    for one in solvers:
         one.close()

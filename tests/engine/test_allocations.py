@@ -1,4 +1,4 @@
-"""In its stride a net allocates nothing: no forward, backward or update asks for more than a few small objects."""
+"""In steady state a net allocates nothing: forward, backward and update ask for no more than a few small objects."""
 import tracemalloc
 from collections import defaultdict
 from typing import Any

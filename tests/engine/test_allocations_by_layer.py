@@ -1,6 +1,6 @@
-"""No layer of any type allocates in its stride: forward and backward ask for no more than a few small objects.
+"""In steady state no layer allocates memory: forward and backward ask for no more than a few small objects.
 
-Beside Python's objects these are vectors of one number an image, channel, label or region: the blobs here have few of
+Beside Python's objects these are vectors with a number per image, channel, label or region: the blobs here have few of
 each. What NumPy takes as buffers, of the same size for every blob, is made small, so as not to hide anything.
 """
 from typing import Any

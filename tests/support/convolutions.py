@@ -15,7 +15,7 @@ CASES = [       # input N x C x ..., outputs, kernel, stride, pad, dilation, gro
     ((2, 4, 6, 5), 6, (3, 3), (2, 1), (1, 0), (1, 1), 2),           # groups
     ((1, 6, 5, 7), 3, (2, 3), (1, 1), (1, 2), (2, 1), 3),           # a group of one output
     ((2, 5, 7, 6), 5, (3, 2), (2, 1), (1, 1), (1, 2), 5),           # depthwise
-    ((1, 3, 5, 6), 6, (3, 3), (1, 1), (1, 1), (1, 1), 3),           # depthwise with two outputs a channel
+    ((1, 3, 5, 6), 6, (3, 3), (1, 1), (1, 1), (1, 1), 3),           # depthwise with two outputs per channel
     ((3, 5, 4, 3), 4, (1, 1), (1, 1), (0, 0), (1, 1), 1),           # pointwise
     ((2, 4, 5, 6), 6, (1, 1), (1, 1), (0, 0), (1, 1), 2),
     ((2, 5, 5, 6), 4, (1, 1), (2, 3), (0, 0), (1, 1), 1),
@@ -37,7 +37,7 @@ def identity(case):
 
 
 def arrays(case, dtype=np.float64, seed=0):
-    """x, weight, bias, dy of a case; all windows lie in the case's output size."""
+    """x, weight, bias, dy of a case, all random."""
     shape, outputs, kernel, stride, pad, dilation, group = case
     out = tuple(map(convolution.output_size, shape[2:], kernel, stride, pad, dilation))
     rng = np.random.default_rng(seed)
@@ -79,10 +79,10 @@ def computed(case, x, weight, bias, dy):
     return y, dx, dweight - 1, dbias - 1
 
 
-def assert_near(found, wanted, tolerance):
-    """Within `tolerance` of the largest value."""
-    for name, f, w in zip(("y", "dx", "dweight", "dbias"), found, wanted):
-        np.testing.assert_allclose(f, w, 0, tolerance * np.abs(w).max(), err_msg=name)
+def assert_near(actual, expected, tolerance):
+    """Compare arrays within `tolerance` of the largest expected value."""
+    for name, a, e in zip(("y", "dx", "dweight", "dbias"), actual, expected):
+        np.testing.assert_allclose(a, e, 0, tolerance * np.abs(e).max(), err_msg=name)
 
 
 def scaled(case, given, relu, bias=True):
@@ -90,13 +90,13 @@ def scaled(case, given, relu, bias=True):
     x, weight, b, dy = given
     dtype, b = x.dtype, b if bias else None
     scale, shift = np.linspace(-1.3, 2, len(weight)), np.linspace(3, -2, len(weight))
-    found = np.full_like(dy, np.nan)
+    y = np.full_like(dy, np.nan)
     stride, pad, dilation, group = case[3:]
-    host.convolution_forward(x, weight, b, found, stride, pad, dilation, group, relu, "fp32", scale.astype(dtype),
+    host.convolution_forward(x, weight, b, y, stride, pad, dilation, group, relu, "fp32", scale.astype(dtype),
                              shift.astype(dtype))
-    wanted = np.empty(dy.shape)
+    expected = np.empty(dy.shape)
     exact: Any = [None if a is None else a.astype(np.float64) for a in (x, weight, b)]
-    host.convolution_forward(exact[0], exact[1], exact[2], wanted, stride, pad, dilation, group)
+    host.convolution_forward(exact[0], exact[1], exact[2], expected, stride, pad, dilation, group)
     by_channel = [-1] + [1] * (x.ndim - 2)
-    wanted = wanted * scale.reshape(by_channel) + shift.reshape(by_channel)
-    return found, np.maximum(wanted, 0) if relu else wanted
+    expected = expected * scale.reshape(by_channel) + shift.reshape(by_channel)
+    return y, np.maximum(expected, 0) if relu else expected

@@ -19,10 +19,10 @@ def path(*parts: str) -> str:
     return os.path.join(GOLDEN, *parts)
 
 
-def assert_close(found, expected, what, tolerance=LAYER_TOLERANCE):
+def assert_close(actual, expected, what, tolerance=LAYER_TOLERANCE):
     """Shapes equal, values within the tolerance."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape, f"{what}: shape {found.shape}, expected {expected.shape}"
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
     relative, of_largest = tolerance
     largest = np.abs(expected).max() if expected.size else 0
-    np.testing.assert_allclose(found, expected, relative, of_largest * largest, err_msg=what)
+    np.testing.assert_allclose(actual, expected, relative, of_largest * largest, err_msg=what)

@@ -35,7 +35,7 @@ def computed(given, transpose):
     return y, dx, dweight - 1, dbias - 1
 
 
-def assert_near(found, wanted, tolerance):
-    """Within `tolerance` of the largest value."""
-    for name, f, w in zip(("y", "dx", "dweight", "dbias"), found, wanted):
-        np.testing.assert_allclose(f, w, 0, tolerance * np.abs(w).max(initial=1), err_msg=name)
+def assert_near(actual, expected, tolerance):
+    """Compare arrays within `tolerance` of the largest expected value."""
+    for name, a, e in zip(("y", "dx", "dweight", "dbias"), actual, expected):
+        np.testing.assert_allclose(a, e, 0, tolerance * np.abs(e).max(initial=1), err_msg=name)
