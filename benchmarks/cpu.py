@@ -1,10 +1,10 @@
-"""Whole nets on the CPU: images a second of spp and of whatever else is installed.
+"""Whole nets on the CPU: images per second of spp and of the rivals that are installed.
 
-ZF-5 SPP as its prototxt says and without its LRN layers, AlexNet, VGG-16, SqueezeNet and ResNet-18, in inference
+ZF-5 SPP with and without its LRN layers, AlexNet, VGG-16, SqueezeNet and ResNet-18, in inference
 with batches of 1 and 32 and in training steps of 32 (forward, backward, SGD with momentum and weight decay);
 ZF-5 SPP trained at 180, 224 and 448 pixels; conv1 to conv5 of ZF-5 on one image of 688 x 917; 2,000 windows of a
 43 x 58 map pooled to {6, 3, 2, 1} bins.
-The torch nets are the same layer by layer (twins.py); OpenCV reads our prototxt and weights, onnxruntime and
+The torch nets are the same layer by layer (torch_nets.py); OpenCV reads our prototxt and weights, onnxruntime and
 OpenVINO the ONNX file that spp writes.
 
   make bench, or: python benchmarks/cpu.py [--rounds 5] [--tasks "zf5_spp training 32" ...] [--contenders spp ...]
@@ -28,7 +28,7 @@ TASKS["conv1-5 at 688x917"] = turns.Task(1)
 TASKS["conv1-5 at 688x917 without LRN"] = turns.Task(1)
 TASKS["2000 windows"] = turns.Task(2000, "windows")
 CONTENDERS = {
-    "spp": turns.Contender("as installed, with oneDNN where that is"),
+    "spp": turns.Contender("as installed, with oneDNN where it is installed"),
     "spp without oneDNN": turns.Contender("SPP_ONEDNN=0", ("cffi",), {"SPP_ONEDNN": "0"}),
     "spp exact": turns.Contender("SPP_EXACT=1: no algorithmic shortcuts", (), {"SPP_EXACT": "1"}),
     "torch": turns.Contender("eager, N x C x H x W", ("torch",)),
@@ -38,7 +38,7 @@ CONTENDERS = {
     "onnxruntime": turns.Contender("from ONNX", ("onnx", "onnxruntime")),
     "OpenVINO": turns.Contender("float32, from ONNX", ("onnx", "openvino")),
 }
-RATE = 1e-4         # small: the input is noise
+RATE = 1e-4         # small, since the input is noise
 LEVELS, CHANNELS, MAP, WINDOWS = (6, 3, 2, 1), 256, (43, 58), 2000
 
 
@@ -54,8 +54,8 @@ def net_of(task: str) -> tuple[Any, np.ndarray, np.ndarray]:
     else:
         what, _, side = task.replace(" without LRN", "").partition(" at ")
         name, kind, batch = what.split()
-        made = nets.training if kind == "training" else nets.inference
-        param = made(name, int(batch), int(side) if side else None)
+        build = nets.training if kind == "training" else nets.inference
+        param = build(name, int(batch), int(side) if side else None)
         shape = tuple(param.layer[0].input_param.shape[0].dim)
     if "without LRN" in task:
         remove_lrn(param)
@@ -65,16 +65,16 @@ def net_of(task: str) -> tuple[Any, np.ndarray, np.ndarray]:
 def remove_lrn(param: Any) -> None:
     """Take the LRN layers out of a NetParameter."""
     source = {layer.top[0]: layer.bottom[0] for layer in param.layer if layer.type == "LRN"}
-    kept = [layer for layer in param.layer if layer.type != "LRN"]
-    for layer in kept:
+    others = [layer for layer in param.layer if layer.type != "LRN"]
+    for layer in others:
         for i, name in enumerate(layer.bottom):
             layer.bottom[i] = source.get(name, name)
     del param.layer[:]
-    param.layer.extend(kept)
+    param.layer.extend(others)
 
 
 def net_with_statistics(param: Any) -> Any:
-    """A Net whose batch normalisations know a variance, 1: with none, values would grow beyond all bounds."""
+    """A Net whose BatchNorm layers have the variance 1; with the initial 0, values would overflow."""
     from spp.net import Net
 
     net = Net(param, seed=0)
@@ -110,6 +110,7 @@ def spp_task(task: str) -> Callable[[], Any]:
 
 
 def spp_windows() -> Callable[[], Any]:
+    from spp.backend.types import Bins
     from spp.blob import Blob
     from spp.ops import spp
 
@@ -119,8 +120,8 @@ def spp_windows() -> Callable[[], Any]:
     image = np.zeros(WINDOWS, np.int32)
 
     def pool() -> None:
-        rows, columns = spp.window_bins(boxes, LEVELS)
-        spp.windows_forward(x.data, image, rows, columns, LEVELS, y)
+        bins = Bins(image, *spp.window_bins(boxes, LEVELS))
+        spp.windows_forward(x.data, bins, LEVELS, y)
     return pool
 
 
@@ -128,7 +129,7 @@ def torch_task(task: str, contender: str) -> Callable[[], Any] | None:
     import torch
     from torch.nn import functional
 
-    import twins
+    import torch_nets
 
     if task == "2000 windows":
         if contender != "torch":
@@ -142,22 +143,22 @@ def torch_task(task: str, contender: str) -> Callable[[], Any] | None:
         return pool
     param, images, labels = net_of(task)
     layout = torch.contiguous_format if contender == "torch" else torch.channels_last
-    twin: Any = twins.Twin(param)
+    net: Any = torch_nets.TorchNet(param)
     inputs = [torch.from_numpy(images).to(memory_format=layout)]
     if "training" in task:
         inputs.append(torch.from_numpy(labels))
     with torch.no_grad():
-        twin(*inputs)           # gives the parameters their shapes
-        for weight in twin.parameters():
+        net(*inputs)            # gives the parameters their shapes
+        for weight in net.parameters():
             weight.normal_(0, 0.01)
-    twin = twin.to(memory_format=layout).train("training" in task)
-    run = torch.compile(twin) if contender == "torch compiled" else twin
+    net = net.to(memory_format=layout).train("training" in task)
+    run = torch.compile(net) if contender == "torch compiled" else net
     if "training" not in task:
         def infer() -> None:
             with torch.inference_mode():
                 run(*inputs)
         return infer
-    optimizer = torch.optim.SGD(twin.parameters(), RATE, 0.9, weight_decay=5e-4,
+    optimizer = torch.optim.SGD(net.parameters(), RATE, 0.9, weight_decay=5e-4,
                                 fused=None if contender == "torch" else True)
 
     def train() -> None:
@@ -168,7 +169,7 @@ def torch_task(task: str, contender: str) -> Callable[[], Any] | None:
 
 
 def file_task(task: str, contender: str) -> Callable[[], Any] | None:
-    """Programs that read the net from files: inference alone."""
+    """Rivals that read the net from files; they support inference only."""
     from spp.proto import write_text
 
     if "training" in task or task == "2000 windows":
@@ -184,9 +185,9 @@ def file_task(task: str, contender: str) -> Callable[[], Any] | None:
             param = with_pooling_layers(param)
         write_text(param, f"{model}.prototxt")
         net.save(f"{model}.caffemodel")
-        loaded = cv2.dnn.readNetFromCaffe(f"{model}.prototxt", f"{model}.caffemodel")
-        loaded.setInput(images)
-        return loaded.forward
+        opencv_net = cv2.dnn.readNetFromCaffe(f"{model}.prototxt", f"{model}.caffemodel")
+        opencv_net.setInput(images)
+        return opencv_net.forward
     from spp.convert.onnx.export import model as onnx_export
 
     onnx_export.export(net, None, f"{model}.onnx")
@@ -200,16 +201,16 @@ def file_task(task: str, contender: str) -> Callable[[], Any] | None:
     import openvino
 
     core = openvino.Core()
-    read = core.read_model(f"{model}.onnx")
-    read.reshape(list(images.shape))
-    compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT":
-                                                "LATENCY" if len(images) == 1 else "THROUGHPUT"})
+    loaded = core.read_model(f"{model}.onnx")
+    loaded.reshape(list(images.shape))
+    compiled = core.compile_model(loaded, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT":
+                                                  "LATENCY" if len(images) == 1 else "THROUGHPUT"})
     request = compiled.create_infer_request()
     return lambda: request.infer([images])
 
 
 def with_pooling_layers(param: Any) -> Any:
-    """The net with its SPP layer written as Pooling, Flatten and Concat layers, which OpenCV knows."""
+    """The net with its SPP layer replaced by Pooling, Flatten and Concat layers, which OpenCV supports."""
     from spp.proto import parse_net
 
     result = parse_net("")

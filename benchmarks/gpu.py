@@ -1,8 +1,8 @@
-"""Nets on a GPU: images a second of spp, of torch and of torch.compile, at each precision, and the GPU's own limits.
+"""Nets on a GPU: images per second of spp, torch and torch.compile at each precision, and the GPU's own limits.
 
 Inference of 1, 32 and 128 images and training steps of 128. torch computes the same net with the same arithmetic:
-fp32 without TF32, tf32 with it, bf16 under autocast; channels_last in the latter two. First the limits are
-measured: the largest product of matrices a second, and bytes copied inside the GPU. Prints tables, and writes all
+fp32 without TF32, tf32 with it, bf16 under autocast; channels_last in the latter two. The limits are measured
+first: FLOP/s of a large matrix product, and bytes per second of a copy inside the GPU. Prints tables, and writes all
 times to gpu.json beside this file, or to --output.
 
   make bench-gpu, or: python benchmarks/gpu.py [--nets zf5_spp ...] [--tasks training-128] [--precisions bf16]
@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 import numpy as np
 
@@ -38,12 +38,12 @@ SMALL = 72                          # side of --small images
 
 
 def task_name(net: str, task: str, precision: str, device: str = "cuda", size: int | None = None) -> str:
-    """What the contenders are told."""
+    """The name of a task, which is all that the contenders' processes get."""
     return " ".join([net, task, precision, device, str(size or "")]).strip()
 
 
 def make(contender: str, name: str) -> Callable[[], Any]:
-    """What to time: one pass, or one step, from beginning to end."""
+    """The function to time: one forward pass, or one training step, until the device has finished."""
     net, task, precision, device, *size = name.split()
     side = int(size[0]) if size else None
     count = int(task.split("-")[1])
@@ -86,34 +86,34 @@ def _torch(param: Any, training: bool, precision: str, device: str, images: np.n
            compiled: bool) -> Callable[[], Any]:
     import torch
 
-    import twins
+    import torch_nets
     on_gpu = device.startswith("cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    torch.backends.cudnn.benchmark = True       # torch's best
+    torch.backends.cudnn.benchmark = True       # torch's fastest setting
     order = torch.contiguous_format if precision == "fp32" else torch.channels_last
     x = torch.from_numpy(images).to(device, memory_format=order)
     target = torch.from_numpy(labels).to(device)
-    twin: Any = twins.Twin(param).to(device)
+    net: Any = torch_nets.TorchNet(param).to(device)
     with torch.no_grad():
-        twin(*(x, target)[:len(twin.inputs)])
-    twin = twin.to(memory_format=order)
-    module = torch.compile(twin) if compiled else twin
+        net(*(x, target)[:len(net.inputs)])
+    net = net.to(memory_format=order)
+    module = torch.compile(net) if compiled else net
 
-    def forward(*inputs):
+    def forward(*inputs: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16, enabled=precision == "bf16"):
             return module(*inputs)
 
     if training:
-        optimizer = torch.optim.SGD(twin.parameters(), 1e-4, 0.9, weight_decay=5e-4, fused=on_gpu)
+        optimizer = torch.optim.SGD(net.parameters(), 1e-4, 0.9, weight_decay=5e-4, fused=on_gpu)
 
         def step() -> None:
             optimizer.zero_grad()
             loss = forward(x, target)
             loss.backward()
             optimizer.step()
-            loss.item()         # as spp, which looks whether the training diverges
+            loss.item()         # as spp, which checks the loss of each step
     else:
-        twin.eval()
+        net.eval()
 
         def step() -> None:
             with torch.inference_mode():
@@ -127,23 +127,23 @@ def _torch(param: Any, training: bool, precision: str, device: str, images: np.n
 
 
 def limits(device: str, side: int, copied: int) -> dict[str, float]:
-    """Floating-point operations a second of a large product, by precision, and bytes a second read and written."""
+    """FLOP/s of a large matrix product by precision, and `bytes` per second read and written by a copy."""
     used = backend.select(device)
-    found = {}
+    rates = {}
     with used.use():
         one = used.from_host(np.random.default_rng(0).normal(size=(side, side)).astype(np.float32))
         out = used.xp.empty_like(one)
         for precision in [p for p in PRECISIONS if p in used.precisions]:
             seconds = _best(used, lambda: used.inner_product_forward(one, one, None, out, False, False, precision))
-            found[precision] = 2 * side ** 3 / seconds
+            rates[precision] = 2 * side ** 3 / seconds
         here = used.xp.zeros(copied // 4, np.float32)
         there = used.xp.empty_like(here)
-        found["bytes"] = 2 * copied / _best(used, lambda: used.store(here, there))
-    return found
+        rates["bytes"] = 2 * copied / _best(used, lambda: used.store(here, there))
+    return rates
 
 
 def _best(used: Any, run: Callable[[], Any]) -> float:
-    """The least seconds of ten runs, after two."""
+    """The minimum seconds of ten runs, after two warm-up runs."""
     times = []
     for _ in range(12):
         begin = time.perf_counter()
@@ -155,9 +155,9 @@ def _best(used: Any, run: Callable[[], Any]) -> float:
 
 
 def work_of(net: str, size: int | None = None) -> tuple[float, float]:
-    """Floating-point operations of one image's forward, and the bytes that its layers read and write at least.
+    """FLOP of one image's forward, and the bytes of all bottoms, which layers read, and tops, which they write.
 
-    A layer reads its bottoms and writes its tops; of fused ReLUs and layers in place that is more than is done.
+    Fused and in-place layers move fewer bytes than that.
     """
     with Net(nets.inference(net, 1, size), TEST, device="cpu") as built:
         operations = sum(cost.flops for cost in flops.costs(built))
@@ -167,7 +167,7 @@ def work_of(net: str, size: int | None = None) -> tuple[float, float]:
 
 def achieved(seconds: float, count: int, training: bool, work: tuple[float, float], ceilings: dict[str, float],
              precision: str) -> str:
-    """A line with operations and bytes a second beside the GPU's limits; training counts three times inference."""
+    """A line with FLOP/s and bytes per second beside the GPU's limits; a training step counts as three forwards."""
     times = count * (3 if training else 1) / seconds
     operations, moved = (part * times for part in work)
     return (f"    spp: {operations / 1e12:.1f} TFLOP/s of {ceilings.get(precision, 0) / 1e12:.1f}, at least "
@@ -175,7 +175,7 @@ def achieved(seconds: float, count: int, training: bool, work: tuple[float, floa
 
 
 def name_of(device: str) -> str:
-    """The GPU's own name, or "cpu". Raises SppError where there is none."""
+    """The name of the GPU model, or "cpu". Raises SppError if the device is not available."""
     used = backend.select(device)
     if not used.asynchronous:
         return device
@@ -184,20 +184,26 @@ def name_of(device: str) -> str:
         return runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
 
 
+def parser_for(script: str, description: str | None, tasks: Iterable[str],
+               contenders: Iterable[str]) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks on a GPU have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option, choices in (("--tasks", tasks), ("--precisions", PRECISIONS), ("--contenders", contenders)):
+        parser.add_argument(option, nargs="+", choices=list(choices), default=list(choices))
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each task (default: 5)")
+    parser.add_argument("--device", default="cuda", help="default: cuda")
+    parser.add_argument("--small", action="store_true", help="small inputs, to test that the benchmark runs")
+    parser.add_argument("--output", default=str(Path(script).with_suffix(".json")), metavar="FILE")
+    return parser
+
+
 def main() -> int:
     if "--work" in sys.argv:        # a contender's process
         turns.main(__file__, None, {}, CONTENDERS, make)
         return 0
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__file__, __doc__, TASKS, CONTENDERS)
     parser.add_argument("--nets", nargs="+", choices=nets.NETS,
                         default=["zf5_spp", "overfeat7_spp", "alexnet", "vgg16", "squeezenet"])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender at each task (default: 5)")
-    parser.add_argument("--device", default="cuda", help="default: cuda")
-    parser.add_argument("--small", action="store_true", help="small images, to see that it runs")
-    parser.add_argument("--output", default=str(Path(__file__).with_suffix(".json")), metavar="FILE")
     args = parser.parse_args()
     try:
         record: dict[str, Any] = {**turns.machine(), "gpu": name_of(args.device), "rounds": args.rounds, "tasks": {}}
@@ -215,10 +221,10 @@ def main() -> int:
         for precision in args.precisions:
             for task in args.tasks:
                 name, what = task_name(net, task, precision, args.device, side), turns.Task(TASKS[task])
-                found = record["tasks"][name] = turns.measure(__file__, name, what, contenders, args.rounds, "spp")
-                turns.report(name, what, found, "spp")
-                if "spp" in found:
-                    seconds, training = statistics.median(found["spp"]["seconds"]), task.startswith("training")
+                results = record["tasks"][name] = turns.measure(__file__, name, what, contenders, args.rounds, "spp")
+                turns.report(name, what, results, "spp")
+                if "spp" in results:
+                    seconds, training = statistics.median(results["spp"]["seconds"]), task.startswith("training")
                     print(achieved(seconds, TASKS[task], training, work, ceilings, precision), flush=True)
                 Path(args.output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -1,8 +1,8 @@
-"""Layer by layer: what convolutions and inner products reach of the processor's peak.
+"""Layer by layer: the share of the processor's peak that convolutions and inner products reach.
 
-Of every Convolution and InnerProduct layer of a net: forward, the gradient of the input and that of the weights, in
-GFLOP/s and as a share of what one large matrix product reaches (sgemm in SciPy's BLAS, on all cores), beside torch
-channels_last doing the same operation. Writes layers.json beside this file.
+For every Convolution and InnerProduct layer of a net: forward, gradient of the input and gradient of the weights, in
+GFLOP/s, as a share of one large matrix product (sgemm of NumPy's BLAS on all cores), and beside the same operation in
+torch channels_last. Writes layers.json beside this file.
 
   make bench, or: python benchmarks/layers.py [--nets zf5_spp ...] [--batches 1 32] [--rounds 5]
 """
@@ -18,27 +18,27 @@ import nets
 import turns
 
 OPERATIONS = ("forward", "input's gradient", "weights' gradient")
-CONTENDERS = {"spp": turns.Contender("as installed, with oneDNN where that is"),
+CONTENDERS = {"spp": turns.Contender("as installed, with oneDNN where it is installed"),
               "torch": turns.Contender("eager, channels_last", ("torch",))}
 PEAK = "sgemm"
 SIDE = 3072         # of the matrices of the peak
 
 
 def layers_of(name: str, batch: int) -> list[dict[str, Any]]:
-    """Name, type, shapes and FLOP of each layer that multiplies matrices, of a net built once."""
+    """Name, type, shapes and FLOP of each Convolution and InnerProduct layer of a net."""
     from spp.inspection.flops import layer_flops
     from spp.net import Net
 
     net = Net(nets.inference(name, batch))
-    found = []
+    rows = []
     for layer, bottom, top in zip(net.layers, net.bottoms, net.tops):
         if layer.type in ("Convolution", "InnerProduct"):
             p = layer.param.convolution_param
-            found.append({"name": layer.name, "type": layer.type, "x": bottom[0].shape, "y": top[0].shape,
-                          "weight": layer.blobs[0].shape, "bias": len(layer.blobs) > 1,
-                          "stride": p.stride[0] if p.stride else 1, "pad": p.pad[0] if p.pad else 0, "group": p.group,
-                          "flop": layer_flops(layer, bottom, top)})
-    return found
+            rows.append({"name": layer.name, "type": layer.type, "x": bottom[0].shape, "y": top[0].shape,
+                         "weight": layer.blobs[0].shape, "bias": len(layer.blobs) > 1,
+                         "stride": p.stride[0] if p.stride else 1, "pad": p.pad[0] if p.pad else 0, "group": p.group,
+                         "flop": layer_flops(layer, bottom, top)})
+    return rows
 
 
 def make(contender: str, task: str) -> Callable[[], Any] | None:
@@ -100,11 +100,11 @@ def _torch(layer: dict[str, Any]) -> Callable[[], Any]:
     group, stride, pad = layer["group"], [layer["stride"]] * 2, [layer["pad"]] * 2
     if layer["operation"] == "forward":
         return lambda: functional.conv2d(x, weight, bias, stride, pad, 1, group)
-    wanted = [layer["operation"] == "input's gradient", layer["operation"] == "weights' gradient",
-              layer["operation"] == "weights' gradient" and layer["bias"]]
+    mask = [layer["operation"] == "input's gradient", layer["operation"] == "weights' gradient",
+            layer["operation"] == "weights' gradient" and layer["bias"]]
     sizes = [len(weight)] if layer["bias"] else None
     return lambda: torch.ops.aten.convolution_backward(y, x, weight, sizes, stride, pad, [1, 1], False, [0, 0], group,
-                                                       wanted)
+                                                       mask)
 
 
 def _rate(layer: dict[str, Any], result: dict[str, Any]) -> float:
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", choices=nets.NETS, default=["zf5_spp"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each operation (default: 5)")
     args = parser.parse_args()
     contenders = turns.present(CONTENDERS)
     only_spp = {"spp": contenders["spp"]}
@@ -134,17 +134,17 @@ def main() -> None:
             for i, layer in enumerate(layers_of(name, batch)):
                 print(f"  {layer['name']:<20}", end="", flush=True)
                 for operation in OPERATIONS:
-                    if i == 0 and operation == "input's gradient":      # of images nobody wants one
+                    if i == 0 and operation == "input's gradient":      # images need none
                         print(" " * 34, end="")
                         continue
                     task = json.dumps({**layer, "operation": operation})
-                    found = turns.measure(__file__, task, turns.Task(1), contenders, args.rounds, "spp")
-                    rate = _rate(layer, found["spp"])
-                    ratio = found.get("torch", {}).get("ours_is_times_as_fast")
+                    results = turns.measure(__file__, task, turns.Task(1), contenders, args.rounds, "spp")
+                    rate = _rate(layer, results["spp"])
+                    ratio = results.get("torch", {}).get("ours_is_times_as_fast")
                     print(f"{rate:11.0f}{rate / peak:10.0%}{ratio or float('nan'):13.2f}", end="", flush=True)
                     record["layers"].append({"net": name, "batch": batch, "layer": layer["name"], "gflops": rate,
                                              "operation": operation, "share_of_peak": rate / peak,
-                                             "times_torch": ratio, **found})
+                                             "times_torch": ratio, **results})
                 print()
     Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 

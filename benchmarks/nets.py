@@ -1,7 +1,7 @@
-"""The nets that the benchmarks run: of each the layers from images `data` to scores `scores` of 1,000 classes.
+"""The nets that the benchmarks run, as layers from the images `data` to the `scores` of 1,000 classes.
 
-`inference` and `training` make whole nets of them. ZF-5 and Overfeat-7 are those of prototxt/; AlexNet, VGG-16,
-SqueezeNet 1.0 and ResNet-18 are their papers', as Caffe's users know them.
+`inference` and `training` add inputs and outputs. ZF-5 and Overfeat-7 are those of prototxt/; AlexNet, VGG-16,
+SqueezeNet 1.0 and ResNet-18 follow their papers and Caffe's model zoo.
 """
 from pathlib import Path
 from typing import Any, Callable
@@ -13,7 +13,7 @@ CLASSES = 1000
 
 
 class _Text:
-    """A net's text, layer by layer; each function returns the name of the blob that it makes."""
+    """Builds a net's prototxt layer by layer; each method returns the name of the top blob."""
 
     def __init__(self) -> None:
         self.layers: list[str] = []
@@ -26,8 +26,9 @@ class _Text:
         self.layers.append(f'layer {{ name: "{name}" type: "{kind}" {reads} top: "{top}" {param} }}')
         return top
 
-    def conv(self, name: str, bottom: str, outputs: int, kernel: int, stride: int = 1, pad: int = 0, group: int = 1,
-             relu: bool = True, bias: bool = True) -> str:
+    def conv(self, name: str, bottom: str, outputs: int, kernel: int, stride: int = 1, pad: int = 0, *,
+             group: int = 1, relu: bool = True, bias: bool = True) -> str:
+        """Convolution, followed by a ReLU unless `relu` is False."""
         self.layer("Convolution", name, bottom, f"convolution_param {{ num_output: {outputs} kernel_size: {kernel} "
                    f"stride: {stride} pad: {pad} group: {group} bias_term: {str(bias).lower()} "
                    'weight_filler { type: "msra" } }')
@@ -102,7 +103,7 @@ def squeezenet() -> str:
 
 
 def resnet18() -> str:
-    """He et al. 2015; Caffe's pooling rounds up, where the paper's rounds down."""
+    """He et al. 2015; Caffe's pooling rounds output sizes up, the paper's rounds them down."""
     net = _Text()
 
     def normed(name: str, bottom: str, outputs: int, kernel: int, stride: int = 1) -> str:
@@ -123,20 +124,20 @@ def resnet18() -> str:
     return str(net)
 
 
-def _of_file(name: str) -> Callable[[], str]:
+def _from_file(name: str) -> Callable[[], str]:
     """The layers of a net in prototxt/ between its data and its loss."""
     def layers() -> str:
         param = text.read_net(str(PROTOTXT / f"{name}_train_val.prototxt"))
-        kept = [layer for layer in param.layer if layer.type not in ("Data", "SoftmaxWithLoss", "Accuracy", "Softmax")]
-        last = kept[-1]
-        last.top[0] = "scores"
+        inner = [layer for layer in param.layer
+                 if layer.type not in ("Data", "SoftmaxWithLoss", "Accuracy", "Softmax")]
+        inner[-1].top[0] = "scores"
         del param.layer[:]
-        param.layer.extend(kept)
+        param.layer.extend(inner)
         return text.to_text(param)
     return layers
 
 
-zf5_spp, overfeat7_spp = _of_file("zf5_spp"), _of_file("overfeat7_spp")
+zf5_spp, overfeat7_spp = _from_file("zf5_spp"), _from_file("overfeat7_spp")
 
 # the layers, and the side of the images
 NETS: dict[str, tuple[Callable[[], str], int]] = {
@@ -145,7 +146,7 @@ NETS: dict[str, tuple[Callable[[], str], int]] = {
 
 
 def inference(name: str, batch: int, size: int | None = None) -> Any:
-    """The NetParameter that makes probabilities `prob` of `batch` images `data`."""
+    """The NetParameter that computes the probabilities `prob` of `batch` images `data`."""
     layers, side = NETS[name]
     shape = f"shape {{ dim: {batch} dim: 3 dim: {size or side} dim: {size or side} }}"
     return text.parse_net(f"""name: "{name}"
@@ -154,7 +155,7 @@ def inference(name: str, batch: int, size: int | None = None) -> Any:
 
 
 def training(name: str, batch: int, size: int | None = None) -> Any:
-    """The NetParameter that makes the loss `loss` of `batch` images `data` with labels `label`."""
+    """The NetParameter that computes the loss `loss` of `batch` images `data` with labels `label`."""
     layers, side = NETS[name]
     shape = f"shape {{ dim: {batch} dim: 3 dim: {size or side} dim: {size or side} }} shape {{ dim: {batch} }}"
     return text.parse_net(f"""name: "{name}"
@@ -163,14 +164,14 @@ def training(name: str, batch: int, size: int | None = None) -> Any:
 
 
 def _unnamed(layers: str) -> str:
-    """The layers without the net's own name."""
+    """The text of the layers without the name of the net."""
     return layers[layers.index("layer"):]
 
 
 def parts(name: str, windows: int, features: int) -> tuple[Any, Any]:
-    """An SPP-net in two NetParameters: images `data` to the map before its SPP layer; features to `prob`.
+    """An SPP-net in two NetParameters: from images `data` to the input of its SPP layer; from SPP features to `prob`.
 
-    The second takes `windows` x `features` at once, in its blob `data`.
+    The input of the second has the shape `windows` x `features`.
     """
     whole = inference(name, 1)
     place = next(i for i, layer in enumerate(whole.layer) if layer.type == "SPP")

@@ -1,8 +1,8 @@
-"""Images a second from an LMDB to batches of floats: how many threads keep up with which training.
+"""Images per second from an LMDB to batches of floats.
 
-Four databases of one and the same set of images: 256 x 256 raw, the same as JPEG, and JPEGs of 400 x 533 that are
-cropped alone (224 of the whole), or resized, cropped, mirrored and shifted in colour. One and two threads
-(SPP_DATA_WORKERS), beside torch's DataLoader with one and two processes, Pillow decoding, for the last.
+Four databases of the same images: 256 x 256 raw; the same as JPEG; and JPEGs of 400 x 533 that are only cropped to
+224 x 224, or resized, cropped, mirrored and shifted in colour. One and two threads (SPP_DATA_WORKERS); the last also
+with torch's DataLoader in one and two processes, with Pillow as decoder.
 
   make bench-pipeline, or: python benchmarks/pipeline.py [--rounds 5]
 """
@@ -34,7 +34,7 @@ TRANSFORM = {
 
 
 def image(index: int, height: int, width: int) -> np.ndarray:
-    """A picture with edges, slopes and noise, about as hard to decode as a photo."""
+    """An image with edges, gradients and noise, about as slow to decode as a photograph."""
     rng = np.random.default_rng(index)
     small = cv2.resize(rng.integers(0, 256, (height // 24, width // 24, 3), np.uint8), (width, height),
                        interpolation=cv2.INTER_CUBIC)

@@ -1,11 +1,11 @@
-"""Contenders that take turns: what every benchmark here is made of.
+"""Interleaved timing of several contenders; every benchmark in this folder uses it.
 
-Each contender is a process of its own that waits while the others work. In every round each does the task once,
-in turn, so that what else the machine does meets all of them alike: read the ratios, not the times. A short task
-is done several times a turn.
+Each contender is a process of its own that waits while the others work. In every round each contender runs the task
+once, in turn, so that other load on the machine affects all of them alike: read the ratios, not the times. A short
+task is run several times per turn.
 
-A benchmark is a program that calls `main` with its tasks and contenders, and with a function `make(contender,
-task)` that returns what to time, or None where the contender cannot do the task.
+A benchmark is a program that calls `main` with its tasks and contenders, and with a function `make(contender, task)`
+that returns the function to time, or None if the contender does not support the task.
 """
 import argparse
 import importlib.util
@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, Callable, Iterable
 
 ROOT = Path(__file__).resolve().parent.parent
-TURN = 0.3          # seconds that a turn should take at least
+TURN = 0.3          # seconds that a turn takes at least
 
 
 @dataclass
 class Contender:
-    """What takes part: a description, the modules that it cannot do without, and its environment variables."""
+    """A program to time: its description, the modules that it needs, and its environment variables."""
 
     what: str
     needs: tuple[str, ...] = ()
@@ -36,9 +36,9 @@ class Contender:
 
 @dataclass
 class Task:
-    """What is to be done, and how many `unit`s (images, windows) of it that is.
+    """A task of `count` units (images, windows).
 
-    A large task is not held in memory by all contenders at once: ours meets each rival by itself.
+    If it is large, not all contenders have it in memory at once: ours is compared with one rival at a time.
     """
 
     count: int
@@ -50,10 +50,12 @@ Make = Callable[[str, str], Callable[[], Any] | None]
 
 
 def _work(make: Make, contender: str) -> None:
-    """A contender: for each task named on standard input, the seconds of doing it once on standard output."""
+    """The process of a contender: reads task names from standard input, writes the seconds of one run each to standard
+    output.
+    """
     sys.stdout.flush()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)           # what libraries print is no answer
+    os.dup2(2, 1)           # what libraries print is not part of the answers
     tasks: dict[str, tuple[Callable[[], Any] | None, int]] = {}
     for line in sys.stdin:
         task = line.strip()
@@ -80,14 +82,14 @@ def _work(make: Make, contender: str) -> None:
 class _Worker:
     def __init__(self, script: str, name: str, contender: Contender) -> None:
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        # a shell's choice of an older processor's kernels would slow down those that use OpenBLAS, and them alone
+        # a shell's setting for an older processor would slow down only the contenders that use OpenBLAS
         environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
         self.process = subprocess.Popen([sys.executable, script, "--work", name], text=True,
                                         env={**environment, "PYTHONPATH": path, **contender.environment},
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def turn(self, task: str) -> tuple[float, float] | None:
-        """Seconds of doing the task once, and the most memory, in MiB, that the process has had."""
+        """Seconds of running the task once, and the peak memory of the process in MiB; None if it is unsupported."""
         assert self.process.stdin and self.process.stdout
         print(task, file=self.process.stdin, flush=True)
         seconds, kibibytes = (self.process.stdout.readline() or "none 0").split()
@@ -101,48 +103,48 @@ class _Worker:
 
 def measure(script: str, name: str, task: Task, contenders: dict[str, Contender], rounds: int,
             ours: str) -> dict[str, Any]:
-    """Of each contender that can do the task the times of all rounds, in seconds, and its largest memory.
+    """For each contender that supports the task, the seconds of all rounds, and its peak memory in MiB.
 
-    `ours_is_times_as_fast`: the median over the rounds of its time by that of `ours` in the same round.
+    `ours_is_times_as_fast`: the median over the rounds of its time divided by that of `ours` in the same round.
     """
     rivals = [rival for rival in contenders if rival != ours]
     groups = [[ours, rival] for rival in rivals] if task.large and ours in contenders else [list(contenders)]
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for group in groups:
-        met = _meet(script, name, {rival: contenders[rival] for rival in group}, rounds)
-        for rival, result in met.items():
-            if ours in met and rival != ours:
+        times = _take_turns(script, name, {rival: contenders[rival] for rival in group}, rounds)
+        for rival, result in times.items():
+            if ours in times and rival != ours:
                 result["ours_is_times_as_fast"] = statistics.median(
-                    theirs / mine for mine, theirs in zip(met[ours]["seconds"], result["seconds"]))
-            if rival in found:
-                found[rival]["seconds"] += result["seconds"]
+                    theirs / mine for mine, theirs in zip(times[ours]["seconds"], result["seconds"]))
+            if rival in results:
+                results[rival]["seconds"] += result["seconds"]
             else:
-                found[rival] = result
-    return found
+                results[rival] = result
+    return results
 
 
-def _meet(script: str, task: str, contenders: dict[str, Contender], rounds: int) -> dict[str, Any]:
+def _take_turns(script: str, task: str, contenders: dict[str, Contender], rounds: int) -> dict[str, Any]:
     workers = {name: _Worker(script, name, contender) for name, contender in contenders.items()}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for count in range(rounds + 1):
         for name, worker in list(workers.items()):
             answer = worker.turn(task)
             if answer is None:
                 workers.pop(name).close()
                 continue
-            result = found.setdefault(name, {"seconds": []})
+            result = results.setdefault(name, {"seconds": []})
             if count:           # the first round builds the nets while others do too
                 result["seconds"].append(answer[0])
             result["peak_mib"] = answer[1]
     for worker in workers.values():
         worker.close()
-    return found
+    return results
 
 
-def report(name: str, task: Task, found: dict[str, Any], ours: str) -> None:
+def report(name: str, task: Task, results: dict[str, Any], ours: str) -> None:
     """Print a task's table."""
     print(f"\n{name:<28}{task.unit + '/s: median (least to most)':>42}{'peak MiB':>10}   {ours} is ... times as fast")
-    for contender, result in found.items():
+    for contender, result in results.items():
         rates = [task.count / seconds for seconds in result["seconds"]]
         spread = f"{statistics.median(rates):10.1f} ({min(rates):.1f} to {max(rates):.1f})"
         ratio = f"{result['ours_is_times_as_fast']:.2f}" if "ours_is_times_as_fast" in result else ""
@@ -150,30 +152,30 @@ def report(name: str, task: Task, found: dict[str, Any], ours: str) -> None:
 
 
 def present(contenders: dict[str, Contender]) -> dict[str, Contender]:
-    """Those whose modules are installed; says which are not."""
-    found = {}
+    """The contenders whose modules are installed; prints which are left out."""
+    installed = {}
     for name, contender in contenders.items():
         missing = [module for module in contender.needs if importlib.util.find_spec(module) is None]
         if missing:
             print(f"{name}: left out, {' and '.join(missing)} not installed (pip install '.[bench]')")
         else:
-            found[name] = contender
-    return found
+            installed[name] = contender
+    return installed
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """The machine that runs the benchmark."""
     return {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
 
 
 def main(script: str, description: str | None, tasks: dict[str, Task], contenders: dict[str, Contender], make: Make,
          ours: str = "spp", extra: Iterable[str] = ()) -> None:
-    """The program: --rounds, --tasks, --contenders; prints tables and writes JSON beside the script, task by task.
+    """The program: --rounds, --tasks, --contenders; prints tables and writes JSON beside the script after each task.
 
-    `extra` are tasks that run only when named. What the JSON has of other tasks stays.
+    `extra` are tasks that run only when named. Results of other tasks stay in the JSON file.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender at each task (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each task (default: 5)")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", choices=tasks, help=f"of: {', '.join(tasks)}",
                         default=[name for name in tasks if name not in set(extra)])
     parser.add_argument("--contenders", nargs="+", metavar="NAME", choices=contenders, default=list(contenders),
@@ -186,8 +188,8 @@ def main(script: str, description: str | None, tasks: dict[str, Task], contender
     path = Path(script).with_suffix(".json")
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"contenders": {}, "tasks": {}}
     for name in args.tasks:
-        found = before["tasks"][name] = measure(script, name, tasks[name], taking_part, args.rounds, ours)
-        report(name, tasks[name], found, ours)
+        before["tasks"][name] = measure(script, name, tasks[name], taking_part, args.rounds, ours)
+        report(name, tasks[name], before["tasks"][name], ours)
         record = {**machine(), "rounds": args.rounds,
                   "contenders": before["contenders"] | {rival: taking_part[rival].what for rival in taking_part},
                   "tasks": {task: before["tasks"][task] for task in tasks if task in before["tasks"]}}

@@ -1,10 +1,10 @@
-"""Classify a photo by the mean over ten crops: the four corners and the centre, and their mirror images.
+"""Classify a photo by the mean scores of ten crops: the four corners, the centre, and their mirror images.
 
     python -m spp.pycaffe examples/classify_photo.py [PHOTO]
     python -m spp.pycaffe examples/classify_photo.py PHOTO --model deploy.prototxt --weights net.caffemodel \\
         --mean 104,117,123 --labels synset.txt
 
-Without a model, the script makes one that knows six colours; without a photo, a red evening sky.
+Without a model, the script makes one for six colours; without a photo, it draws a red evening sky.
 """
 import argparse
 import os
@@ -25,7 +25,7 @@ layer { name: "prob" type: "Softmax" bottom: "score" top: "prob" }
 
 
 def make_model(folder, mean):
-    """A net whose scores fall with the squared distance of an image's mean colour from each colour."""
+    """Write a net whose scores decrease with the squared distance between an image's mean colour and each colour."""
     model, weights = os.path.join(folder, "colours.prototxt"), os.path.join(folder, "colours.caffemodel")
     with open(model, "w") as file:
         file.write(MODEL)
@@ -38,7 +38,7 @@ def make_model(folder, mean):
 
 
 def make_photo(folder):
-    """A sky from dark red to bright red, as a PPM file."""
+    """Write an image of a sky from dark red to bright red, as a PPM file."""
     path = os.path.join(folder, "sky.ppm")
     sky = np.zeros((90, 120, 3), np.uint8)
     sky[:, :, 0] = np.linspace(120, 255, 90)[:, np.newaxis]
@@ -55,7 +55,7 @@ def main(folder):
     parser.add_argument("--weights", help="its caffemodel")
     parser.add_argument("--mean", default="104,117,123", help="of blue, green and red, from 0 to 255")
     parser.add_argument("--size", type=int, default=256, help="of the image that the crops are cut from")
-    parser.add_argument("--labels", help="a text file with a class a line")
+    parser.add_argument("--labels", help="a text file with one class per line")
     args = parser.parse_args()
     if (args.model is None) != (args.weights is None):
         parser.error("give --model and --weights together")

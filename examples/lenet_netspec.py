@@ -20,7 +20,7 @@ GLYPHS = ["111101101101111", "010110010010111", "111001111100111", "111001111001
 
 
 def digit(label, random):
-    """A 28 x 28 uint8 image of a digit: of one of several sizes, anywhere, of any brightness, on noise."""
+    """A 28 x 28 uint8 image of a digit with random size, place and brightness, on noise."""
     glyph = np.array(list(GLYPHS[label]), np.float32).reshape(5, 3)
     glyph = np.kron(glyph, np.ones(random.randint(3, 6, 2)))
     image = random.uniform(0, 60, (28, 28))
@@ -76,7 +76,7 @@ def main():
             s.train_net = net_file
         else:
             s.test_net.append(net_file)
-    s.test_interval, s.test_iter[:] = 10 ** 6, [max(1, args.images // 500)]     # tested by hand, below
+    s.test_interval, s.test_iter[:] = 10 ** 6, [max(1, args.images // 500)]     # tested below, after the training
     s.test_initialization = False
     s.base_lr, s.momentum, s.weight_decay = 0.01, 0.9, 5e-4
     s.lr_policy, s.gamma, s.power = "inv", 0.0001, 0.75

@@ -2,8 +2,8 @@
 
     python -m spp.pycaffe examples/net_surgery.py
 
-An InnerProduct layer on C x H x W is a convolution with one window of H x W: the weights are the same numbers in
-the same order. As a convolution, it runs at every place of a larger image at once.
+An InnerProduct layer on C x H x W is a convolution with one window of H x W; its weights are the same numbers in
+the same order. The convolution computes all windows of a larger image at once.
 """
 import os
 import tempfile
@@ -36,7 +36,7 @@ layer { name: "fc3-conv" type: "Convolution" bottom: "fc2" top: "score"
 layer { name: "prob" type: "Softmax" bottom: "score" top: "prob" }
 """
 HEIGHT, WIDTH = 31, 23      # of the image that the connected net sees
-STEP = 4                    # pixels that one place of the convolutional net's output lies from the next
+STEP = 4                    # stride, in pixels of the image, of the convolutional net's output
 
 
 def main(folder):

@@ -2,7 +2,8 @@
 
     python -m spp.pycaffe examples/python_data_layer.py
 
-The layer makes up its images: a bright bar on noise, upright (class 0) or lying (class 1). The net finds out which.
+The layer generates its images: a bright bar on noise, vertical (class 0) or horizontal (class 1). The net learns
+to tell them apart.
 """
 import os
 import tempfile

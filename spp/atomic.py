@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 import errno
 import itertools
 import os
@@ -12,13 +12,13 @@ _number = itertools.count()
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], error: type[SppError] = SppError) -> Iterator[str]:
-    """Give a temporary path in the folder of `path`; what the block writes there becomes `path` when it ends.
+    """Yield a temporary path in the folder of `path`; the file written there replaces `path` when the block ends.
 
-    The file is fsynced, then renamed. If the block raises, `path` stays as it was and the temporary file is
-    removed. A symbolic link is followed, so that the file it points to is the one replaced.
+    The file is fsynced, then renamed. If the block raises, `path` is unchanged and the temporary file is removed. A
+    symbolic link is followed: the file that it points to is replaced.
 
-    Raises `error` (a kind of SppError) for every OSError, and before the block runs if the folder is missing
-    or `path` is something other than a file.
+    Raises `error` (a subclass of SppError) for every OSError, and before the block runs if the folder is missing
+    or `path` is not a file.
     """
     name = os.fspath(path)
     target = os.path.realpath(name)

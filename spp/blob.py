@@ -7,6 +7,7 @@ from typing import Any, Callable
 import numpy as np
 
 from spp.backend import host
+from spp.backend.protocol import Backend
 from spp.backend.types import Array, Numbers
 from spp.errors import NetError, too_little_memory
 
@@ -27,7 +28,7 @@ class Memory:
         self.fill: Callable[[], Array] | None = None
         self.host_copy: Any = None
 
-    def at_least(self, count: int, dtype: Any, backend: Any) -> Array:
+    def at_least(self, count: int, dtype: Any, backend: Backend) -> Array:
         """The array, with `count` elements or more. Raises NetError if there is not enough memory."""
         if self.overwritten:
             raise NetError(self.overwritten)
@@ -49,7 +50,7 @@ class Blob:
     first. `data` and `diff` return the same arrays as long as the blob's shape stays the same.
     """
 
-    def __init__(self, shape: Numbers = (), dtype: Any = np.float32, backend: Any = host,
+    def __init__(self, shape: Numbers = (), dtype: Any = np.float32, backend: Backend = host,
                  channels_last: bool | None = None) -> None:
         self.dtype = np.dtype(dtype)
         self.shape: Numbers = _checked(tuple(shape), self.dtype)

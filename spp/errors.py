@@ -1,4 +1,4 @@
-"""Errors that a user of spp can cause; each message names the thing, the rule, what was found and the remedy."""
+"""Errors that a user of spp can cause; each message names the object, the rule, the actual value and the remedy."""
 from collections.abc import Sequence
 
 
@@ -16,7 +16,7 @@ class ProtoError(SppError):
 
 
 class DataError(SppError):
-    """A database, an image or a mean file cannot be read, or does not fit."""
+    """A database, an image or a mean file cannot be read, or does not fit the net."""
 
 
 class NetError(SppError):
@@ -24,17 +24,17 @@ class NetError(SppError):
 
 
 def too_little_memory(error: MemoryError) -> NetError:
-    """What to say, behind the layer's name, where memory could not be had; the error tells how much, on a GPU."""
+    """The error for a layer that cannot allocate memory; a GPU's `error` says how much it needs."""
     return NetError(f"needs more memory than there is ({error}); make its sizes, the input or the batch smaller")
 
 
 class DeviceError(SppError):
-    """A GPU has failed: this process can do nothing more on it."""
+    """A GPU has failed; this process cannot use it any more."""
 
 
 class SolverError(SppError):
-    """A solver cannot be built, resumed, or go on."""
+    """A solver cannot be built, resumed or continued."""
 
 
 class ConvertError(SppError):
-    """A net or its weights cannot be converted, or only by guessing."""
+    """A net or its weights cannot be converted without guessing."""

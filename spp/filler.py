@@ -8,11 +8,11 @@ import numpy as np
 
 from spp.errors import NetError
 
-PART = 1 << 20      # numbers that a thread draws at once; about 5 ms
+PART = 1 << 20      # numbers that a thread draws at once, in about 5 ms
 
 
 def _between(low: float, high: float, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    values = rng.random(shape, np.float32)      # half the time of float64, and an fc6 has 50 million
+    values = rng.random(shape, np.float32)      # takes half the time of float64; an fc6 has 50 million weights
     values *= high - low
     values += low
     return values
@@ -28,10 +28,10 @@ def _normal(mean: float, std: float, shape: tuple[int, ...], rng: np.random.Gene
         piece += mean
 
     pieces = [flat[start:start + PART] for start in range(0, flat.size, PART)]
-    # each piece has a stream of its own, so that any number of threads draws the same numbers; all streams are made
-    # first: a jump starts from where the first one is
-    own: Any = rng.bit_generator
-    streams = [rng, *(np.random.Generator(own.jumped(i)) for i in range(1, len(pieces)))]
+    # each piece has its own stream, so that the numbers do not depend on the number of threads; the streams are
+    # created before any is used, because a jump starts from the current state of the first one
+    generator: Any = rng.bit_generator
+    streams = [rng, *(np.random.Generator(generator.jumped(i)) for i in range(1, len(pieces)))]
     if len(pieces) > 1:
         with ThreadPoolExecutor(os.cpu_count()) as team:
             list(team.map(draw, pieces, streams))
@@ -51,7 +51,7 @@ def _uniform(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.nda
 def _gaussian(shape: tuple[int, ...], p: Any, rng: np.random.Generator) -> np.ndarray:
     values = _normal(p.mean, p.std, shape, rng)
     if p.sparse >= 0:
-        # Caffe keeps a weight with probability sparse / num_output: about `sparse` non-zero inputs an output
+        # as in Caffe: about `sparse` non-zero weights per output
         values *= rng.random(shape) < p.sparse / shape[0]
     return values
 
@@ -92,7 +92,7 @@ FILLERS: dict[str, Callable[[tuple[int, ...], Any, np.random.Generator], np.ndar
 
 
 def check(shape: tuple[int, ...], param: Any) -> None:
-    """Raise NetError for an unknown filler, or one that the shape does not suit."""
+    """Raise NetError for an unknown filler, or one that does not support the shape."""
     if param.type not in FILLERS:
         raise NetError(f"unknown filler {param.type!r}; known fillers: {', '.join(sorted(FILLERS))}")
     if param.sparse != -1 and param.type != "gaussian":
@@ -102,6 +102,9 @@ def check(shape: tuple[int, ...], param: Any) -> None:
 
 
 def fill(shape: tuple[int, ...], param: Any, rng: np.random.Generator) -> np.ndarray:
-    """New values of this shape by a FillerParameter. Raises NetError as `check`."""
+    """Initial values of a parameter of this shape, float32 or float64; param: a FillerParameter.
+
+    Raises NetError as `check` does.
+    """
     check(shape, param)
     return FILLERS[param.type](shape, param, rng)

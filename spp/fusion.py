@@ -12,7 +12,7 @@ from spp import backend
 from spp.blob import Blob
 from spp.layers import Layer
 from spp.layers.base import AFFINE, RELU, SCALE
-from spp.layers.normalization import BatchNorm
+from spp.layers.batch_norm import BatchNorm
 from spp.layers.scale import Scale
 from spp.ops.affine import IDENTITY
 

@@ -11,13 +11,14 @@ from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from spp.backend.protocol import Backend
 from spp.blob import Blob, Memory
 
 
 class HostCopy:
     """The host copy of a blob's memory. The Memory references its HostCopy, not the other way round."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._flat: Any = None                      # the device's array that was copied
         self._store = self._synced = np.empty(0)    # the copy, and its values when both were last equal

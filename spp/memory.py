@@ -6,7 +6,7 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from spp.blob import Blob, Memory
 from spp.layers import Layer
-from spp.layers.shape import Concat
+from spp.layers.concat import Concat
 
 ALIGNMENT = 32      # elements; a multiple of the width of vector instructions
 

@@ -122,7 +122,7 @@ class Net:
         try:
             yield
         except (SppError, MemoryError, RuntimeError) as raised:
-            error = backend.explained(raised)
+            error = backend.as_spp_error(raised)
             if not isinstance(error, SppError):
                 raise
             parts = []

@@ -1,14 +1,14 @@
-"""Where the files that other files name are looked for."""
+"""Search for files that other files name."""
 import os
 
 from spp.errors import SppError
 
 
 def find(name: str, named_in: str | None) -> str:
-    """The path of a file that `named_in` (a path) names.
+    """The path of the file `name`, which the file `named_in` names.
 
-    Looked for from the current folder, as Caffe does, then from the folder of `named_in` and the folders above
-    it: a solver found by its full path finds its net from anywhere. Raises SppError if it is nowhere.
+    The search starts from the current folder, as in Caffe, then from the folder of `named_in` and the folders above
+    it: a solver finds its net whatever the current folder is. Raises SppError if there is no such file.
     """
     if os.path.isabs(name) or named_in is None or os.path.exists(name):
         if not os.path.exists(name):

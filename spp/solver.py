@@ -8,17 +8,16 @@ from typing import Any, Callable, Iterable, Sequence
 import numpy as np
 
 from spp import backend, paths
-from spp.inspection import debug
-from spp.training import policies
-from spp.training import snapshot
-from spp.training import update_rules
+from spp.backend.types import UpdateStep
 from spp.blob import Memory
 from spp.errors import SolverError, SppError
+from spp.inspection import debug
 from spp.layers import TEST, TRAIN
 from spp.layers.base import on_device
-from spp.training.loss_scale import LossScale
 from spp.net import Net
 from spp.proto import text
+from spp.training import policies, snapshot, update_rules
+from spp.training.loss_scale import LossScale
 from spp.training.reporting import Listener
 
 Output = tuple[str, float, float]       # name, value, loss weight
@@ -27,14 +26,13 @@ Output = tuple[str, float, float]       # name, value, loss weight
 class Solver:
     """Optimises a train net and tests it on test nets.
 
-    param: the path of a solver prototxt, or a SolverParameter. weights: caffemodels to start from, besides
-    the solver's own `weights`. device "auto" heeds the solver's solver_mode: CPU and its device_id; else they do
-    not count. listeners hear of what happens. precision: the nets'; with fp16
-    the loss is scaled. Raises SppError where solver or net is wrong.
+    param: the path of a solver prototxt, or a SolverParameter. weights: caffemodels to start from, in addition to
+    the solver's own `weights`. device: "auto" follows the solver's solver_mode CPU and its device_id; any other
+    device overrides them. listeners: their methods are called at the events of a training (spp.training.reporting).
+    precision: of all nets; with fp16 the loss is scaled. Raises SppError if the solver or a net is wrong.
 
-    `net`, `test_nets`, `iter` (updates done) and `max_iter` are there to be read; `max_iter` may be set. So are
-    `before_step` and `after_gradients`, lists of functions without arguments: called where an iteration begins,
-    and where its gradients are complete and not yet applied.
+    Public attributes: `net`, `test_nets`, `iter` (the number of updates done), `listeners` and `max_iter`. The last
+    two may be changed.
     """
 
     def __init__(self, param: Any, device: str = "auto", listeners: Iterable[Listener] = (),
@@ -44,8 +42,6 @@ class Solver:
         self.param = text.read_solver(param) if isinstance(param, str) else param
         self._check()
         self.listeners = list(listeners)
-        self.before_step: list[Callable[[], Any]] = []
-        self.after_gradients: list[Callable[[], Any]] = []
         self.iter = 0
         self.max_iter: int = self.param.max_iter
         self.seed: int = self.param.random_seed if self.param.random_seed >= 0 else secrets.randbits(32)
@@ -67,9 +63,10 @@ class Solver:
                         for _ in range(self.rule.histories)             # all of the first kind, then of the second
                         for entry in self.net.learnable]
         self.plateau = policies.Plateau()
-        self._stop = self._snapshot_wanted = False
+        self._stop = self._snapshot_requested = False
+        self._last_snapshot = -1        # its iteration; -1 before the first one
 
-    # --- what the solver prototxt asks for
+    # --- reading the solver prototxt
 
     def _check(self) -> None:
         p = self.param
@@ -84,21 +81,22 @@ class Solver:
 
     def _train_net(self) -> Any:
         p = self.param
-        given = [name for name in ("net", "net_param", "train_net", "train_net_param") if p.HasField(name)]
-        if len(given) != 1:
+        fields = [name for name in ("net", "net_param", "train_net", "train_net_param") if p.HasField(name)]
+        if len(fields) != 1:
             raise SolverError("the solver must specify its train net by exactly one of net, net_param, train_net, "
-                              f"train_net_param; found {', '.join(given) or 'none'}")
-        return getattr(p, given[0])
+                              f"train_net_param; found {', '.join(fields) or 'none'}")
+        return getattr(p, fields[0])
 
     def _test_nets(self) -> list[tuple[Any, Any]]:
-        """Each test net with its NetState, in Caffe's order; the generic net fills up to the number of test_iter."""
+        """Test nets with their NetStates, in Caffe's order; further values of test_iter are for the generic net."""
         p = self.param
         nets = [*p.test_net_param, *p.test_net]
         generic = p.net_param if p.HasField("net_param") else p.net if p.HasField("net") else None
-        if generic is None and len(nets) != len(p.test_iter) or len(nets) > len(p.test_iter):
-            raise SolverError(f"test_iter must be given once for each test net: found {len(p.test_iter)} test_iter "
+        count = len(p.test_iter)
+        if len(nets) > count or (generic is None and len(nets) < count):
+            raise SolverError(f"test_iter must be given once for each test net: found {count} test_iter "
                               f"and {len(nets)} test net(s)")
-        nets += [generic] * (len(p.test_iter) - len(nets))
+        nets += [generic] * (count - len(nets))
         if nets and p.test_interval <= 0:
             raise SolverError("test_interval must be positive where there is a test net (test_iter is given)")
         if len(p.test_state) not in (0, len(nets)):
@@ -108,7 +106,7 @@ class Solver:
         return [(net, p.test_state[i] if p.test_state else default) for i, net in enumerate(nets)]
 
     def _make_net(self, net: Any, phase: int, state: Any) -> Net:
-        """A net whose NetState is the solver's phase, then what the net's file says, then what the solver says."""
+        """A net; its NetState is the phase, overridden by the net's own state, overridden by the solver's."""
         if isinstance(net, str):
             net = paths.find(net, self.source)
         own: Any = (text.read_net(net) if isinstance(net, str) else net).state
@@ -121,7 +119,7 @@ class Solver:
     def _load(self, path: str) -> None:
         self.net.copy_from(path)
         for net in self.test_nets:
-            if set(net.params) - set(self.net.params):      # all others it shares with the train net
+            if set(net.params) - set(self.net.params):      # the train net shares all others
                 net.copy_from(path)
 
     # --- training
@@ -134,25 +132,23 @@ class Solver:
         return policies.POLICIES[self.param.lr_policy](self.param, self.iter)
 
     def solve(self) -> str:
-        """Train up to `max_iter`, testing and taking snapshots as the solver says; returns "done" or "stopped"."""
+        """Train up to `max_iter`, with the solver's tests and snapshots; returns "done" or "stopped"."""
         p = self.param
         if p.snapshot_prefix and (p.snapshot or p.snapshot_after_train):
             snapshot.make_folder(self.param.snapshot_prefix)
-        self._tell("on_start")
+        self._notify("on_start")
         self.step(self.max_iter - self.iter)
         if p.snapshot_after_train and p.snapshot_prefix and self._last_snapshot != self.iter:
             self.snapshot()
         if not self._stop:
-            if self._displays_now():
+            if self._is_display_due():
                 self.net.forward()
-                self._tell("on_display", self.iter, self.net.loss, self.lr, _outputs(self.net))
-            if self._tests_now():
+                self._notify("on_display", self.iter, self.net.loss, self.lr, _outputs(self.net))
+            if self._is_test_due():
                 self.test_all()
         reason = "stopped" if self._stop else "done"
-        self._tell("on_end", reason)
+        self._notify("on_end", reason)
         return reason
-
-    _last_snapshot = -1
 
     def step(self, count: int) -> None:
         """Do `count` updates, or fewer if `request_stop` is called meanwhile."""
@@ -160,54 +156,52 @@ class Solver:
         losses: deque[float] = deque(maxlen=p.average_loss)
         end = self.iter + count
         while self.iter < end and not self._stop:
-            if self._tests_now():
+            if self._is_test_due():
                 self.test_all()
                 if self._stop:
                     break
-            for hook in self.before_step:
-                hook()
-            fetched, images = self._gradients()
-            for hook in self.after_gradients:
-                hook()
-            rate, displays = self.lr, self._displays_now()
+            self._notify("on_step_begin")
+            pending, images = self._gradients()
+            self._notify("on_gradients")
+            rate, displays = self.lr, self._is_display_due()
             if displays:
-                losses.append(self._arrived(fetched))
-                self._tell("on_display", self.iter, sum(losses) / len(losses), rate, _outputs(self.net))
+                losses.append(self._mean_loss(pending))
+                self._notify("on_display", self.iter, sum(losses) / len(losses), rate, _outputs(self.net))
             self.apply_update()
-            if not displays:        # waited for when a GPU has all of this iteration's work to do
-                losses.append(self._arrived(fetched))
+            if not displays:        # a GPU has all of this iteration's work queued before its losses are fetched
+                losses.append(self._mean_loss(pending))
             smoothed = sum(losses) / len(losses)
             self.iter += 1
-            self._tell("on_step", self.iter, smoothed, rate, images)
-            if self._snapshot_wanted or p.snapshot and self.iter % p.snapshot == 0:
-                self._snapshot_wanted = False
+            self._notify("on_step", self.iter, smoothed, rate, images)
+            if self._snapshot_requested or (p.snapshot and self.iter % p.snapshot == 0):
+                self._snapshot_requested = False
                 self.snapshot()
 
     def _gradients(self) -> tuple[list[Callable[[], float]], int]:
-        """Forward and backward over iter_size batches; their losses, to be waited for, and the number of images."""
+        """Forward and backward over iter_size batches; returns the losses to be fetched, and the image count."""
         self.net.clear_param_diffs()
         losses, images = [], 0
-        debugging = self._displays_now() and self._debugs(self.net)
+        debugging = self._is_display_due() and self._debug_info(self.net)
         for _ in range(self.param.iter_size):
-            with debug.told(self.net, self._message) if debugging else nullcontext():
+            with debug.logging_values(self.net, self._message) if debugging else nullcontext():
                 self.net.forward()
                 losses.append(self.net.fetch_loss())
                 if not self.context.backend.asynchronous:
                     self._check_loss(losses[-1]())
                 self.net.backward()
             if debugging:
-                debug.tell_norms(self.net, self._message)
+                debug.log_norms(self.net, self._message)
             images += self._batch_size()
         return losses, images
 
-    def _arrived(self, losses: list[Callable[[], float]]) -> float:
-        """The mean of an iteration's losses; raises SolverError if the training has diverged."""
+    def _mean_loss(self, pending: list[Callable[[], float]]) -> float:
+        """Wait for an iteration's losses and return their mean; raises SolverError if the training has diverged."""
         total = 0.0
-        for fetched in losses:
-            loss = fetched()
+        for fetch in pending:
+            loss = fetch()
             self._check_loss(loss)
             total += loss
-        return total / len(losses)
+        return total / len(pending)
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -215,10 +209,10 @@ class Solver:
             raise SolverError(f"the loss is {loss} at iteration {self.iter}: training has diverged{last}; "
                               "lower base_lr, or set clip_gradients")
 
-    def _displays_now(self) -> bool:
+    def _is_display_due(self) -> bool:
         return bool(self.param.display and self.iter % self.param.display == 0)
 
-    def _debugs(self, net: Net) -> bool:
+    def _debug_info(self, net: Net) -> bool:
         return self.param.debug_info or net.param.debug_info
 
     def _batch_size(self) -> int:
@@ -227,7 +221,7 @@ class Solver:
 
     @on_device
     def apply_update(self) -> None:
-        """Clip, scale and regularise the gradients, and change the parameters (Caffe's ApplyUpdate)."""
+        """Clip, scale and regularise the gradients, and update the parameters (Caffe's ApplyUpdate)."""
         p = self.param
         if self.loss_scale and not self.loss_scale.unscale():
             self._message(f"Gradients overflow fp16: no update in iteration {self.iter}, next loss scale "
@@ -238,13 +232,13 @@ class Solver:
         if learning:
             self.rule.update([entries[i].blob.data for i in learning], [entries[i].blob.diff for i in learning],
                              [[self.history[first + i] for i in learning]
-                              for first in range(0, len(self.history), len(entries))], p, self.iter,
-                             [rate * entries[i].lr_mult for i in learning],
-                             [p.weight_decay * entries[i].decay_mult for i in learning],
-                             p.regularization_type == "L1", scale)
+                              for first in range(0, len(self.history), len(entries))],
+                             UpdateStep([rate * entries[i].lr_mult for i in learning],
+                                        [p.weight_decay * entries[i].decay_mult for i in learning],
+                                        p.regularization_type == "L1", scale, self.iter), p)
 
     def _clip(self) -> float:
-        """What clip_gradients multiplies all gradients by: their common L2 norm is held at its value."""
+        """The factor for all gradients that limits their common L2 norm to clip_gradients."""
         limit = self.param.clip_gradients
         if limit < 0:
             return 1.0
@@ -260,29 +254,29 @@ class Solver:
 
     # --- testing
 
-    def _tests_now(self) -> bool:
+    def _is_test_due(self) -> bool:
         p = self.param
         return bool(self.test_nets and self.iter % p.test_interval == 0 and (self.iter or p.test_initialization))
 
     def test_all(self) -> list[list[Output]]:
-        """Run every test net for its test_iter batches; each one's mean outputs."""
+        """Run every test net for its test_iter batches; returns the mean outputs of each."""
         results: list[list[Output]] = []
         for index, (net, batches) in enumerate(zip(self.test_nets, self.param.test_iter)):
             sums: list[Output] = []
             loss = 0.0
             for done in range(batches):
-                with debug.told(net, self._message) if self._debugs(net) else nullcontext():
+                with debug.logging_values(net, self._message) if self._debug_info(net) else nullcontext():
                     net.forward()
                 outputs = _outputs(net)
                 sums = [(n, s + v, w) for (n, s, w), (_, v, _) in zip(sums, outputs)] if sums else outputs
                 loss += net.loss
-                self._tell("on_test_batch", index, done + 1, batches)
+                self._notify("on_test_batch", index, done + 1, batches)
                 if self._stop:
                     return results
             means = [(name, value / batches, weight) for name, value, weight in sums]
             results.append(means)
-            shown = loss / batches if self.param.test_compute_loss else None
-            self._tell("on_test", self.iter, index, means, shown)
+            mean_loss = loss / batches if self.param.test_compute_loss else None
+            self._notify("on_test", self.iter, index, means, mean_loss)
             if index == 0 and self.param.lr_policy == "plateau":
                 self._watch_plateau(net, means, loss / batches)
         return results
@@ -293,12 +287,12 @@ class Solver:
             name = next((layer.param.top[0] for layer in net.layers if layer.type == "Accuracy"), "")
         error = loss
         if name:
-            found = {output: (value, weight) for output, value, weight in means}
-            if name not in found:
+            outputs = {output: (value, weight) for output, value, weight in means}
+            if name not in outputs:
                 raise SolverError(f"plateau_param's output {name!r} is no output of the test net; its outputs are "
-                                  f"{', '.join(found)}")
-            value, weight = found[name]
-            error = value if weight else -value      # a loss is to fall, anything else to rise
+                                  f"{', '.join(outputs)}")
+            value, weight = outputs[name]
+            error = value if weight else -value      # a loss should fall, any other output rise
         if self.plateau.observe(self.param, error):
             self._message(f"Plateau: no better {name or 'loss'} for {self.param.plateau_param.patience} tests, "
                           f"lr = {self.lr:g}")
@@ -306,12 +300,12 @@ class Solver:
     # --- snapshots
 
     def snapshot(self) -> str:
-        """Write weights, then solver state, each whole or not at all; returns the state's path."""
+        """Write the weights, then the solver state, each completely or not at all; returns the state's path."""
         snapshot.make_folder(self.param.snapshot_prefix)
         h5 = ".h5" if self.param.snapshot_format == self.param.HDF5 else ""
         base = f"{self.param.snapshot_prefix}_iter_{self.iter}"
         model, path = f"{base}.caffemodel{h5}", f"{base}.solverstate{h5}"
-        self._tell("on_snapshot", model)
+        self._notify("on_snapshot", model)
         self.net.save(model, self.param.snapshot_diff)
         to_host = self.net.context.backend.to_host
         history = [to_host(h).reshape(shape) for h, (_, shape) in zip(self.history, self._history_shapes())]
@@ -321,17 +315,17 @@ class Solver:
             resume["loss_scale"] = self.loss_scale.state()
         snapshot.write(path, snapshot.State(self.iter, model, history,
                                             policies.current_step(self.param, self.iter), resume))
-        self._tell("on_snapshot", path)
+        self._notify("on_snapshot", path)
         self._last_snapshot = self.iter
         return path
 
     def _history_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Name and shape of the parameter that each array of the history belongs to."""
+        """For each history array, the name and shape of its parameter."""
         return [(entry.name, entry.blob.shape) for entry in self.net.learnable] * self.rule.histories
 
     @on_device
     def restore(self, path: str) -> None:
-        """Go on from a snapshot of ours or of Caffe's; raises SppError if it is damaged or of another net."""
+        """Resume from a snapshot of spp or of Caffe; raises SppError if it is damaged or of another net."""
         state = snapshot.read(path)
         shapes = self._history_shapes()
         if len(state.history) != len(shapes):
@@ -357,19 +351,19 @@ class Solver:
             net.restore(saved)
 
     def request_stop(self) -> None:
-        """Stop after the iteration under way; `solve` then takes a snapshot."""
+        """Stop after the current iteration; `solve` then takes a snapshot."""
         self._stop = True
 
     def request_snapshot(self) -> None:
-        """Take a snapshot after the iteration under way."""
-        self._snapshot_wanted = True
+        """Take a snapshot after the current iteration."""
+        self._snapshot_requested = True
 
-    def _tell(self, event: str, *facts: Any) -> None:
+    def _notify(self, event: str, *arguments: Any) -> None:
         for listener in self.listeners:
-            getattr(listener, event)(self, *facts)
+            getattr(listener, event)(self, *arguments)
 
     def _message(self, line: str) -> None:
-        self._tell("on_message", line)
+        self._notify("on_message", line)
 
     def close(self) -> None:
         """Stop the nets' data threads."""
@@ -384,14 +378,14 @@ class Solver:
 
 
 def _device(p: Any, device: str) -> str:
-    """The device a user asked for; for "auto" the one that the solver names, if it can be had."""
+    """The requested device; for "auto" the one that the solver names, if it is available."""
     if device == "auto" and p.HasField("solver_mode") and p.solver_mode == p.CPU:
         return "cpu"
     if device == "auto" and p.HasField("device_id"):
         try:
             backend.select(f"cuda:{p.device_id}")
             return f"cuda:{p.device_id}"
-        except SppError:        # most solver files ask for a GPU, and run without one all the same
+        except SppError:        # most solver files name a GPU, and they run without one too
             return "auto"
     return device
 

@@ -6,21 +6,21 @@ import numpy as np
 
 from spp.atomic import replacing
 from spp.blob import Blob
-from spp.errors import NetError, ProtoError
-from spp.proto import arrays, binary, caffe_pb2
+from spp.errors import NetError, ProtoError, format_shape
+from spp.proto import arrays, binary, caffe_pb2, files
 
 
 def is_hdf5(path: str) -> bool:
     """Whether the file begins with HDF5's magic number."""
     with open(path, "rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+        return file.read(len(files.HDF5_MAGIC)) == files.HDF5_MAGIC
 
 
 def read(model: Any) -> Iterator[tuple[str, list[Any]]]:
     """Layer names and their parameters, in file order, from a path or a NetParameter.
 
-    The parameters are BlobProtos, or arrays from HDF5, None for one that the file leaves out because its owner
-    has it. Raises ProtoError for a missing or damaged file.
+    The parameters are BlobProtos, or arrays from HDF5. A shared parameter that HDF5 stores only in its owner's layer
+    is None. Raises ProtoError for a missing or damaged file.
     """
     if isinstance(model, str):
         try:
@@ -36,13 +36,13 @@ def read(model: Any) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _read_hdf5(path: str) -> Iterator[tuple[str, list[np.ndarray | None]]]:
-    """Every group data/<layer> that holds datasets 0, 1, ...; a layer's name may hold '/', and so be a sub-group."""
-    found: dict[str, dict[int, np.ndarray]] = {}
+    """Every group data/<layer> with datasets 0, 1, ...; a layer's name may contain '/', and so be a sub-group."""
+    layers: dict[str, dict[int, np.ndarray]] = {}
 
     def visit(name: str, item: Any) -> None:
         layer, _, index = name.rpartition("/")
         if isinstance(item, h5py.Dataset) and index.isdigit():
-            found.setdefault(layer, {})[int(index)] = item[...]
+            layers.setdefault(layer, {})[int(index)] = item[...]
 
     try:
         with h5py.File(path, "r") as file:
@@ -50,15 +50,15 @@ def _read_hdf5(path: str) -> Iterator[tuple[str, list[np.ndarray | None]]]:
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise ProtoError(f"{path}: damaged, or no weights in Caffe's HDF5 layout (data/<layer>/<i>): {error}"
                          ) from error
-    for name, params in found.items():
+    for name, params in layers.items():
         yield name, [params.get(i) for i in range(max(params) + 1)]
 
 
 def assign(blobs: Sequence[Blob], sources: Sequence[Any], where: str) -> None:
     """Copy BlobProtos or arrays into parameters; raises NetError with both shapes if they do not fit.
 
-    A source that is None or missing is right for a parameter that shares another's memory: Caffe's HDF5 files
-    hold a shared parameter once, in its owner's layer.
+    A source may be None or missing for a parameter that shares another's memory: Caffe's HDF5 files store a shared
+    parameter once, in its owner's layer.
     """
     sources = [*sources, *[None for blob in blobs[len(sources):] if blob.shared]]
     if len(blobs) != len(sources):
@@ -73,18 +73,18 @@ def assign(blobs: Sequence[Blob], sources: Sequence[Any], where: str) -> None:
         try:
             if isinstance(source, np.ndarray):
                 if source.shape != blob.shape:
-                    raise NetError(f"param {i}: the file's shape is {' x '.join(map(str, source.shape))}, the net's "
-                                   f"is {' x '.join(map(str, blob.shape))}")
+                    raise NetError(f"param {i}: the file's shape is {format_shape(source.shape)}, the net's is "
+                                   f"{format_shape(blob.shape)}")
                 values = source
             else:
-                values = arrays.fitted(source, blob.shape, f"param {i}")
+                values = arrays.from_proto_as(source, blob.shape, f"param {i}")
         except NetError as error:
             raise NetError(f"{where}: {error}; rename the layer in the prototxt to learn it from scratch") from error
         blob.set(blob.backend.from_host(values))
 
 
 def write(net: Any, path: str, diff: bool = False) -> None:
-    """Write a net's layers and weights, whole or not at all; HDF5 if the path ends in .h5."""
+    """Write a net's layers and weights, completely or not at all; as HDF5 if the path ends in .h5."""
     if path.endswith(".h5"):
         _write_hdf5(net, path, diff)
         return
@@ -100,7 +100,7 @@ def write(net: Any, path: str, diff: bool = False) -> None:
 
 
 def to_proto(blob: Blob, diff: bool = False) -> caffe_pb2.BlobProto:
-    """A blob's values, and its gradient if asked for, as a BlobProto."""
+    """A blob's values, and its gradient if `diff`, as a BlobProto."""
     to_host = blob.backend.to_host
     return arrays.to_proto(to_host(blob.data), to_host(blob.diff) if diff else None)
 
@@ -118,17 +118,17 @@ def _write_hdf5(net: Any, path: str, diff: bool) -> None:
 
 
 def _check_hdf5_names(layers: Sequence[Any], path: str) -> None:
-    """A layer's name becomes a path of HDF5: hold it to be one, and no parameter's path to be in its way."""
+    """Raise NetError if a layer's name is not a valid HDF5 path, or is the path of another layer's parameter."""
     remedy = "rename the layer, or save as .caffemodel (snapshot_format: BINARYPROTO)"
-    taken: set[str] = set()
+    paths: set[str] = set()
     for layer in layers:
         parts = layer.name.split("/")
         if "\0" in layer.name or any(part in ("", ".", "..") for part in parts):
             raise NetError(f"{path}: not written: HDF5 cannot hold a layer named {layer.name!r}; {remedy}")
-        taken.update("/".join(parts[:i + 1]) for i in range(len(parts)))
+        paths.update("/".join(parts[:i + 1]) for i in range(len(parts)))
     for layer in layers:
         for param in (f"{layer.name}/{i}" for i in range(len(layer.blobs))):
-            if param in taken:
+            if param in paths:
                 raise NetError(f"{path}: not written: HDF5 cannot hold layer {layer.name!r} beside another layer of "
                                f"that name, or one named {param!r}; {remedy}")
-            taken.add(param)
+            paths.add(param)

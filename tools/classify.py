@@ -1,4 +1,4 @@
-"""Say what is on photos."""
+"""Classify photos."""
 import argparse
 import os
 import sys
@@ -17,15 +17,15 @@ from spp_tools.common import Parser, existing, guarded, names, positive
 DESCRIPTION = """Classify photos and print the most probable classes of each.
 
   classify --model deploy.prototxt --weights net.caffemodel --labels synset.txt cat.jpg dog.png
-      scales each photo so that its shorter side has 256 pixels and looks at the middle of it
+      scales each photo to a shorter side of 256 pixels and classifies its central crop
   classify --model deploy.prototxt --weights net.caffemodel --oversample photos/*.jpg
-      takes the mean over ten views: corners and middle, and their mirror images
+      averages over ten crops: the four corners, the centre, and their mirror images
 
-The net's prototxt has an input (1 x 3 x height x width); it gets blue, green, red, minus the mean.
+The net's prototxt has an input (1 x 3 x height x width) for blue, green and red minus the mean.
 Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
-SHOWN = 5
-SHORT = 256     # pixels of the shorter side that nets for 224 to 227 pixels were trained with
+TOP = 5         # classes to print
+SHORT = 256     # pixels of the shorter side in the training of nets with inputs of 224 to 227 pixels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,15 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, metavar="FILE", help="deploy prototxt of the net")
     parser.add_argument("--weights", required=True, type=names, metavar="FILE,...", help="its caffemodel(s)")
     parser.add_argument("--labels", metavar="FILE",
-                        help="names of the classes, a line each, such as synset.txt (default: numbers)")
+                        help="names of the classes, one per line, such as synset.txt (default: numbers)")
     parser.add_argument("--mean", default="104,117,123", metavar="B,G,R|FILE",
-                        help="what to subtract: values, or a .binaryproto of which the mean colour is taken "
+                        help="mean to subtract: values, or a .binaryproto whose channel means are used "
                              "(default: %(default)s, ImageNet's)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="F",
-                        help="factor after the mean (default: 1; some nets want 0.017)")
+                        help="factor after subtracting the mean (default: 1; some nets need 0.017)")
     parser.add_argument("--resize", type=positive, metavar="N",
-                        help=f"pixels of the shorter side (default: {SHORT}, or what the net takes if that is more)")
-    parser.add_argument("--oversample", action="store_true", help="the mean over ten views, slower and better")
+                        help=f"pixels of the shorter side (default: {SHORT}, or the net's input size if larger)")
+    parser.add_argument("--oversample", action="store_true", help="average over ten crops: slower, but more accurate")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda or cuda:INDEX")
     parser.add_threads_option()
     args = parser.parse_args(argv)
@@ -66,9 +66,9 @@ def classify(args: argparse.Namespace) -> int:
         if len(mean) not in (1, shape[1]):
             raise DataError(f"--mean has {len(mean)} values, the net's input {shape[1]} channels; give one for each")
         for number, path in enumerate(args.images):
-            views = _views(_read(path, shape[1] == 3), shape[2:], args.resize or max(SHORT, *shape[2:]),
+            crops = _crops(_read(path, shape[1] == 3), shape[2:], args.resize or max(SHORT, *shape[2:]),
                            args.oversample)
-            batch = (views.transpose(0, 3, 1, 2) - mean.reshape(-1, 1, 1)) * np.float32(args.scale)
+            batch = (crops.transpose(0, 3, 1, 2) - mean.reshape(-1, 1, 1)) * np.float32(args.scale)
             output = net.context.backend.to_host(net.forward(**{net.inputs[0]: batch})[net.outputs[0]])
             scores = output.reshape(len(batch), -1).mean(0)
             if labels and len(labels) != len(scores):
@@ -83,7 +83,7 @@ def classify(args: argparse.Namespace) -> int:
 def _show(path: str, scores: np.ndarray, labels: list[str]) -> None:
     unit = "" if abs(scores.sum() - 1) < 1e-3 else " (scores, no probabilities: the net has no Softmax at its end)"
     print(f"{path}{unit}")
-    for index in np.argsort(-scores, kind="stable")[:SHOWN]:
+    for index in np.argsort(-scores, kind="stable")[:TOP]:
         print(f"  {scores[index]:.4f}  {labels[index] if labels else f'class {index}'}")
 
 
@@ -96,15 +96,16 @@ def _labels(path: str) -> list[str]:
     return [line[1:-1] if line[:1] == line[-1:] == "'" else line for line in lines if line]
 
 
-def _mean(given: str) -> np.ndarray:
-    """One value a channel, float32."""
-    if os.path.exists(given):
-        image = arrays.from_proto(read_blob_proto(given), given)
+def _mean(argument: str) -> np.ndarray:
+    """One value per channel, float32."""
+    if os.path.exists(argument):
+        image = arrays.from_proto(read_blob_proto(argument), argument)
         return image.reshape(image.shape[-3:]).mean((1, 2))
     try:
-        return np.array([float(part) for part in names(given)], np.float32)
+        return np.array([float(part) for part in names(argument)], np.float32)
     except ValueError:
-        raise DataError(f"--mean {given}: neither a file nor numbers with commas, such as 104,117,123") from None
+        raise DataError(f"--mean {argument}: neither a file nor comma-separated numbers, such as 104,117,123"
+                        ) from None
 
 
 def _read(path: str, color: bool) -> np.ndarray:
@@ -119,8 +120,8 @@ def _read(path: str, color: bool) -> np.ndarray:
         raise DataError(f"{path}: {error}") from error
 
 
-def _views(image: np.ndarray, size: Any, short: int, oversample: bool) -> np.ndarray:
-    """Views of the size that the net takes, N x H x W x C float32: the middle, or ten."""
+def _crops(image: np.ndarray, size: Any, short: int, oversample: bool) -> np.ndarray:
+    """Crops of the net's input size, N x H x W x C float32: the central one, or ten."""
     height, width = size
     down, right = images.short_size(image.shape[0], image.shape[1], short)
     if down < height or right < width:
@@ -131,10 +132,10 @@ def _views(image: np.ndarray, size: Any, short: int, oversample: bool) -> np.nda
     corners = [(down // 2, right // 2)]
     if oversample:
         corners += [(0, 0), (0, right), (down, 0), (down, right)]
-    views = [image[top:top + height, left:left + width] for top, left in corners]
+    crops = [image[top:top + height, left:left + width] for top, left in corners]
     if oversample:
-        views += [images.flip(view) for view in views]
-    return np.stack(views).astype(np.float32)
+        crops += [images.flip(crop) for crop in crops]
+    return np.stack(crops).astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the programs share: arguments, and errors as one line."""
+"""Shared by the programs: arguments, and errors as one line."""
 import argparse
 import sys
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any, Callable, NoReturn, Sequence
 from spp import backend
 from spp.errors import SppError
 from spp.layers.base import PRECISIONS
-from spp.pycaffe.__main__ import install
+from spp.pycaffe import alias
 
-INTERRUPTED = 130      # the shell's exit code for a program that Ctrl-C ended
+INTERRUPTED = 130      # the shell's exit code after Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that shows examples as written, and answers a mistake with one line and exit code 1."""
+    """A parser that keeps the line breaks of examples, and reports a wrong argument in one line with exit code 1."""
 
     def __init__(self, program: str, description: str) -> None:
         super().__init__(program, description=description,
@@ -24,30 +24,30 @@ class Parser(argparse.ArgumentParser):
         sys.exit(1)
 
     def add_precision(self) -> None:
-        """How exactly a net computes."""
+        """Add the option for the precision of a net."""
         self.add_argument("--precision", default="fp32", choices=PRECISIONS,
-                          help="what convolution and inner product multiply (default: fp32; others on a GPU); "
-                               "parameters and sums are float32 in all")
+                          help="number format of the products in convolutions and inner products (default: fp32; the "
+                               "others need a GPU); parameters and sums are always float32")
 
     def add_net_options(self) -> None:
-        """Where a net runs, and which of its layers."""
+        """Add the options for a net's device and for the level and stages of its NetState."""
         self.add_argument("--device", default="auto", metavar="D",
-                          help="auto (default: a GPU where one works, else the CPU), cpu, cuda or cuda:INDEX")
+                          help="auto (default: a GPU if one works, else the CPU), cpu, cuda or cuda:INDEX")
         self.add_threads_option()
         self.add_argument("--level", type=int, metavar="L",
-                          help="level of the NetState, which the layers' include and exclude rules ask for")
+                          help="level of the NetState, for the layers' include and exclude rules")
         self.add_argument("--stage", type=names, default=[], metavar="S,...",
-                          help="stages of the NetState, likewise")
+                          help="stages of the NetState, for the same rules")
 
     def add_threads_option(self) -> None:
-        """How many threads compute."""
+        """Add the option for the number of compute threads."""
         self.add_argument("--threads", action=_SetThreads, type=positive, metavar="N",
-                          help="threads that compute on the CPU (default: OMP_NUM_THREADS, else one a core); "
-                               "those that read data are apart: SPP_DATA_WORKERS")
+                          help="compute threads on the CPU (default: OMP_NUM_THREADS, else one per core); the number "
+                               "of threads that read data is SPP_DATA_WORKERS")
 
 
 class _SetThreads(argparse.Action):
-    """Sets the number of threads where it is read: before any net is built."""
+    """Sets the number of threads as soon as the option is parsed, before any net is built."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: str | None = None) -> None:
@@ -59,30 +59,30 @@ class _SetThreads(argparse.Action):
 
 
 def names(text: str) -> list[str]:
-    """An argument that is a list with commas."""
+    """Parse a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def positive(text: str) -> int:
-    """An argument that is a whole number from 1 up."""
+    """Parse an integer of at least 1."""
     try:
         number = int(text)
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return number
 
 
 def prototxt_folder() -> Path:
-    """The folder of the prototxt files of spp: beside tools/ in a clone, inside it if installed."""
+    """The folder of spp's prototxt files: beside tools/ in a clone, inside spp_tools if installed."""
     here = Path(__file__).resolve().parent
     inside = here / "prototxt"
     return inside if inside.is_dir() else here.parent / "prototxt"
 
 
 def existing(path: str) -> str:
-    """The path of a prototxt if it exists; else raises SppError, which names spp's own file of that name."""
+    """The path of a prototxt; raises SppError if it does not exist, with a hint to spp's own file of that name."""
     if Path(path).is_file():
         return path
     own = prototxt_folder() / Path(path).name
@@ -92,10 +92,10 @@ def existing(path: str) -> str:
 
 def rewrite(program: str, description: str, what: str, read: Callable[[str], Any], write: Callable[[Any, str], None],
             argv: Sequence[str] | None) -> int:
-    """A whole program `IN OUT` that writes what it has read; returns its exit code."""
+    """The program of the upgrade tools, with arguments IN and OUT; returns its exit code."""
     parser = Parser(program, description)
-    parser.add_argument("input", metavar="IN", help=f"{what}, of any age")
-    parser.add_argument("output", metavar="OUT", help="the file to write; may be IN itself")
+    parser.add_argument("input", metavar="IN", help=f"{what} of any dialect")
+    parser.add_argument("output", metavar="OUT", help="the file to write; may be IN")
     args = parser.parse_args(argv)
 
     def work() -> int:
@@ -107,14 +107,14 @@ def rewrite(program: str, description: str, what: str, read: Callable[[str], Any
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """The exit code of `work`: a user's mistake is one line on stderr and 1, Ctrl-C is 130.
+    """Call `work` and return its exit code: 1, with one line on stderr, after an error, 130 after Ctrl-C.
 
-    `import caffe` means spp.pycaffe meanwhile, for the Python layers of the user's nets.
+    Python layers in the user's nets may import caffe: it means spp.pycaffe.
     """
-    install()
+    alias.install()
     if sys.stderr.isatty():
-        backend.on_compilation(lambda: print("compiling kernels that this machine uses for the first time; later "
-                                             "runs start at once", file=sys.stderr))
+        backend.on_compilation(lambda: print("compiling kernels for their first use on this machine; later runs "
+                                             "start at once", file=sys.stderr))
     try:
         return work()
     except SppError as error:

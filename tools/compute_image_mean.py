@@ -10,7 +10,7 @@ from tqdm import tqdm
 from spp.data import images
 from spp.data.ahead import ahead, workers
 from spp.data.datum import DatumImages
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp.proto import arrays, binary
 from spp_tools.common import Parser, guarded, positive
 
@@ -33,21 +33,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("database", metavar="DB", help="folder of the LMDB")
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="file for the mean image, a .binaryproto")
     parser.add_argument("--resize-short", type=positive, metavar="N",
-                        help="resize the images so that the shorter side has N pixels, the aspect kept")
-    parser.add_argument("--crop-size", type=positive, metavar="N", help="then take the central N x N pixels")
+                        help="resize the images to a shorter side of N pixels, keeping the aspect ratio")
+    parser.add_argument("--crop-size", type=positive, metavar="N", help="then crop the central N x N pixels")
     args = parser.parse_intermixed_args(argv)
     return guarded(lambda: report(args))
 
 
 def report(args: argparse.Namespace) -> int:
-    """Compute the mean, write it if a file was given, print the channels' means."""
+    """Compute the mean, write it if the arguments name a file, print the channels' means."""
     count, mean = mean_image(args.database, args.resize_short, args.crop_size)
-    place = ""
+    destination = ""
     if args.output:
         planes = mean.transpose(2, 0, 1).astype(np.float32)
         binary.write_binary(arrays.to_proto(planes, legacy=True), args.output)
-        place = f", written to {args.output}"
-    print(f"mean of {count} images of {mean.shape[0]} x {mean.shape[1]} pixels (height x width){place}")
+        destination = f", written to {args.output}"
+    print(f"mean of {count} images of {mean.shape[0]} x {mean.shape[1]} pixels (height x width){destination}")
     for channel, value in enumerate(mean.mean((0, 1))):
         print(f"mean_value channel [{channel}]: {value:.6g}")
     return 0
@@ -65,8 +65,8 @@ def mean_image(path: str, short: int | None, crop: int | None) -> tuple[int, np.
         if total is None:
             total = np.zeros(image.shape)
         if image.shape != total.shape:
-            raise DataError(f"{source.name(index)} has {_text(image.shape)} (height x width x channels), "
-                            f"those before it {_text(total.shape)}, and a mean needs one size; give "
+            raise DataError(f"{source.name(index)} has {format_shape(image.shape)} (height x width x channels), "
+                            f"those before it {format_shape(total.shape)}, and a mean needs one size; give "
                             "--resize-short and --crop-size")
         total += image
     assert total is not None        # a Database is never empty
@@ -74,7 +74,7 @@ def mean_image(path: str, short: int | None, crop: int | None) -> tuple[int, np.
 
 
 def read(source: DatumImages, short: int | None, crop: int | None, index: int) -> np.ndarray:
-    """One image, resized and cropped; raises DataError that names its record."""
+    """One image, resized and cropped; raises a DataError that names its record."""
     try:
         image, _ = source.read(index)
     except DataError as error:
@@ -89,10 +89,6 @@ def read(source: DatumImages, short: int | None, crop: int | None, index: int) -
                         f"--crop-size {crop}; give --resize-short {crop} or more")
     top, left = (height - crop) // 2, (width - crop) // 2
     return image[top:top + crop, left:left + crop]
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 if __name__ == "__main__":

@@ -14,20 +14,20 @@ from spp.atomic import replacing
 from spp.data import datum, images, listing
 from spp.data.ahead import ahead, workers
 from spp.data.database import DatabaseWriter
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp_tools.common import Parser, guarded, positive
 
 USAGE = "convert_imageset [options] ROOT_FOLDER [LISTFILE] DB_NAME"
 DESCRIPTION = """Turn a folder of images into the LMDB that a Data layer reads.
 
-With LISTFILE, its lines are `path label`, and the paths begin at ROOT_FOLDER. Without it, ROOT_FOLDER has a
-folder for each class; the folders' names, sorted, are classes 0, 1, ..., and go into DB_NAME/labels.txt.
+The lines of LISTFILE are `path label`, with paths relative to ROOT_FOLDER. Without LISTFILE, ROOT_FOLDER has a
+folder for each class; the sorted names of the folders are classes 0, 1, ..., and are stored in DB_NAME/labels.txt.
 
   convert_imageset --shuffle --encoded photos/train train_lmdb
-      reads photos/train/cat/*.jpg, photos/train/dog/*.jpg and stores the files as they are: small, and of
-      any size; let the net resize them, with transform_param { resize_short: 256 crop_size: 224 }
+      reads photos/train/cat/*.jpg, photos/train/dog/*.jpg and stores the files unchanged: a small database
+      of images of any size; let the net resize them, with transform_param { resize_short: 256 crop_size: 224 }
   convert_imageset --shuffle --resize-short 256 photos/train train_lmdb
-      stores pixels, the shorter side 256: large, but the fastest to read
+      stores pixels, with a shorter side of 256: large, but the fastest to read
   convert_imageset --resize-height 256 --resize-width 256 photos/ val.txt val_lmdb
       stores what Caffe's examples store; Caffe's spellings such as --resize_height work too
 
@@ -47,22 +47,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.usage = USAGE
     parser.add_argument("names", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--gray", action="store_true", help="one channel instead of blue, green, red")
-    parser.add_argument("--shuffle", action="store_true", help="in random order, which training wants")
+    parser.add_argument("--shuffle", action="store_true", help="in random order, as training needs")
     parser.add_argument("--seed", type=int, default=0, metavar="N",
-                        help="another order of --shuffle (default: 0)")
+                        help="random seed of --shuffle (default: 0)")
     parser.add_argument("--resize-height", "--resize_height", type=positive, metavar="H",
-                        help="height in pixels to resize to, whatever the aspect")
-    parser.add_argument("--resize-width", "--resize_width", type=positive, metavar="W", help="and width")
+                        help="resize to this height in pixels, regardless of the aspect ratio")
+    parser.add_argument("--resize-width", "--resize_width", type=positive, metavar="W",
+                        help="resize to this width in pixels")
     parser.add_argument("--resize-short", "--resize_short", type=positive, metavar="N",
-                        help="resize so that the shorter side has N pixels, the aspect kept")
+                        help="resize to a shorter side of N pixels, keeping the aspect ratio")
     parser.add_argument("--encoded", action="store_true",
-                        help="store files, not pixels; JPEG and PNG that need no change stay as they are")
+                        help="store files, not pixels; JPEG and PNG files that need no change are copied")
     parser.add_argument("--encode-type", "--encode_type", choices=("jpg", "png"),
                         help="format of --encoded (default: the file's own, else png)")
     parser.add_argument("--check-size", "--check_size", action="store_true",
                         help="stop unless all images have the size of the first")
     parser.add_argument("--on-error", "--on_error", choices=("skip", "stop"), default="skip",
-                        help="a file that is no image: name it and leave it out (default), or stop")
+                        help="if a file is not an image: report and skip it (default), or stop")
     args = parser.parse_intermixed_args(argv)
     if not 2 <= len(args.names) <= 3:
         parser.error(f"expected ROOT_FOLDER [LISTFILE] DB_NAME, found {len(args.names)} name(s)")
@@ -76,7 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Build the database and say what was done."""
+    """Build the database and print a summary."""
     root, database = args.names[0], args.names[-1]
     classes: list[str] = []
     if not os.path.isdir(root):
@@ -86,12 +87,12 @@ def convert(args: argparse.Namespace) -> int:
     else:
         entries, classes = listing.list_folders(root)
         if not args.shuffle:
-            print("note: the records are in the order of their classes; training wants --shuffle",
+            print("note: the records are in the order of their classes; training needs --shuffle",
                   file=sys.stderr)
     if args.shuffle:
         entries = [entries[i] for i in np.random.default_rng(args.seed).permutation(len(entries))]
     for folder in glob.glob(f"{glob.escape(os.path.normpath(database))}.*.tmp"):
-        print(f"note: '{folder}' is left from a run that was killed; remove it, if no run is writing it now",
+        print(f"note: '{folder}' is left from a run that was killed; remove it unless a run is writing it now",
               file=sys.stderr)
     start = time.monotonic()
     with DatabaseWriter(database) as writer:
@@ -126,8 +127,8 @@ def fill(writer: DatabaseWriter, entries: list[listing.Entry], args: argparse.Na
             continue
         first = first or shape
         if args.check_size and shape != first:
-            raise DataError(f"{path}: the image has {_text(shape)} (height x width x channels), the first "
-                            f"one {_text(first)}, and --check-size was given; add --resize-height and "
+            raise DataError(f"{path}: the image has {format_shape(shape)} (height x width x channels), the first "
+                            f"one {format_shape(first)}, and --check-size was given; add --resize-height and "
                             "--resize-width")
         writer.put(b"%08d_%s" % (number, os.fsencode(path)), record)
     if skipped == len(entries):
@@ -137,7 +138,7 @@ def fill(writer: DatabaseWriter, entries: list[listing.Entry], args: argparse.Na
 
 
 def make_record(args: argparse.Namespace, entry: listing.Entry) -> tuple[bytes, tuple[int, ...]]:
-    """The Datum of one image file, and the image's shape H x W x C; raises DataError that names the file."""
+    """The Datum of one image file, and the image's shape H x W x C; raises a DataError that names the file."""
     path, label = os.path.join(args.names[0], "") + entry[0], entry[1]
     try:
         with open(path, "rb") as file:
@@ -154,15 +155,11 @@ def make_record(args: argparse.Namespace, entry: listing.Entry) -> tuple[bytes, 
     if not args.encoded:
         return datum.raw(image, label), image.shape
     kind = "jpg" if data.startswith(images.JPEG) else "png" if data.startswith(images.PNG) else None
-    wanted = args.encode_type or kind or "png"
-    # a colour file in a database made with --gray would be read in colour
-    if kind != wanted or image is not original or args.gray and images.decode(data).shape[2] != 1:
-        data = images.encode(image, wanted)
+    encoding = args.encode_type or kind or "png"
+    # with --gray, a file with colour would be read in colour
+    if kind != encoding or image is not original or (args.gray and images.decode(data).shape[2] != 1):
+        data = images.encode(image, encoding)
     return datum.encoded(data, label), image.shape
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 if __name__ == "__main__":

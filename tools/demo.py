@@ -1,4 +1,4 @@
-"""Train and test a small SPP-net on photographs that are on this computer already."""
+"""Train and test a small SPP-net on the photographs of an installed package."""
 import argparse
 import importlib.util
 import re
@@ -19,7 +19,7 @@ from spp_tools.common import Parser, guarded, positive, prototxt_folder
 DESCRIPTION = """Train a small SPP-net on real photographs, with the programs that train the large ones.
 
   demo
-      builds two databases, trains at two image sizes, tests at three, draws the training: a few minutes
+      builds two databases, trains at two image sizes, tests at three, plots the training; takes a few minutes
 
 The photographs come with the installed package scikit-image. Each of the 12 is a class; the crops of the
 left half are for training, those of the right half for testing, in many sizes and aspect ratios. Everything
@@ -29,8 +29,8 @@ Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by C
 
 PHOTOS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
           "gravel.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg")
-CROPS = {"train": 100, "test": 25}      # a photograph
-SMALLEST, LARGEST = 0.3, 0.8            # sides of a crop, as parts of the shorter side of its half
+CROPS = {"train": 100, "test": 25}      # per photograph
+SMALLEST, LARGEST = 0.3, 0.8            # sides of a crop, relative to the shorter side of its half
 FOLDER = Path("demo")
 TESTS = (("64 x 64, a size it was trained at", None), ("96 x 96, a size it was never trained at", "larger"),
          ("whole rectangles, one at a time", "full"))
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def demo(args: argparse.Namespace) -> int:
-    """Run the demo from the photographs to the figures; returns the exit code."""
+    """Run the whole demo; returns the exit code."""
     began = time.monotonic()
     FOLDER.mkdir(exist_ok=True)
     shapes = cut_photos(find_photos())
@@ -75,7 +75,7 @@ def demo(args: argparse.Namespace) -> int:
     for (what, _), accuracy in zip(TESTS, accuracies):
         print(f"  {what:40} {accuracy:6.1%} right")
     print(f"  {'chance':40} {1 / len(PHOTOS):6.1%}")
-    print(f"The training as a picture: {FOLDER / 'training.png'}")
+    print(f"Plot of the training: {FOLDER / 'training.png'}")
     print(f"{time.monotonic() - began:.0f} seconds in all")
     return 0
 
@@ -88,13 +88,13 @@ def find_photos() -> list[Path]:
     photos = [Path(package.origin).parent / "data" / name for name in PHOTOS]
     for photo in photos:
         if not photo.is_file():
-            raise SppError(f"{photo} is not there: this version of scikit-image comes without it; "
+            raise SppError(f"{photo} is missing: this version of scikit-image does not have it; "
                            "install 'scikit-image>=0.22,<0.27'")
     return photos
 
 
 def cut_photos(photos: list[Path]) -> int:
-    """Write the crops to demo/photos/<part>/<class>/<number>.png; returns the number of the test crops' shapes."""
+    """Write the crops to demo/photos/<part>/<class>/<number>.png; returns the number of different test shapes."""
     rng = np.random.default_rng(0)
     shutil.rmtree(FOLDER / "photos", ignore_errors=True)
     shapes = set()
@@ -116,7 +116,7 @@ def cut_photos(photos: list[Path]) -> int:
 
 
 def run(program: str, *arguments: object) -> str:
-    """Run one of the programs beside this one, show its command and its output, and return the output."""
+    """Run another program of this folder, print its command and its output, and return the output."""
     here = Path(__file__).resolve().parent
     name = f"tools/{program}" if (here / "launch").exists() else "spp-" + program.replace("_", "-")
     words = [str(argument) for argument in arguments]
@@ -130,7 +130,7 @@ def run(program: str, *arguments: object) -> str:
 
 
 def newest(folder: Path, pattern: str) -> Path:
-    """The file of this pattern that was written last."""
+    """The most recent file that matches the pattern."""
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
 
 

@@ -1,15 +1,13 @@
 """Draw a net."""
 import argparse
 import os
-import shutil
-import subprocess
 import sys
 from typing import Sequence
 
 from spp import graph
-from spp.inspection import drawing
 from spp.atomic import replacing
 from spp.errors import SppError
+from spp.inspection import drawing
 from spp.layers import TEST, TRAIN
 from spp.proto import text
 from spp_tools.common import Parser, existing, guarded
@@ -17,10 +15,10 @@ from spp_tools.common import Parser, existing, guarded
 DESCRIPTION = """Draw a net's layers and blobs: a picture, or text that graphviz draws.
 
   draw_net prototxt/zf5_spp_train_val.prototxt net.dot
-      writes text for graphviz; needs nothing installed, and no data
+      writes text for graphviz, which need not be installed; needs no data
   draw_net deploy.prototxt net.png --rankdir TB
       draws a picture from top to bottom (also .svg or .pdf); needs the program dot of graphviz
-A table of the net without any drawing: summarize_net.
+summarize_net prints a net as a table instead.
 
 Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
@@ -33,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", metavar="NET", help="the net's prototxt")
     parser.add_argument("output", metavar="OUT", help=f"what to write: .dot, .gv, {', '.join(PICTURES)}")
     parser.add_argument("--rankdir", choices=drawing.DIRECTIONS, default="LR",
-                        help="direction of reading: LR left to right (default), TB top to bottom, ...")
+                        help="direction of the edges: LR left to right (default), TB top to bottom, ...")
     parser.add_argument("--phase", choices=("TRAIN", "TEST", "ALL"), default="ALL",
-                        help="leave out the layers of the other phase (default: ALL, draw them all)")
+                        help="draw only the layers of one phase (default: ALL, draw all layers)")
     args = parser.parse_args(argv)
     return guarded(lambda: draw(args))
 
@@ -48,7 +46,10 @@ def draw(args: argparse.Namespace) -> int:
     words = drawing.to_dot(net, args.rankdir)
     kind = os.path.splitext(args.output)[1].lower()
     if kind in PICTURES:
-        picture = _picture(words, kind[1:], args.output)
+        try:
+            picture = drawing.render(words, kind[1:])
+        except SppError as error:
+            raise SppError(f"{args.output}: {error}") from error
     elif kind in (".dot", ".gv"):
         picture = words.encode()
     else:
@@ -57,18 +58,6 @@ def draw(args: argparse.Namespace) -> int:
         file.write(picture)
     print(args.output)
     return 0
-
-
-def _picture(words: str, kind: str, output: str) -> bytes:
-    program = shutil.which("dot")
-    if program is None:
-        raise SppError(f"{output}: drawing needs the program dot; install graphviz, or write a .dot file, or print "
-                       "the net as a table with summarize_net")
-    result = subprocess.run([program, f"-T{kind}"], input=words.encode(), capture_output=True)
-    if result.returncode:
-        reason = result.stderr.decode(errors="replace").strip().replace("\n", "; ")
-        raise SppError(f"{output}: dot failed: {reason}; write a .dot file instead and look at it")
-    return result.stdout
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Store what a net computes from its data."""
+"""Store blobs that a net computes from its data."""
 import argparse
 import sys
 from contextlib import ExitStack
@@ -17,15 +17,15 @@ from spp.proto.caffe_pb2 import Datum
 from spp_tools.common import Parser, existing, guarded, names, positive
 
 USAGE = "extract_features [options] WEIGHTS NET BLOB[,BLOB...] OUT[,OUT...] BATCHES [lmdb|hdf5] [CPU|GPU [INDEX]]"
-DESCRIPTION = """Run a net over its data and store blobs of it, an item an image, as LMDB or HDF5.
+DESCRIPTION = """Run a net over its data and store some of its blobs, one item per image, as LMDB or HDF5.
 
   extract_features net.caffemodel net.prototxt fc7 features_lmdb 100
       stores fc7 of 100 batches as Datum records with float_data, keys 0000000000, 0000000001, ...
   extract_features net.caffemodel net.prototxt fc6,fc7 fc6.h5,fc7.h5 100 hdf5
-      stores the blobs as float32 datasets that have the blobs' names, one file a blob
+      stores the blobs as float32 datasets with the blobs' names, one file per blob
 
-The net runs in phase TEST; its data layer says which images are read. What comes after BATCHES is in the
-order of Caffe's program; CPU and GPU are another way to say --device.
+The net runs in phase TEST and reads the images of its data layer. The arguments after BATCHES are those of
+Caffe's program; CPU and GPU are another form of --device.
 Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
 Put = Callable[[np.ndarray], None]
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", metavar="NET", help="prototxt of the net with its data layer")
     parser.add_argument("blobs", type=names, metavar="BLOB,...", help="names of blobs")
     parser.add_argument("outputs", type=names, metavar="OUT,...", help="a new LMDB or HDF5 file for each blob")
-    parser.add_argument("batches", type=positive, metavar="BATCHES", help="how many batches to run")
+    parser.add_argument("batches", type=positive, metavar="BATCHES", help="number of batches")
     parser.add_argument("format", nargs="?", choices=("lmdb", "hdf5"), default="lmdb", help="default: lmdb")
     parser.add_argument("mode", nargs="?", choices=("CPU", "GPU"), help=argparse.SUPPRESS)
     parser.add_argument("index", nargs="?", type=int, help=argparse.SUPPRESS)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(args.blobs) != len(args.outputs):
         parser.error(f"each blob needs an output: found {len(args.blobs)} blob(s) and {len(args.outputs)} output(s)")
     if args.mode and args.device != "auto":
-        parser.error(f"--device {args.device} and {args.mode} both say where to run; drop one")
+        parser.error(f"--device {args.device} and {args.mode} both set the device; drop one")
     if args.mode:
         args.device = "cpu" if args.mode == "CPU" else f"cuda:{args.index or 0}"
     return guarded(lambda: extract(args))
@@ -68,8 +68,8 @@ def extract(args: argparse.Namespace) -> int:
             net.forward()
             for i, (blob, put) in enumerate(zip(blobs, puts)):
                 if not blob.shape:
-                    raise NetError(f"blob {args.blobs[i]!r} is one number for a whole batch; name a blob with a "
-                                   "value for each image")
+                    raise NetError(f"blob {args.blobs[i]!r} is one number for a whole batch; choose a blob with "
+                                   "a value per image")
                 counts[i] += blob.shape[0]
                 put(np.ascontiguousarray(net.context.backend.to_host(blob.data), np.float32))
     for name, path, count in zip(args.blobs, args.outputs, counts):
@@ -78,19 +78,19 @@ def extract(args: argparse.Namespace) -> int:
 
 
 def _lmdb(path: str, blob: str, files: ExitStack) -> Put:
-    """A function that puts a batch into a new LMDB, an item a record."""
+    """A function that writes a batch to a new LMDB, one record per item."""
     writer = files.enter_context(DatabaseWriter(path))
-    done = 0
+    count = 0
 
     def put(batch: np.ndarray) -> None:
-        nonlocal done
+        nonlocal count
         if batch.ndim > 4:
-            raise DataError(f"blob {blob!r} has {batch.ndim} axes, and a Datum holds 3 beside the image's; write hdf5")
+            raise DataError(f"blob {blob!r} has {batch.ndim} axes, and a Datum has 3 after the batch; write hdf5")
         channels, height, width = (*batch.shape[1:], 1, 1, 1)[:3]
         for item in batch:
             record = Datum(channels=channels, height=height, width=width, float_data=item.ravel().tolist())
-            writer.put(b"%010d" % done, record.SerializeToString())
-            done += 1
+            writer.put(b"%010d" % count, record.SerializeToString())
+            count += 1
 
     return put
 

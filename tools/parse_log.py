@@ -1,4 +1,4 @@
-"""Turn a training's log into tables."""
+"""Convert the log of a training to tables."""
 import csv
 import os
 import re
@@ -11,14 +11,14 @@ from spp.atomic import replacing
 from spp.errors import SppError
 from spp_tools.common import Parser, guarded
 
-DESCRIPTION = """Turn a log of `caffe train` or train_net into CSV tables of what was displayed and tested.
+DESCRIPTION = """Convert a log of `caffe train` or train_net to CSV tables of displayed values and test results.
 
   parse_log snapshots/zf5_spp/train.log tables/
-      writes tables/train.log.train and tables/train.log.test; a second test net goes into train.log.test1
+      writes tables/train.log.train and tables/train.log.test; the table of a second test net is train.log.test1
 
-Columns: NumIters, Seconds since the training began, LearningRate, then the net's outputs; a further value of
-an output with several elements has the column name[1], name[2], ... Of an iteration that a resumed training
-did again, the last row stays.
+Columns: NumIters, Seconds since the training began, LearningRate, then the net's outputs; the elements of an
+output with several values have the columns name, name[1], name[2], ... Of an iteration that a resumed training
+repeated, only the last row is written.
 Exit codes: 0 done, 1 an error (one line on stderr says which)."""
 
 NUMBER = r"([+-]?(?:[\d.]+(?:e[+-]?\d+)?|inf|nan))"
@@ -31,7 +31,7 @@ OUTPUT = re.compile(rf"(Train|Test) net output #(\d+): (\S+) = {NUMBER}", re.IGN
 
 @dataclass
 class Row:
-    """What a net's outputs were at an iteration."""
+    """The outputs of a net at an iteration."""
 
     iteration: int
     seconds: float
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     parser = Parser("parse_log", DESCRIPTION)
     parser.add_argument("log", metavar="LOG", help="a log file")
-    parser.add_argument("folder", metavar="OUTDIR", help="where the tables go")
-    parser.add_argument("--delimiter", default=",", metavar="C", help="between columns (default: a comma)")
+    parser.add_argument("folder", metavar="OUTDIR", help="folder for the tables")
+    parser.add_argument("--delimiter", default=",", metavar="C", help="separator of the columns (default: a comma)")
     args = parser.parse_args(argv)
     if len(args.delimiter) != 1:
         parser.error(f"--delimiter takes one character, found {args.delimiter!r}")
@@ -59,7 +59,7 @@ def convert(log: str, folder: str, delimiter: str) -> int:
     with open(log, encoding="utf-8", errors="replace") as file:
         tables = parse(file)
     if not any(tables.values()):
-        raise SppError(f"{log}: holds no line such as 'Iteration 100, ...' followed by 'Train net output #0: loss = "
+        raise SppError(f"{log}: has no line such as 'Iteration 100, ...' followed by 'Train net output #0: loss = "
                        "1.5'; give a log of a training whose solver has display or test_interval")
     os.makedirs(folder, exist_ok=True)
     for suffix, rows in tables.items():
@@ -70,7 +70,7 @@ def convert(log: str, folder: str, delimiter: str) -> int:
 
 
 def parse(lines: Iterable[str]) -> Tables:
-    """The tables of a log; `train` and `test` are there even if empty."""
+    """The tables of a log; always with `train` and `test`, which may be empty."""
     tables: Tables = {"train": {}, "test": {}}
     rates: dict[int, float] = {}
     clock, began, iteration, test_net = _Clock(), None, -1, ""
@@ -78,15 +78,15 @@ def parse(lines: Iterable[str]) -> Tables:
         now = clock.read(line)
         if began is None and "Solving" in line:
             began = now
-        if found := ITERATION.search(line):
-            iteration = int(found[1])
-        if found := TESTING.search(line):
-            test_net = found[1]
-        if iteration >= 0 and (found := RATE.search(line)):
-            rates[iteration] = float(found[1])
-        if iteration < 0 or not (found := OUTPUT.search(line)):
+        if match := ITERATION.search(line):
+            iteration = int(match[1])
+        if match := TESTING.search(line):
+            test_net = match[1]
+        if iteration >= 0 and (match := RATE.search(line)):
+            rates[iteration] = float(match[1])
+        if iteration < 0 or not (match := OUTPUT.search(line)):
             continue
-        phase, index, name, value = found.groups()
+        phase, index, name, value = match.groups()
         suffix = phase.lower() + (test_net if phase.lower() == "test" and test_net != "0" else "")
         rows = tables.setdefault(suffix, {})
         if index == "0":
@@ -104,19 +104,19 @@ def parse(lines: Iterable[str]) -> Tables:
 
 
 class _Clock:
-    """Reads the times in front of the lines of glog, which have no year."""
+    """Reads the times of glog's lines, which have no year."""
 
     def __init__(self) -> None:
         self.now = datetime(2000, 1, 1)     # any leap year
 
     def read(self, line: str) -> datetime:
-        """The time of a line, or of the last one that had a time."""
-        found = PREFIX.match(line)
-        if found:
-            clock = datetime.strptime(found["time"], "%H:%M:%S.%f" if "." in found["time"] else "%H:%M:%S")
+        """The time of a line, or of the last line with a time."""
+        match = PREFIX.match(line)
+        if match:
+            clock = datetime.strptime(match["time"], "%H:%M:%S.%f" if "." in match["time"] else "%H:%M:%S")
             try:
-                now = clock.replace(year=self.now.year, month=int(found["month"]), day=int(found["day"]))
-            except ValueError:      # a 29 February after the turn of the year, or no date at all
+                now = clock.replace(year=self.now.year, month=int(match["month"]), day=int(match["day"]))
+            except ValueError:      # 29 February after the end of the year, or no date
                 return self.now
             if now < self.now - timedelta(days=180):
                 now = now.replace(year=now.year + 1)
@@ -125,7 +125,7 @@ class _Clock:
 
 
 def _rate_at(rates: dict[int, float], iteration: int) -> float | None:
-    """The rate logged at an iteration, else the last one before it, else the first one."""
+    """The rate logged at an iteration, else the last rate before it, else the first rate."""
     before = [known for known in rates if known <= iteration]
     return rates[max(before)] if before else rates[min(rates)] if rates else None
 

@@ -1,4 +1,4 @@
-"""Draw a training."""
+"""Plot a training."""
 import argparse
 import os
 import sys
@@ -9,12 +9,12 @@ from spp.errors import SppError
 from spp.training.reporting import read_history
 from spp_tools.common import Parser, guarded
 
-DESCRIPTION = """Draw loss, accuracy and learning rate of one training, or of several to compare, into a PNG.
+DESCRIPTION = """Plot loss, accuracy and learning rate of one training, or of several for comparison, as a PNG.
 
   plot_training snapshots/zf5_spp
-      draws snapshots/zf5_spp/history.jsonl into training.png
+      plots snapshots/zf5_spp/history.jsonl to training.png
   plot_training snapshots/zf5 snapshots/zf5_spp --output compared.png
-      draws both trainings in one picture
+      plots both trainings in one image
 
 Exit codes: 0 done, 1 an error (one line on stderr says which)."""
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def plot(args: argparse.Namespace) -> int:
-    """Draw as the arguments say; returns the exit code."""
+    """Plot as the arguments say; returns the exit code."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -49,11 +49,11 @@ def plot(args: argparse.Namespace) -> int:
         _line(loss, train, "loss", f"{prefix}train", color=colour, alpha=0.7)
         _line(rate, train, "lr", label, color=colour, drawstyle="steps-post")
         for net in sorted({row["net"] for row in tests}):
-            mine = [row for row in tests if row["net"] == net]
+            rows_of_net = [row for row in tests if row["net"] == net]
             number = f" net {net}" if net else ""
-            _line(loss, mine, "loss", f"{prefix}test{number}", color=colour, linestyle="--", marker="o")
-            for style, name in zip(("-", ":", "-.", "--"), _scores(mine)):
-                values = [{"iteration": row["iteration"], name: row["outputs"].get(name)} for row in mine]
+            _line(loss, rows_of_net, "loss", f"{prefix}test{number}", color=colour, linestyle="--", marker="o")
+            for style, name in zip(("-", ":", "-.", "--"), _scores(rows_of_net)):
+                values = [{"iteration": row["iteration"], name: row["outputs"].get(name)} for row in rows_of_net]
                 _line(accuracy, values, name, f"{prefix}{name}{number}", color=colour, linestyle=style,
                       marker="o")
     for axes, title in ((loss, "loss"), (accuracy, "test accuracy"), (rate, "learning rate")):
@@ -75,19 +75,19 @@ def _read(path: str) -> Rows:
         path = os.path.join(path, "history.jsonl")
     rows = read_history(path)
     if not rows:
-        raise SppError(f"{path}: holds nothing yet; train_net writes a line at every display and every test")
+        raise SppError(f"{path}: is still empty; train_net writes a line at every display and every test")
     return rows
 
 
 def _labels(paths: Sequence[str]) -> list[str]:
-    """Short names of the trainings: their folders'."""
+    """Labels of the trainings: the names of their folders, or the paths if these are equal."""
     folders = [os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path)) for path in paths]
     short = [os.path.basename(folder) for folder in folders]
     return short if len(set(short)) == len(short) else list(paths)
 
 
 def _scores(tests: Rows) -> list[str]:
-    """The outputs of a test net that are one number and no loss."""
+    """The outputs of a test net with one value that are not losses."""
     return [name for name, value in tests[-1]["outputs"].items()
             if "loss" not in name and not isinstance(value, list)]
 

@@ -1,4 +1,4 @@
-"""Tell what is in a net."""
+"""Print a summary of a net."""
 import argparse
 import sys
 from typing import Sequence
@@ -13,14 +13,14 @@ DESCRIPTION = """Print a net as a table: layers, shapes, parameters, operations,
   summarize_net deploy.prototxt
       the layers of the net in phase TEST
   summarize_net prototxt/zf5_spp_train_val.prototxt --phase TRAIN
-      those of the training; the data that the net reads must be there, since they give the shapes
+      the layers of phase TRAIN; the net's data must exist, since the shapes depend on it
 
 MFLOP counts one forward pass, a multiply-add as two operations; MB is the memory of the layer's tops and
-parameters, without gradients. A layer whose top is marked * works in place.
+parameters, without gradients. A layer with a top marked * works in-place.
 Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
 HEAD = ("layer", "type", "bottoms", "tops", "shape", "parameters", "MFLOP", "MB")
-LEFT = 5        # columns of text; numbers stand to the right
+LEFT = 5        # columns of text, left-aligned; the others are right-aligned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,12 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summarize(args: argparse.Namespace) -> int:
-    """Print the table that the arguments ask for; returns the exit code."""
+    """Print the table as the arguments say; returns the exit code."""
     phase = TRAIN if args.phase == "TRAIN" else TEST
     with Net(existing(args.model), phase, args.level or 0, args.stage, device=args.device) as net:
         costs = flops.costs(net)
         rows = [HEAD]
-        whole: dict[str, str] = {}      # the blobs that Net itself splits, by the names of their parts
+        whole: dict[str, str] = {}      # blob that Net itself splits, by the names of its copies
         for cost, layer in zip(costs, net.layers):
             bottoms = [whole.get(name, name) for name in layer.param.bottom]
             if layer.type == "Split" and layer.name.endswith("_split"):

@@ -20,7 +20,7 @@ DESCRIPTION = """Run a net with trained weights over its test data and print the
 
 Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
-UNSIZED = 50      # iterations for a net whose data have no known end, as `caffe test` does
+UNSIZED = 50      # iterations for a net without a database, as in `caffe test`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, metavar="FILE", help="prototxt of net and test data")
     parser.add_argument("--weights", required=True, type=names, metavar="FILE,...", help="its caffemodel(s)")
     parser.add_argument("--iterations", type=positive, metavar="N",
-                        help="batches to run (default: one pass over the database; "
-                             f"{UNSIZED} where the net does not read one)")
+                        help="number of batches (default: one pass over the database; "
+                             f"{UNSIZED} if the net does not read one)")
     parser.add_net_options()
     parser.add_precision()
     args = parser.parse_args(argv)
@@ -64,7 +64,7 @@ def test(args: argparse.Namespace) -> int:
 
 
 def _data(net: Net) -> tuple[int, int]:
-    """Records of the database that the net reads, 0 for a net without one, and images in a batch."""
+    """The number of records in the net's database, 0 for a net without one, and the batch size."""
     for layer in net.layers:
         if isinstance(layer, Data):
             return len(layer.batches), layer.param.data_param.batch_size

@@ -17,10 +17,10 @@ DESCRIPTION = """Time the forward and backward pass of a net, layer by layer, in
   time_net --model prototxt/zf5_spp_train_val.prototxt --iterations 10
       times training, data layers included
   time_net --model deploy.prototxt --phase TEST --batch 32
-      times the forward pass alone on 32 images at once: a deploy net has no loss to go backward from
+      times only the forward pass on 32 images at once: a deploy net has no loss, and so no backward pass
 
-GFLOP is what the layer computes in one forward pass (a multiply-add is two operations), GFLOP/s how fast;
-MB is the memory of its tops and parameters, with their gradients.
+GFLOP counts the operations of one forward pass (a multiply-add is two operations), GFLOP/s is their rate; MB is
+the memory of a layer's tops and parameters, with their gradients.
 Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
 BATCHED = ("data_param", "image_data_param", "hdf5_data_param", "memory_data_param", "window_data_param")
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=names, default=[], metavar="FILE,...",
                         help="caffemodels (default: the fillers' values)")
     parser.add_argument("--iterations", type=positive, default=50, metavar="N",
-                        help="passes to take the mean of (default: %(default)s)")
+                        help="number of passes to average (default: %(default)s)")
     parser.add_argument("--phase", choices=("TRAIN", "TEST"), default="TRAIN", help="default: %(default)s")
-    parser.add_argument("--batch", type=positive, metavar="N", help="images at once (default: the prototxt's)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="batch size (default: the prototxt's)")
     parser.add_net_options()
     parser.add_precision()
     args = parser.parse_args(argv)
@@ -63,8 +63,8 @@ def measure(args: argparse.Namespace) -> int:
         print(f"*** Benchmark begins ***\nTesting for {args.iterations} iterations.", flush=True)
         forward, backward = np.zeros(len(net.layers)), np.zeros(len(net.layers))
         finish = net.context.backend.synchronize
-        _add_up(net.before_forward, net.after_forward, forward, finish)
-        _add_up(net.before_backward, net.after_backward, backward, finish)
+        _add_timers(net.before_forward, net.after_forward, forward, finish)
+        _add_timers(net.before_backward, net.after_backward, backward, finish)
         began = time.perf_counter()
         passes = [0.0, 0.0]
         for iteration in range(1, args.iterations + 1):
@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace) -> int:
 
 
 def set_batch(net: Any, batch: int) -> None:
-    """Make every data and input layer of a NetParameter give `batch` images."""
+    """Set the batch size of every data and input layer of a NetParameter."""
     for layer in net.layer:
         for shape in [*layer.input_param.shape, *layer.dummy_data_param.shape]:
             if shape.dim:
@@ -101,9 +101,9 @@ def set_batch(net: Any, batch: int) -> None:
                 getattr(layer, name).batch_size = batch
 
 
-def _add_up(before: list[Callable[[int], Any]], after: list[Callable[[int], Any]], seconds: np.ndarray,
-            finish: Callable[[], None]) -> None:
-    """Let a net's callbacks add the time of each layer to `seconds`; `finish` waits for the device."""
+def _add_timers(before: list[Callable[[int], Any]], after: list[Callable[[int], Any]], seconds: np.ndarray,
+                finish: Callable[[], None]) -> None:
+    """Add hooks that sum the time of each layer in `seconds`; `finish` waits for the device."""
     start = 0.0
 
     def begin(index: int) -> None:
@@ -120,7 +120,7 @@ def _add_up(before: list[Callable[[int], Any]], after: list[Callable[[int], Any]
 
 
 def _print_table(costs: list[flops.Cost], forward: np.ndarray, backward: np.ndarray, trains: bool) -> None:
-    """A line or two a layer, that begin as `caffe time` prints them, and one for all layers together."""
+    """Print one or two lines per layer, which begin as those of `caffe time`, and one for all layers."""
     print("Average time per layer: ")
     width = max([10, *(len(cost.name) for cost in costs)])
     for cost, ahead, back in zip(costs, forward, backward):

@@ -9,24 +9,24 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from spp.training import snapshot
 from spp.errors import DataError
-from spp.training.reporting import History, LogLines, Progress, set_aside
 from spp.solver import Solver
+from spp.training import snapshot
+from spp.training.reporting import History, LogLines, Progress, set_aside
 from spp_tools.common import INTERRUPTED, Parser, existing, guarded, names, positive
 
-DESCRIPTION = """Train a net as a Caffe solver file says: read images, learn, test, take snapshots.
+DESCRIPTION = """Train a net by a Caffe solver file: read images, learn, test, take snapshots.
 
   train_net --solver prototxt/zf5_spp_solver.prototxt
-      trains the SPP-net ZF-5 on ImageNet from LMDBs in data/ (convert_imageset makes them)
+      trains the SPP-net ZF-5 on ImageNet from LMDBs in data/, which convert_imageset writes
   train_net --solver S --resume
-      goes on from the newest snapshot, as if the training had never stopped
+      resumes from the newest snapshot, as if the training had never stopped
   train_net --solver S --weights model.caffemodel
-      starts from the weights of the layers that have the same names in the file
+      starts from the file's weights for all layers of the same name
 
-While it runs: Ctrl-C finishes the iteration, takes a snapshot and stops; a second Ctrl-C stops at once;
-the signal HUP takes a snapshot. The log folder gets train.log (Caffe's log lines) and history.jsonl
-(plot_training draws it).
+While it runs, Ctrl-C finishes the iteration, takes a snapshot and stops; a second Ctrl-C stops at once; the
+signal HUP takes a snapshot. The log folder gets train.log (Caffe's log lines) and history.jsonl (for
+plot_training).
 
 Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
 
@@ -41,20 +41,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("train_net", DESCRIPTION)
     parser.add_argument("--solver", required=True, metavar="FILE", help="the solver prototxt")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--snapshot", metavar="FILE", help="go on from this .solverstate (or .solverstate.h5)")
+    start.add_argument("--snapshot", metavar="FILE", help="resume from this .solverstate (or .solverstate.h5)")
     start.add_argument("--resume", action="store_true",
-                       help="go on from the newest snapshot of the solver's snapshot_prefix, if there is one")
+                       help="resume from the newest snapshot of the solver's snapshot_prefix, if there is one")
     parser.add_argument("--weights", type=names, default=[], metavar="FILE,...",
                         help="caffemodels to start from; excludes --snapshot")
     parser.add_argument("--iterations", type=positive, metavar="N",
-                        help="train up to iteration N, whatever max_iter the solver gives")
+                        help="train up to iteration N instead of the solver's max_iter")
     parser.add_argument("--log-dir", metavar="DIR",
                         help="folder for train.log and history.jsonl (default: that of snapshot_prefix)")
     parser.add_net_options()
     parser.add_precision()
     args = parser.parse_args(argv)
     if args.snapshot and args.weights:
-        parser.error("give --snapshot to go on, or --weights to start from them, not both")
+        parser.error("give --snapshot to resume, or --weights to start from them, not both")
     return args
 
 
@@ -84,7 +84,7 @@ def train(args: argparse.Namespace) -> int:
                 for listener in solver.listeners:
                     listener.on_message(solver, f"Resuming from {start}")
                 solver.restore(start)
-            # what NumPy would warn of, the solver reports: a loss that is no number
+            # the solver reports a loss of NaN, about which NumPy would warn
             with _signals(solver), np.errstate(all="ignore"):
                 return 0 if solver.solve() == "done" else INTERRUPTED
 
@@ -100,7 +100,7 @@ def _solver(args: argparse.Namespace) -> Solver:
 
 @contextmanager
 def _signals(solver: Solver) -> Iterator[None]:
-    """INT and TERM stop the solver after its iteration, a second INT at once; HUP asks for a snapshot."""
+    """INT and TERM stop the solver after its iteration, a second INT at once; HUP requests a snapshot."""
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -108,18 +108,18 @@ def _signals(solver: Solver) -> Iterator[None]:
         if stopping and number == signal.SIGINT:
             raise KeyboardInterrupt
         stopping = True
-        # not print: the signal may have come in the middle of a print
+        # not print: the signal may interrupt a print
         os.write(2, b"\nstopping after this iteration and a snapshot; Ctrl-C again stops at once\n")
         solver.request_stop()
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
     if hasattr(signal, "SIGHUP"):      # not on Windows
         handlers[signal.SIGHUP] = lambda number, frame: solver.request_snapshot()
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

@@ -1,14 +1,14 @@
-"""Bring an old caffemodel up to date."""
+"""Upgrade an old caffemodel."""
 import sys
 from typing import Sequence
 
 from spp.proto import read_net_binary, write_binary
 from spp_tools.common import rewrite
 
-DESCRIPTION = """Rewrite a caffemodel of any age (V0, V1 `layers`) with today's `layer` messages, weights and all.
+DESCRIPTION = """Rewrite a caffemodel of any dialect (V0, V1 `layers`) with `layer` messages, including the weights.
 
   upgrade_net_proto_binary old.caffemodel new.caffemodel
-      reading old files needs no upgrade, every program does it by itself
+      not needed for reading old files: every program upgrades them itself
 
 Exit codes: 0 done, 1 an error (one line on stderr says which)."""
 

@@ -1,14 +1,14 @@
-"""Bring an old net's prototxt up to date."""
+"""Upgrade the prototxt of an old net."""
 import sys
 from typing import Sequence
 
 from spp.proto import read_net, write_text
 from spp_tools.common import rewrite
 
-DESCRIPTION = """Rewrite a net's prototxt of any age (V0, V1 `layers`, `input` fields) with today's `layer` blocks.
+DESCRIPTION = """Rewrite a net's prototxt of any dialect (V0, V1 `layers`, `input` fields) with `layer` blocks.
 
   upgrade_net_proto_text old.prototxt new.prototxt
-      comments are lost; reading old files needs no upgrade, every program does it by itself
+      comments are lost; not needed for reading old files: every program upgrades them itself
 
 Exit codes: 0 done, 1 an error (one line on stderr says which)."""
 

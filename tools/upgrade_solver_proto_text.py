@@ -1,14 +1,14 @@
-"""Bring an old solver's prototxt up to date."""
+"""Upgrade the prototxt of an old solver."""
 import sys
 from typing import Sequence
 
 from spp.proto import read_solver, write_text
 from spp_tools.common import rewrite
 
-DESCRIPTION = """Rewrite an old solver's prototxt: solver_type becomes type, and snapshot_prefix is filled in.
+DESCRIPTION = """Rewrite an old solver's prototxt: solver_type becomes type, and snapshot_prefix is set.
 
   upgrade_solver_proto_text old_solver.prototxt new_solver.prototxt
-      comments are lost; reading old files needs no upgrade, every program does it by itself
+      comments are lost; not needed for reading old files: every program upgrades them itself
 
 Exit codes: 0 done, 1 an error (one line on stderr says which)."""
 

@@ -1,20 +1,21 @@
 """The types that ops and backends exchange besides arrays."""
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 Array = Any                     # numpy.ndarray on the host, cupy.ndarray on a GPU
 Numbers = tuple[int, ...]       # one number per spatial axis
 
 
 class Geometry(NamedTuple):
-    """Where a convolution's windows are; one number per spatial axis in each tuple.
+    """The sliding windows of a convolution or a pooling; one number per spatial axis in each tuple.
 
-    kernel, stride, pad, dilation: in pixels. group: the number of groups that divide channels and outputs.
+    kernel, stride, pad, dilation: in pixels; a pooling has no dilation. group: the number of groups that divide
+    channels and outputs.
     """
 
     kernel: Numbers
     stride: Numbers
     pad: Numbers
-    dilation: Numbers
+    dilation: Numbers = ()
     group: int = 1
 
 
@@ -29,3 +30,61 @@ class Epilogue(NamedTuple):
     scale: Array = None
     shift: Array = None
     relu: bool = False
+
+
+class LrnParameters(NamedTuple):
+    """Parameters of a local response normalization: scale = k + alpha / n * sum of squares, y = x * scale^-beta.
+
+    size: the number of channels, or of rows and columns, of a window, odd; n, the number of elements of a window, is
+    size across channels and size^2 within a channel. Within a channel k is 1, as in Caffe, whatever is given.
+    """
+
+    size: int
+    alpha: float
+    beta: float
+    k: float = 1.0
+
+
+class Combination(NamedTuple):
+    """y = a * x + b * (z - shift) + c of two arrays x and z; a, shift, b, c: one value per channel."""
+
+    a: Array
+    shift: Array
+    b: Array
+    c: Array
+
+
+class Interpolation(NamedTuple):
+    """For each output pixel along an axis the two input pixels between which it is interpolated.
+
+    first, second: their indices, int32; weight: that of the second, a float of the maps' dtype.
+    """
+
+    first: Array
+    second: Array
+    weight: Array
+
+
+class Bins(NamedTuple):
+    """The bins of R regions, each of which belongs to one image of a batch.
+
+    image: int32 (R). rows, columns: int32 (R, bins, 2), half-open intervals inside the map, in pixels.
+    """
+
+    image: Array
+    rows: Array
+    columns: Array
+
+
+class UpdateStep(NamedTuple):
+    """What an iteration of a solver asks of an update rule. Lists have one number per parameter.
+
+    rate: learning rates. decay: weight decays. l1: whether the decay is of the absolute values instead of the squares.
+    scale: the factor of all gradients. iteration: from 0.
+    """
+
+    rate: Sequence[float]
+    decay: Sequence[float]
+    l1: bool
+    scale: float
+    iteration: int = 0

@@ -1,20 +1,71 @@
-"""Activation functions beside ReLU and TanH: Sigmoid, Swish, BNLL, ELU, PReLU."""
+"""Activation functions: ReLU, ReLU6, TanH, Sigmoid, Swish, BNLL, ELU, PReLU."""
+from typing import Sequence
+
+from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import format_shape
+from spp.layers.base import RELU, format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
-from spp.ops import neuron
+from spp.ops import neuron, relu6
 from spp.proto import caffe_pb2
+
+
+@register("ReLU")
+class ReLU(Neuron):
+    """max(x, 0) + negative_slope * min(x, 0) (Caffe: ReLU)."""
+
+    @property
+    def slope(self) -> float:
+        return self.param.relu_param.negative_slope
+
+    @property
+    def fusion_kind(self) -> str:
+        return "" if self.slope else RELU
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        neuron.relu_forward(bottom[0].data, top[0].data, self.slope)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            neuron.relu_backward(top[0].diff, bottom[0].data, bottom[0].diff, self.slope)
+
+
+@register("ReLU6")
+class ReLU6(Neuron):
+    """min(max(x, 0), 6) + negative_slope * min(x, 0) (MobileNet v2: ReLU6)."""
+
+    @property
+    def slope(self) -> float:
+        return self.param.relu6_param.negative_slope
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        relu6.forward(bottom[0].data, top[0].data, self.slope)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            relu6.backward(top[0].diff, top[0].data, bottom[0].diff, self.slope)
+
+
+@register("TanH")
+class TanH(Neuron):
+    """The hyperbolic tangent (Caffe: TanH)."""
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        neuron.tanh_forward(bottom[0].data, top[0].data)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            neuron.tanh_backward(top[0].diff, top[0].data, bottom[0].diff)
 
 
 @register("Sigmoid")
 class Sigmoid(Neuron):
     """1 / (1 + e^-x) (Caffe: Sigmoid)."""
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         neuron.sigmoid_forward(bottom[0].data, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             neuron.sigmoid_backward(top[0].diff, top[0].data, bottom[0].diff)
 
@@ -23,50 +74,51 @@ class Sigmoid(Neuron):
 class Swish(Neuron):
     """x * sigmoid(beta * x) (Caffe: Swish)."""
 
-    def forward(self, bottom, top):
-        self.keep(bottom, top)
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.save_input(bottom, top)
         neuron.swish_forward(bottom[0].data, top[0].data, self.param.swish_param.beta)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             beta = self.param.swish_param.beta
-            neuron.swish_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, beta)
+            neuron.swish_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, beta)
 
 
 @register("BNLL")
 class BNLL(Neuron):
     """log(1 + e^x), the binomial normal log likelihood (Caffe: BNLL)."""
 
-    def forward(self, bottom, top):
-        self.keep(bottom, top)
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.save_input(bottom, top)
         neuron.bnll_forward(bottom[0].data, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            neuron.bnll_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff)
+            neuron.bnll_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff)
 
 
 @register("ELU")
 class ELU(Neuron):
     """x where x > 0, else alpha * (e^x - 1) (Caffe: ELU)."""
 
-    def forward(self, bottom, top):
-        self.keep(bottom, top)
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.save_input(bottom, top)
         neuron.elu_forward(bottom[0].data, top[0].data, self.param.elu_param.alpha)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            neuron.elu_backward(top[0].diff, self.kept(bottom, top), bottom[0].diff, self.param.elu_param.alpha)
+            neuron.elu_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, self.param.elu_param.alpha)
 
 
 @register("PReLU")
 class PReLU(Neuron):
-    """max(x, 0) + slope * min(x, 0) with a learned slope a channel, axis 1 (Caffe: PReLU).
+    """max(x, 0) + slope * min(x, 0) with a learned slope per channel, axis 1 (Caffe: PReLU).
 
-    Parameter: slope (C), or one number without axes if channel_shared; 0.25 at first unless `filler` says otherwise.
+    Parameter: slope (C), or one number without axes if channel_shared; initially 0.25 unless `filler` is given. Raises
+    NetError for a bottom without channels, and if their number changes.
     """
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.prelu_param, bottom[0].shape
         if len(shape) < 2 and not p.channel_shared:
             raise NetError(f"needs a bottom of at least 2 axes, with the channels on axis 1, found {len(shape)}; or "
@@ -74,19 +126,19 @@ class PReLU(Neuron):
         filler = p.filler if p.HasField("filler") else caffe_pb2.FillerParameter(type="constant", value=0.25)
         self.add_filled(() if p.channel_shared else shape[1:2], filler)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         slopes, shape = self.blobs[0].shape, bottom[0].shape
         if slopes and slopes != shape[1:2]:
             raise NetError(f"the number of channels changed: there are slopes for {slopes[0]}, the bottom's shape "
                            f"is {format_shape(shape)}")
         super().reshape(bottom, top)
 
-    def forward(self, bottom, top):
-        self.keep(bottom, top)
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.save_input(bottom, top)
         neuron.prelu_forward(bottom[0].data, self.blobs[0].data, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
-        x, dy, slope = self.kept(bottom, top), top[0].diff, self.blobs[0]
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        x, dy, slope = self.saved_input(bottom, top), top[0].diff, self.blobs[0]
         if self.param_propagate_down[0]:
             slope.diff[...] += neuron.prelu_slope_gradient(dy, x, slope.data)
         if propagate_down[0]:

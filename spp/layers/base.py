@@ -2,14 +2,14 @@
 import functools
 import zlib
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, Callable, Sequence, TypeVar, cast
 
 import numpy as np
 
-from spp import filler
+from spp import errors, filler
 from spp import host_copy
 from spp.backend import host
+from spp.backend.protocol import Backend
 from spp.backend.types import Array, Epilogue
 from spp.blob import Blob
 from spp.errors import NetError
@@ -19,6 +19,7 @@ from spp.proto import arrays
 TRAIN, TEST = 0, 1
 RELU, AFFINE, SCALE = "relu", "affine", "scale"     # Layer.fusion_kind
 PRECISIONS = "fp32", "tf32", "bf16", "fp16"     # of convolutions and inner products
+format_shape = errors.format_shape      # for the messages of layers
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -28,7 +29,7 @@ class Context:
 
     phase: int = TEST
     dtype: Any = np.float32
-    backend: ModuleType = field(default=host)
+    backend: Backend = field(default=host)
     seed: int = 0
     rank: int = 0
     source: str | None = None     # path of the prototxt that the net was read from
@@ -195,12 +196,16 @@ class Layer:
         blob = self.blobs.add_blob(*shape)
         if index < len(self.param.blobs):
             blob.data[...] = self.context.backend.from_host(
-                arrays.fitted(self.param.blobs[index], shape, f"param {index} in the layer's own blobs"))
+                arrays.from_proto_as(self.param.blobs[index], shape, f"param {index} in the layer's own blobs"))
         else:
             filler.check(shape, filler_param)
             if filler_param.type != "constant" or filler_param.value:
                 blob.memory.fill = functools.partial(_filled, shape, filler_param, self.context, self.name, index)
         return blob
+
+    def buffer(self, dtype: Any = None) -> Blob:
+        """Memory that grows with the batch, for what forward keeps for backward; by default of the net's dtype."""
+        return Blob((), dtype or self.context.dtype, self.context.backend)
 
     def check_values(self, wrong: Array, values: Array, explain: Callable[[Any], str]) -> None:
         """Raise NetError(explain(value)) for the first of `values` where `wrong`, an array of booleans, is true.
@@ -259,11 +264,6 @@ def canonical_axis(axis: int, ndim: int, name: str = "axis") -> int:
     if not -ndim <= axis < ndim:
         raise NetError(f"{name} {axis} is out of range for a blob of {ndim} axes")
     return axis % ndim
-
-
-def format_shape(shape: Sequence[int]) -> str:
-    """A shape, or other numbers per axis, as text: "2 x 3", or "()" if there is no axis."""
-    return " x ".join(map(str, shape)) or "()"
 
 
 def _as_json(state: Any) -> Any:

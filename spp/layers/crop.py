@@ -1,24 +1,31 @@
-"""Layers that take a part of a blob, or repeat it: Crop, Tile."""
+"""Crop."""
+from typing import Sequence
+
+from spp.backend.types import Numbers
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
-from spp.ops import shape as parts
+from spp.ops import shape as shapes
 
 
 @register("Crop")
 class Crop(Layer):
-    """Bottom 0, in the axes from `axis` on cut to bottom 1's sizes, from the offsets on (Caffe: Crop).
+    """Bottom 0 cut to bottom 1's sizes in the axes from `axis` on, beginning at the offsets (Caffe: Crop).
 
-    offset: none for 0, one for all of these axes, or one for each. Bottom 1's gradient is 0.
+    offset: none for 0, one for all of these axes, or one per axis. Bottom 1's gradient is 0. Raises NetError if
+    the bottoms have different numbers of axes, or if the crop does not fit.
     """
 
     bottoms = (2, 2)
+    offsets: list[int]      # per axis
+    sizes: Numbers          # per axis
 
-    def reshape(self, bottom, top):
-        p, shape, wanted = self.param.crop_param, bottom[0].shape, bottom[1].shape
-        if len(wanted) != len(shape):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        p, shape, reference = self.param.crop_param, bottom[0].shape, bottom[1].shape
+        if len(reference) != len(shape):
             raise NetError(f"bottoms must have equally many axes: bottom 0 is {format_shape(shape)}, bottom 1 "
-                           f"{format_shape(wanted)}")
+                           f"{format_shape(reference)}")
         axis = canonical_axis(p.axis, len(shape))
         offsets = list(p.offset)
         if len(offsets) < 2:
@@ -27,38 +34,19 @@ class Crop(Layer):
             raise NetError(f"crop_param needs no offset, one, or one for each of the {len(shape) - axis} axes from "
                            f"axis {axis} on; found {len(offsets)}")
         self.offsets = [0] * axis + offsets
-        self.sizes = shape[:axis] + wanted[axis:]
+        self.sizes = shape[:axis] + reference[axis:]
         for i, (size, offset, cut) in enumerate(zip(shape, self.offsets, self.sizes)):
             if offset + cut > size:
                 raise NetError(f"the crop of axis {i} is out of bounds: {cut} elements from offset {offset} on do not "
                                f"fit into bottom 0's {size}")
         top[0].reshape(self.sizes)
 
-    def forward(self, bottom, top):
-        top[0].data[...] = parts.crop(bottom[0].data, self.offsets, self.sizes)
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        top[0].data[...] = shapes.crop(bottom[0].data, self.offsets, self.sizes)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             bottom[0].diff[...] = 0
-            parts.crop(bottom[0].diff, self.offsets, self.sizes)[...] = top[0].diff
+            shapes.crop(bottom[0].diff, self.offsets, self.sizes)[...] = top[0].diff
         if propagate_down[1]:
             bottom[1].diff[...] = 0
-
-
-@register("Tile")
-class Tile(Layer):
-    """The bottom, `tiles` times one after the other along an axis (Caffe: Tile)."""
-
-    def reshape(self, bottom, top):
-        p, shape = self.param.tile_param, bottom[0].shape
-        if p.tiles < 1:
-            raise NetError(f"tile_param needs tiles, at least 1; found {p.tiles}")
-        self.axis = canonical_axis(p.axis, len(shape))
-        top[0].reshape(shape[:self.axis] + (shape[self.axis] * p.tiles,) + shape[self.axis + 1:])
-
-    def forward(self, bottom, top):
-        parts.tile_forward(bottom[0].data, top[0].data, self.axis, self.param.tile_param.tiles)
-
-    def backward(self, top, propagate_down, bottom):
-        if propagate_down[0]:
-            parts.tile_backward(top[0].diff, bottom[0].diff, self.axis, self.param.tile_param.tiles)

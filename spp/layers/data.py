@@ -1,6 +1,7 @@
-"""Layers that read examples from files, ahead of time, on threads."""
-from typing import Any
+"""Layers that read examples from files ahead of time, on threads: Data, ImageData, WindowData."""
+from typing import Any, Sequence
 
+from spp.blob import Blob
 from spp.data.batches import Batches
 from spp.data.datum import DatumImages
 from spp.data.listing import ListImages
@@ -12,28 +13,32 @@ from spp.layers.base import Layer
 from spp.layers.registry import register
 from spp.proto import caffe_pb2
 
-MOVED = ("scale", "mean_file", "crop_size", "mirror")       # into transform_param, long ago
+MOVED = ("scale", "mean_file", "crop_size", "mirror")       # fields that older prototxts have outside transform_param
 
 
 class StreamLayer(Layer):
-    """Base of the layers whose tops are the arrays of a stream's batches: `self.batches`, made by `setup`."""
+    """Base of the layers whose tops are the arrays of a stream's batches; `setup` calls `open`."""
 
     bottoms = (0, 0)
     tops: tuple[int, int | None] = (1, 2)
     batches: Stream
+    feed: Any       # the backend's Feed: copies batches to the device
 
-    def read(self, batches: Stream) -> None:
-        """Take the batches from here."""
+    def open(self, batches: Stream) -> None:
+        """Read the batches from this stream."""
         self.batches = batches
         self.feed = self.context.backend.Feed()
         batches.prepare(self.feed.empty, as_bytes=self.feed.transforms)
 
     def stream_seed(self) -> int:
-        """The seed for the stream: the layer's own, 0 or more."""
+        """The layer's own seed for the stream, 0 or more."""
         return int(self.context.generator(self.name).integers(2 ** 63))
 
     def transform_param(self, own: Any) -> caffe_pb2.TransformationParameter:
-        """The layer's transform_param, with what `own`, its own parameters, have in the old way."""
+        """The layer's transform_param, with the MOVED fields that the layer's own parameters `own` set.
+
+        Raises NetError if the two have different values.
+        """
         merged = caffe_pb2.TransformationParameter()
         merged.CopyFrom(self.param.transform_param)
         for name in MOVED:
@@ -45,55 +50,56 @@ class StreamLayer(Layer):
                 setattr(merged, name, value)
         return merged
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for blob, shape in zip(top, self.batches.shapes):
             blob.reshape(shape)
 
-    def forward(self, bottom, top):
-        self.feed.finish()      # `next` gives the memory of the batch before to the threads
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.feed.finish()      # `next` returns the memory of the previous batch to the threads
         self.feed.put(self.batches.next(), [blob.data for blob in top])
         upcoming = self.batches.ready()
         if upcoming is not None:
             self.feed.start(upcoming)
 
-    def state(self):
+    def state(self) -> dict[str, Any] | None:
         return {"position": self.batches.position, "seed": self.batches.seed}
 
-    def restore(self, state):
-        self.batches.seed = state["seed"]       # a run without random_seed had drawn one
+    def restore(self, state: dict[str, Any]) -> None:
+        self.batches.seed = state["seed"]       # without random_seed, that of the interrupted run
         self.batches.position = state["position"]
 
-    def close(self):
+    def close(self) -> None:
         self.batches.close()
 
 
 @register("Data")
 class Data(StreamLayer):
-    """Images, and where there is a second top their labels, from an LMDB of Datum (Caffe: Data).
+    """Images, and with a second top their labels, from an LMDB of Datum (Caffe: Data).
 
-    Tops: N x C x H x W, and N. Records come in the order of their keys, round and round. The database is
-    recognised by what it is: `backend` is not looked at, since its default, LEVELDB, is seldom meant.
+    Tops: N x C x H x W, and N. Records are read in the order of their keys, repeatedly. `backend` is ignored, since
+    its default, LEVELDB, is seldom meant. Raises NetError without a source, DataError for a bad database.
     """
 
     batches: Batches
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.data_param
         if not p.source:
             raise NetError("data_param needs a source, the folder of an LMDB, and has none")
-        self.read(Batches(DatumImages(p.source), self.transform_param(p), p.batch_size, self.phase,
+        self.open(Batches(DatumImages(p.source), self.transform_param(p), p.batch_size, self.phase,
                           self.stream_seed(), p.prefetch, rand_skip=p.rand_skip))
 
 
 @register("ImageData")
 class ImageData(StreamLayer):
-    """Images, and where there is a second top their labels, from the files that a list names (Caffe: ImageData).
+    """Images, and with a second top their labels, from the files of a list (Caffe: ImageData).
 
-    Tops: N x C x H x W, and N. The list has a line `path label` an image; `root_folder` goes before the paths.
-    `shuffle` draws another order for every round through the list.
+    Tops: N x C x H x W, and N. The list has one line `path label` per image; `root_folder` is put before the paths.
+    `shuffle` draws another order for every epoch. Raises NetError without a source, or for new_height without
+    new_width.
     """
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.image_data_param
         if not p.source:
             raise NetError("image_data_param needs a source, a text file of `path label` lines, and has none")
@@ -101,23 +107,23 @@ class ImageData(StreamLayer):
             raise NetError(f"new_height and new_width go together, found {p.new_height} and {p.new_width}; give both "
                            "or none")
         size = (p.new_height, p.new_width) if p.new_height else None
-        self.read(Batches(ListImages(p.source, p.root_folder, size, p.is_color), self.transform_param(p),
+        self.open(Batches(ListImages(p.source, p.root_folder, size, p.is_color), self.transform_param(p),
                           p.batch_size, self.phase, self.stream_seed(), rand_skip=p.rand_skip, shuffle=p.shuffle))
 
 
 @register("WindowData")
 class WindowData(StreamLayer):
-    """Warped foreground and background windows of images, and their classes, from R-CNN's window file (Caffe:
-    WindowData).
+    """Warped windows of images, and their classes, from R-CNN's window file (Caffe: WindowData).
 
-    Tops: N x C x crop_size x crop_size, and N; first the background windows, whose class is 0.
+    Tops: N x C x crop_size x crop_size, and N; first the background windows, whose class is 0. Raises NetError
+    without a source.
     """
 
     tops = (2, 2)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.window_data_param
         if not p.source:
             raise NetError("window_data_param needs a source, a window file, and has none")
-        self.read(WindowBatches(read_windows(p.source, p.root_folder), p, self.transform_param(p),
+        self.open(WindowBatches(read_windows(p.source, p.root_folder), p, self.transform_param(p),
                                 self.stream_seed()))

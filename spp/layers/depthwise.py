@@ -1,4 +1,7 @@
-"""Forks' names for a convolution of each channel by itself: ConvolutionDepthwise, DepthwiseConvolution."""
+"""Forks' names for a convolution with one group per channel: ConvolutionDepthwise, DepthwiseConvolution."""
+from typing import Sequence
+
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.convolution import Convolution
 from spp.layers.registry import register
@@ -7,9 +10,12 @@ from spp.layers.registry import register
 @register("DepthwiseConvolution")
 @register("ConvolutionDepthwise")
 class DepthwiseConvolution(Convolution):
-    """Convolution with as many groups as channels; group need not be given (MobileNet's ports to Caffe)."""
+    """A Convolution whose group is the number of channels (MobileNet's ports to Caffe).
 
-    def setup(self, bottom, top):
+    Raises NetError for a group that is neither left out nor 1 nor the number of channels.
+    """
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.convolution_param, bottom[0].shape
         channels = shape[p.axis] if -len(shape) <= p.axis < len(shape) else p.group
         if p.HasField("group") and p.group not in (1, channels):

@@ -1,10 +1,14 @@
 """SSD's layers of boxes: PriorBox, DetectionOutput."""
 import logging
+from typing import Any, Sequence
 
 import numpy as np
 
+from spp.backend.types import Array, Numbers
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
+from spp.layers.geometry import axis_numbers
 from spp.layers.registry import register
 from spp.ops import detection
 
@@ -13,15 +17,23 @@ log = logging.getLogger(__name__)
 
 @register("PriorBox")
 class PriorBox(Layer):
-    """Boxes of fixed sizes and shapes around each cell of a map (SSD: PriorBox). Bottoms: map, image.
+    """Boxes of fixed sizes and shapes around each cell of a map (SSD, Sec. 2.2: PriorBox).
 
-    The top is 1 x 2 x (cells * boxes * 4): the boxes as parts of the image, and their variances.
+    Bottoms: map and image, N x C x H x W each. Top: 1 x 2 x (cells * boxes * 4): corners x1, y1, x2, y2 relative to
+    the image's size, and their variances. Raises NetError for sizes, ratios, steps and variances not above 0.
     """
 
     bottoms = (2, 2)
-    differentiable = staticmethod(lambda bottom: False)
+    sizes: np.ndarray                       # (boxes, 2), width and height in pixels
+    variance: list[float]                   # one, or one per coordinate
+    image: tuple[float, float] | None       # (height, width) in pixels; None for that of bottom 1
+    step: tuple[float, float] | None        # from cell to cell; None for image size / map size
+    boxes: tuple[tuple[Numbers, Numbers], Array] | None     # sizes of map and image, and the top's values for them
 
-    def setup(self, bottom, top):
+    def differentiable(self, bottom: int) -> bool:
+        return False
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.prior_box_param
         if not p.min_size or min(p.min_size) <= 0:
             raise NetError(f"prior_box_param needs min_size, above 0; found {_list(p.min_size)}")
@@ -36,38 +48,37 @@ class PriorBox(Layer):
         ratios = detection.aspect_ratios(p.aspect_ratio, p.flip)
         self.sizes = detection.box_sizes(p.min_size, p.max_size, ratios)
         self.variance = list(p.variance) or [0.1]
-        self.image = self._given(p, "img_size", "img_h", "img_w")
-        self.step = self._given(p, "step", "step_h", "step_w")
-        self.made = None
+        self.image, self.step = self._pair(p, "img_size"), self._pair(p, "step")
+        self.boxes = None
 
     @staticmethod
-    def _given(p, one, high, wide):
-        """(height, width) where the parameter gives them, else None."""
-        both = p.HasField(high), p.HasField(wide)
-        if any(both) and (p.HasField(one) or not all(both)):
-            raise NetError(f"prior_box_param takes either {one}, or {high} and {wide}")
-        given = (getattr(p, high), getattr(p, wide)) if all(both) else (getattr(p, one),) * 2
-        if (any(both) or p.HasField(one)) and min(given) <= 0:
-            raise NetError(f"prior_box_param's {one} must be above 0, found {min(given):g}")
-        return given if min(given) > 0 else None
+    def _pair(p: Any, name: str) -> tuple[float, float] | None:
+        """(height, width) of a parameter, or None if it is not given."""
+        pair = axis_numbers(p, name)
+        if not pair:
+            return None
+        if min(pair) <= 0:
+            raise NetError(f"prior_box_param's {name} must be above 0, found {min(pair):g}")
+        return pair[0], pair[1]
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for i, blob in enumerate(bottom):
             if len(blob.shape) != 4:
                 raise NetError(f"bottom {i} must be N x C x H x W, found shape {format_shape(blob.shape)}")
         cells = bottom[0].shape[2:]
         top[0].reshape(1, 2, cells[0] * cells[1] * len(self.sizes) * 4)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         key = bottom[0].shape[2:], bottom[1].shape[2:]
-        if self.made is None or self.made[0] != key:
-            cells, image = key[0], self.image or key[1]
+        if self.boxes is None or self.boxes[0] != key:
+            (rows, columns), (height, width) = key
+            cells, image = (rows, columns), self.image or (height, width)
             step = self.step or (image[0] / cells[0], image[1] / cells[1])
             p = self.param.prior_box_param
             boxes = detection.prior_boxes(cells, image, step, p.offset, self.sizes, p.clip)
             values = np.stack([boxes, np.broadcast_to(self.variance, boxes.shape)]).reshape(1, 2, -1)
-            self.made = key, self.context.backend.from_host(values.astype(self.context.dtype))
-        top[0].data[...] = self.made[1]
+            self.boxes = key, self.context.backend.from_host(values.astype(self.context.dtype))
+        top[0].data[...] = self.boxes[1]
 
 
 @register("DetectionOutput")
@@ -75,14 +86,22 @@ class DetectionOutput(Layer):
     """Detections from box predictions, class scores and priors (SSD: DetectionOutput).
 
     Bottoms: loc N x (P * 4), or N x (P * classes * 4) without share_location; conf N x (P * classes); priors
-    1 x 2 x (P * 4). The top is 1 x 1 x K x 7: image, class, score, x1, y1, x2, y2 as parts of the image, not
-    cut to it; where no image has any, a row of the image's number and -1s for each.
+    1 x 2 x (P * 4). Top: 1 x 1 x K x 7: image, class, score, and x1, y1, x2, y2 relative to the image's size, not
+    clipped to it. If no image has a detection, the top has one row per image, of its number and -1s. Raises NetError
+    for other shapes and bad parameters.
     """
 
     bottoms = (3, 3)
-    differentiable = staticmethod(lambda bottom: False)
+    classes: int
+    boxes_each: int     # predicted boxes per prior: one, or one per class
+    code: str
+    rules: detection.Suppression
+    count: int          # of priors
 
-    def setup(self, bottom, top):
+    def differentiable(self, bottom: int) -> bool:
+        return False
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.detection_output_param
         nms = p.nms_param
         if p.num_classes < 1:
@@ -96,9 +115,9 @@ class DetectionOutput(Layer):
         self.classes, self.boxes_each = p.num_classes, 1 if p.share_location else p.num_classes
         self.code = type(self.param.prior_box_param).CodeType.Name(p.code_type)
         least = p.confidence_threshold if p.HasField("confidence_threshold") else -np.inf
-        self.rules = (p.background_label_id, least, nms.top_k, nms.nms_threshold, nms.eta, p.keep_top_k)
+        self.rules = detection.Suppression(least, nms.top_k, nms.nms_threshold, nms.eta)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         loc, conf, priors = (blob.shape for blob in bottom)
         if len(priors) < 3 or priors[:2] != (1, 2) or bottom[2].count % 8:
             raise NetError(f"bottom 2 must be priors of 1 x 2 x (P * 4), found shape {format_shape(priors)}")
@@ -106,24 +125,24 @@ class DetectionOutput(Layer):
         if not loc or not conf or loc[0] != conf[0]:
             raise NetError(f"bottoms 0 and 1 must have one number of images, found shapes {format_shape(loc)} and "
                            f"{format_shape(conf)}")
-        for i, wanted, words in ((0, 4 * self.boxes_each, "coordinates"), (1, self.classes, "scores")):
-            if bottom[i].count != loc[0] * self.count * wanted:
-                raise NetError(f"bottom {i} must have {wanted} {words} for each of {self.count} priors, found shape "
+        for i, each, words in ((0, 4 * self.boxes_each, "coordinates"), (1, self.classes, "scores")):
+            if bottom[i].count != loc[0] * self.count * each:
+                raise NetError(f"bottom {i} must have {each} {words} for each of {self.count} priors, found shape "
                                f"{format_shape(bottom[i].shape)}")
         top[0].reshape(1, 1, 1, 7)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         loc, conf, priors = (self.context.backend.to_host(blob.data) for blob in bottom)
-        images, count = len(loc), self.count
-        boxes, variances = priors.reshape(2, count, 4)
+        p, images, count = self.param.detection_output_param, len(loc), self.count
+        corners, variances = priors.reshape(2, count, 4)
         loc = loc.reshape(images, count, self.boxes_each, 4).swapaxes(1, 2)
-        loc = detection.decode(loc, boxes, variances, self.code,
-                               self.param.detection_output_param.variance_encoded_in_target)
+        loc = detection.decode(loc, corners, variances, self.code, p.variance_encoded_in_target)
         conf = conf.reshape(images, count, self.classes).swapaxes(1, 2)
         rows = []
         for i in range(images):
-            found = detection.detections(loc[i, 0] if self.boxes_each == 1 else loc[i], conf[i], *self.rules)
-            rows.append(np.column_stack([np.full(len(found), i, found.dtype), found]))
+            boxes = detection.detections(loc[i, 0] if self.boxes_each == 1 else loc[i], conf[i], p.background_label_id,
+                                         self.rules, p.keep_top_k)
+            rows.append(np.column_stack([np.full(len(boxes), i, boxes.dtype), boxes]))
         result = np.concatenate(rows) if rows else np.empty((0, 7))
         if not len(result):
             result = np.full((images, 7), -1.0)
@@ -132,5 +151,5 @@ class DetectionOutput(Layer):
         top[0].data[...] = self.context.backend.from_host(result.astype(self.context.dtype))
 
 
-def _list(numbers):
+def _list(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers) or "none"

@@ -1,7 +1,8 @@
 """Eltwise."""
 from typing import Sequence
 
-from spp.backend.types import Epilogue
+from spp.backend.types import Array, Epilogue
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import RELU, Layer, format_shape
 from spp.layers.registry import register
@@ -10,18 +11,27 @@ from spp.ops import eltwise
 
 @register("Eltwise")
 class Eltwise(Layer):
-    """PROD, SUM (with coeff) or MAX of bottoms of one shape (Caffe: Eltwise)."""
+    """The elementwise PROD, SUM (with coeff) or MAX of bottoms of one shape (Caffe: Eltwise).
+
+    Raises NetError for other shapes, for another number of coeff, for coeff without SUM, and for PROD or MAX in place.
+    """
 
     bottoms = (2, None)
     in_place = True
+    coeffs: list[float]     # per bottom, for SUM
+    winner: Array | None    # int32, the index of the bottom with the maximum, of the last forward
+
+    @property
+    def operation(self) -> str:
+        p = self.param.eltwise_param
+        return p.EltwiseOp.Name(p.operation)
 
     @property
     def fuses(self) -> Sequence[str]:
         return (RELU,) if self.operation == "SUM" else ()
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.eltwise_param
-        self.operation = p.EltwiseOp.Name(p.operation)
         if len(p.coeff) not in (0, len(bottom)):
             raise NetError(f"eltwise_param needs no coeff, or one for each of the {len(bottom)} bottoms; "
                            f"found {len(p.coeff)}")
@@ -32,17 +42,17 @@ class Eltwise(Layer):
             raise NetError(f"Eltwise {self.operation} cannot work in place: its backward needs the bottoms")
         self.winner = None
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for i, blob in enumerate(bottom[1:], 1):
             if blob.shape != bottom[0].shape:
                 raise NetError(f"bottoms must have one shape: bottom 0 is {format_shape(bottom[0].shape)}, "
                                f"bottom {i} is {format_shape(blob.shape)}")
         top[0].reshape(bottom[0].shape)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.forward_fused(bottom, top, Epilogue())
 
-    def forward_fused(self, bottom, top, epilogue):
+    def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         xs = [blob.data for blob in bottom]
         if self.operation == "SUM":
             eltwise.sum_forward(xs, self.coeffs, top[0].data, epilogue.relu)
@@ -53,8 +63,8 @@ class Eltwise(Layer):
                 self.winner = self.context.backend.xp.empty(top[0].shape, "int32")
             eltwise.max_forward(xs, top[0].data, self.winner)
 
-    def backward(self, top, propagate_down, bottom):
-        # a bottom whose gradient is the top's own array (in place) goes last: the others still read it
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        # a bottom whose gradient is the top's own array (in place) is written last: the others still read it
         order = sorted(range(len(bottom)), key=lambda i: bottom[i].diff is top[0].diff if propagate_down[i] else False)
         for i in order:
             if not propagate_down[i]:

@@ -1,9 +1,12 @@
 """Im2col."""
 import math
+from typing import Sequence
 
+from spp.backend.types import Numbers
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
-from spp.layers.convolution import spatial_numbers
+from spp.layers.geometry import convolution_geometry
 from spp.layers.registry import register
 from spp.ops import im2col
 from spp.ops.convolution import output_size
@@ -11,21 +14,24 @@ from spp.ops.convolution import output_size
 
 @register("Im2col")
 class Im2col(Layer):
-    """Every window of a Convolution as a column of the values it sees (Caffe: Im2col).
+    """The values of every window of a Convolution as channels (Caffe: Im2col).
 
-    Reads kernel, stride, pad, dilation and axis of convolution_param. The top has channels x kernel channels,
-    a channel's taps one after the other, and the size that the convolution would have.
+    Uses kernel, stride, pad, dilation and axis of convolution_param. Bottom: ... x C x spatial axes; top: ... x
+    (C * kernel elements) x output sizes, the elements of a channel's window one after the other. Raises NetError for
+    parameters as Convolution does, and if the number of axes changes.
     """
 
-    def setup(self, bottom, top):
+    axes: int                                           # the bottom's
+    axis: int                                           # of the channels
+    geometry: tuple[Numbers, Numbers, Numbers, Numbers]     # kernel, stride, pad, dilation
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.convolution_param
         self.axes = len(bottom[0].shape)
         self.axis = canonical_axis(p.axis, self.axes)
-        spatial = self.axes - self.axis - 1
-        self.geometry = (spatial_numbers(p, "kernel_size", spatial), spatial_numbers(p, "stride", spatial, 1),
-                         spatial_numbers(p, "pad", spatial, 0), spatial_numbers(p, "dilation", spatial, 1))
+        self.geometry = convolution_geometry(p, self.axes - self.axis - 1)[:4]
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         if len(shape) != self.axes:
             raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {format_shape(shape)}")
@@ -33,9 +39,9 @@ class Im2col(Layer):
         channels = shape[self.axis] * math.prod(self.geometry[0])
         top[0].reshape(*shape[:self.axis], channels, *sizes)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         im2col.forward(bottom[0].data, top[0].data, *self.geometry, self.axis)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             im2col.backward(top[0].diff, bottom[0].diff, *self.geometry, self.axis)

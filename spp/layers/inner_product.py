@@ -1,7 +1,9 @@
 """InnerProduct."""
 import math
+from typing import Sequence
 
 from spp.backend.types import Epilogue
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import RELU, Layer, canonical_axis, format_shape
 from spp.layers.registry import register
@@ -10,14 +12,19 @@ from spp.ops import inner_product
 
 @register("InnerProduct")
 class InnerProduct(Layer):
-    """A fully connected layer over the axes from `axis` on (Caffe: InnerProduct).
+    """y = weight x + bias, x the elements of all axes from `axis` on (Caffe: InnerProduct).
 
-    Parameters: weight num_output x inputs (inputs x num_output if transpose), bias num_output if bias_term.
+    Top: the axes before `axis`, then num_output. Parameters: weight num_output x inputs (inputs x num_output if
+    transpose), bias num_output if bias_term. Raises NetError without num_output, and if the number of inputs changes.
     """
 
     fuses = (RELU,)
+    axis: int
+    inputs: int
+    outputs: int
+    transpose: bool
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.inner_product_param, bottom[0].shape
         if p.num_output < 1:
             raise NetError("inner_product_param needs num_output, at least 1")
@@ -29,7 +36,7 @@ class InnerProduct(Layer):
         if p.bias_term:
             self.add_filled((self.outputs,), p.bias_filler)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         inputs = math.prod(shape[self.axis:])
         if inputs != self.inputs:
@@ -38,15 +45,15 @@ class InnerProduct(Layer):
                            f"size the net was made for, or an SPP layer before this one")
         top[0].reshape(*shape[:self.axis], self.outputs)
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.forward_fused(bottom, top, Epilogue())
 
-    def forward_fused(self, bottom, top, epilogue):
+    def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         weight, *bias = (blob.data for blob in self.blobs)
         inner_product.forward(bottom[0].data, weight, bias[0] if bias else None, top[0].data, self.axis,
                               self.transpose, epilogue.relu, self.context.precision)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dy, how = top[0].diff, (self.axis, self.transpose, self.context.precision)
         if self.param_propagate_down[0]:
             inner_product.backward_weights(bottom[0].data, dy, self.blobs[0].diff, *how)

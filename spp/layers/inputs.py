@@ -1,5 +1,8 @@
-"""Layers that make blobs from nothing: Input and DummyData."""
+"""Layers without bottoms or files: Input and DummyData."""
+from typing import Iterable, Sequence
+
 from spp import filler
+from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer
 from spp.layers.registry import register
@@ -8,12 +11,15 @@ from spp.proto import caffe_pb2
 
 @register("Input")
 class Input(Layer):
-    """The net's inputs: tops that the caller fills (Caffe: Input). Reshaping one reshapes the net."""
+    """The net's inputs: tops that the caller fills (Caffe: Input). Reshaping an input reshapes the net.
+
+    input_param: no shape, one for all tops, or one per top; raises NetError for another number.
+    """
 
     bottoms = (0, 0)
     tops = (1, None)
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shapes = self.param.input_param.shape
         if len(shapes) not in (0, 1, len(top)):
             raise NetError(f"input_param needs one shape, or one for each of the {len(top)} tops; found {len(shapes)}")
@@ -24,12 +30,18 @@ class Input(Layer):
 
 @register("DummyData")
 class DummyData(Layer):
-    """Tops filled by fillers (Caffe: DummyData); constant ones once, others before every forward."""
+    """Tops filled by fillers (Caffe: DummyData): constant ones once, others in every forward.
+
+    dummy_data_param: one shape for all tops or one per top, as `shape` or as the older num, channels, height and
+    width, and likewise data_filler; raises NetError for another number.
+    """
 
     bottoms = (0, 0)
     tops = (1, None)
+    fillers: list[caffe_pb2.FillerParameter]    # per top
+    refilled: list[int]                         # the tops that every forward fills
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.dummy_data_param
         legacy = [list(axis) for axis in (p.num, p.channels, p.height, p.width)]
         if p.shape and any(legacy):
@@ -51,10 +63,10 @@ class DummyData(Layer):
         self._fill(top, range(len(top)))
         self.refilled = [i for i, f in enumerate(self.fillers) if f.type != "constant"]
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self._fill(top, self.refilled)
 
-    def _fill(self, top, indices):
+    def _fill(self, top: Sequence[Blob], indices: Iterable[int]) -> None:
         for i in indices:
             values = filler.fill(top[i].shape, self.fillers[i], self.random_stream())
             top[i].data[...] = self.context.backend.from_host(values.astype(self.context.dtype))

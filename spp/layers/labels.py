@@ -1,11 +1,14 @@
-"""What SoftmaxWithLoss and Accuracy share: labels as class indices, with one to ignore."""
+"""What classification losses and Accuracy share: labels as class indices, and a label to ignore."""
+import math
 from typing import Any
 
 import numpy as np
 
+from spp.backend.types import Array, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
+from spp.ops import labels as label_ops
 
 
 class ClassIndices:
@@ -16,43 +19,34 @@ class ClassIndices:
         self._indices, self._counted = (Blob((), dtype, layer.context.backend, channels_last=False)
                                         for dtype in (np.int64, bool))
 
-    def read(self, labels: Any, shape: tuple[int, ...], classes: int, ignore_label: int | None) -> tuple[Any, Any]:
+    def read(self, labels: Array, shape: Numbers, classes: int, ignore_label: int | None) -> tuple[Array, Array]:
         """Labels (floats) as int64 of `shape` = outer + inner, and booleans: which are not the ignored label.
 
-        Both stay until the next call. Ignored ones become class 0, so that they can be looked up.
-        `layer.check_values` a label that is no class.
+        Both are valid until the next call. Ignored labels become class 0, so that they can be looked up. A label that
+        is no class raises NetError, by `layer.check_values`.
         """
         for blob in (self._indices, self._counted):
             blob.reshape(shape)
-        indices, counted, device = self._indices.data, self._counted.data, self._layer.context.backend
-        indices[...] = labels.reshape(shape)
-        if ignore_label is None:
-            counted[...] = True
-        else:
-            device.xp.not_equal(indices, ignore_label, out=counted)
-        outside, other = (device.scratch_like(f"labels.{name}", counted) for name in ("outside", "other"))
-        device.xp.less(indices, 0, out=outside)
-        device.xp.greater_equal(indices, classes, out=other)
-        outside |= other
-        outside &= counted
-        self._layer.check_values(outside, indices, lambda found: (
-            f"label {found} is no class of the {classes} that the scores have (0 to {classes - 1}); check num_output "
+        indices, counted = self._indices.data, self._counted.data
+        outside = label_ops.read(labels, ignore_label, classes, indices, counted)
+        self._layer.check_values(outside, indices, lambda label: (
+            f"label {label} is no class of the {classes} that the scores have (0 to {classes - 1}); check num_output "
             "of the last layer against the labels of the data"))
-        device.xp.logical_not(counted, out=other)
-        outside |= other
-        device.xp.copyto(indices, 0, where=outside)
+        label_ops.clear_others(indices, counted, outside)
         return indices, counted
 
 
-def check_shapes(scores: tuple[int, ...], labels: tuple[int, ...], label_count: int, axis: int) -> tuple[int, ...]:
-    """The shape outer + inner of one label a prediction; raises NetError if `label_count` does not fit."""
+def check_shapes(scores: Numbers, labels: Numbers, label_count: int, axis: int) -> Numbers:
+    """The shape outer + inner of one label per prediction; raises NetError if `label_count` does not fit."""
     shape = scores[:axis] + scores[axis + 1:]
     if not scores[axis]:
         raise NetError(f"the scores {format_shape(scores)} have no classes on axis {axis}")
-    wanted = 1
-    for size in shape:
-        wanted *= size
-    if wanted != label_count:
+    if math.prod(shape) != label_count:
         raise NetError(f"needs one label for each prediction: scores {format_shape(scores)} with class axis "
-                       f"{axis} want {wanted} labels, the label blob is {format_shape(labels)}")
+                       f"{axis} want {math.prod(shape)} labels, the label blob is {format_shape(labels)}")
     return shape
+
+
+def ignored_label(p: Any) -> int | None:
+    """The ignore_label of a LossParameter or AccuracyParameter, or None."""
+    return p.ignore_label if p.HasField("ignore_label") else None

@@ -1,6 +1,10 @@
-"""The layer whose examples the program hands over."""
+"""MemoryData."""
+from typing import Any, Sequence
+
 import numpy as np
 
+from spp.backend.types import Numbers
+from spp.blob import Blob
 from spp.data import datum
 from spp.data.transform import Transformer
 from spp.errors import NetError
@@ -10,16 +14,23 @@ from spp.layers.registry import register
 
 @register("MemoryData")
 class MemoryData(Layer):
-    """Batches of arrays that the program gave, round and round (Caffe: MemoryData).
+    """Batches of arrays that the program sets, read repeatedly (Caffe: MemoryData).
 
-    Tops: N x C x H x W by memory_data_param, and N. Give the examples by `set_input_arrays`, as they are, or by
-    `add_datum_vector`, through transform_param.
+    Tops: N x C x H x W by memory_data_param, and N. Set the examples by `set_input_arrays`, as they are, or by
+    `add_datum_vector`, which applies transform_param. Raises NetError for a size below 1, and in forward without
+    examples.
     """
 
     bottoms = (0, 0)
     tops = (2, 2)
+    shape: Numbers                  # of top 0
+    transformer: Transformer
+    data: np.ndarray | None         # examples x C x H x W, and their labels
+    labels: np.ndarray | None
+    position: int                   # of the next batch's first example
+    unread: bool                    # whether added examples have not all been used yet
 
-    def setup(self, bottom, top):
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.memory_data_param
         self.shape = (p.batch_size, p.channels, p.height, p.width)
         if min(self.shape) < 1:
@@ -27,35 +38,35 @@ class MemoryData(Layer):
                            f"{', '.join(map(str, self.shape))}")
         self.transformer = Transformer(self.param.transform_param, self.phase)
         self.data = self.labels = None
-        self.position = 0           # of the next batch's first example
-        self.unread = False         # whether added examples have not all been given yet
+        self.position = 0
+        self.unread = False
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
-        """Give the examples: float32, n x C x H x W, n a multiple of batch_size; labels float32, n (or n x 1 x 1 x 1).
+        """Set the examples: float32, n x C x H x W, n a multiple of batch_size; labels float32, n (or n x 1 x 1 x 1).
 
-        The arrays are used, not copied: what is written into them is seen. transform_param does not touch them.
-        Raises NetError if they do not fit.
+        The arrays are not copied: later changes to them are seen. transform_param is not applied. Raises NetError for
+        another dtype or shape.
         """
         batch, *image = self.shape
         for name, array in (("data", data), ("labels", labels)):
             if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-                found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-                raise self._error(f"{name} must be a float32 array, found {found}; use np.float32(...)")
+                kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                raise self._error(f"{name} must be a float32 array, found {kind}; use np.float32(...)")
         if data.ndim != 4 or data.shape[1:] != tuple(image):
             raise self._error(f"data must have the shape n x {format_shape(image)}, found "
                               f"{format_shape(data.shape)}")
         if not len(data) or len(data) % batch:
             raise self._error(f"the number of examples must be a multiple of batch_size {batch}, found {len(data)}")
         if labels.shape[:1] != data.shape[:1] or labels.size != len(data):
-            raise self._error(f"labels must be {len(data)}, one an example, found the shape {labels.shape}")
+            raise self._error(f"labels must be {len(data)}, one per example, found the shape {labels.shape}")
         self.data, self.labels = data, labels.reshape(-1)
         self.position = 0
         self.unread = False
 
     def add_datum_vector(self, datums: list) -> None:
-        """Give examples as Datum messages, a multiple of batch_size; transform_param is applied to them.
+        """Set the examples as Datum messages, a multiple of batch_size; transform_param is applied to them.
 
-        Raises NetError or DataError if they do not fit, or if those added before were not all used yet.
+        Raises NetError or DataError for another size, or if previously added examples have not all been used yet.
         """
         batch, channels, height, width = self.shape
         if self.unread:
@@ -76,12 +87,12 @@ class MemoryData(Layer):
         self.position = 0
         self.unread = True
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].reshape(self.shape)
         top[1].reshape(self.shape[0])
 
-    def forward(self, bottom, top):
-        if self.data is None:
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        if self.data is None or self.labels is None:
             raise NetError("needs to be initialized with examples; call its set_input_arrays(data, labels) or "
                            "add_datum_vector(datums) before forward")
         start = self.position % len(self.data)      # a restored position may be that of other data
@@ -91,13 +102,13 @@ class MemoryData(Layer):
         self.position = part.stop % len(self.data)
         self.unread = self.unread and self.position != 0
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         return {**(super().state() or {}), "position": self.position}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.position = state["position"]
 
-    def _error(self, text):
-        """These methods are called by the program, not by the net: they name the layer themselves."""
+    def _error(self, text: str) -> NetError:
+        """An error that names the layer, as the net does for errors in the methods that it calls."""
         return NetError(f"layer {self.name!r} (MemoryData): {text}")

@@ -1,4 +1,6 @@
 """Normalize."""
+from typing import Sequence
+
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
@@ -9,13 +11,19 @@ from spp.proto import caffe_pb2
 
 @register("Normalize")
 class Normalize(Layer):
-    """x / its L2 norm * scale (ParseNet, SSD: Normalize).
+    """x / its L2 norm * scale (ParseNet, SSD: Normalize), for N x C x ....
 
-    The norm is that of an image (across_spatial) or of each pixel over its channels; eps is added to the sum of
-    squares. Parameter: scale, 1 (channel_shared) or C.
+    The norm is sqrt(eps + sum of squares) over an image (across_spatial) or over the channels of each pixel.
+    Parameter: scale, 1 (channel_shared) or C, at first 1. Raises NetError for fewer than 2 axes, and if the number
+    of channels changes.
     """
 
-    def setup(self, bottom, top):
+    across: bool
+    eps: float
+    channels: int
+    norm: Blob      # kept for backward; the bottom's axes, those summed over of size 1
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.norm_param, bottom[0].shape
         if len(shape) < 2:
             raise NetError(f"needs a bottom of N x C x ..., found shape {format_shape(shape)}")
@@ -23,20 +31,20 @@ class Normalize(Layer):
         one = caffe_pb2.FillerParameter(value=1)
         self.add_filled((1 if p.channel_shared else self.channels,),
                         p.scale_filler if p.HasField("scale_filler") else one)
-        self.norm = Blob((), self.context.dtype, self.context.backend)
+        self.norm = self.buffer()
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         shape = bottom[0].shape
         if shape[1] != self.channels:
             raise NetError(f"the scale is for {self.channels} channels, found {shape[1]}")
         top[0].reshape(shape)
         self.norm.reshape(shape[:1] + (1,) * (len(shape) - 1) if self.across else (shape[0], 1, *shape[2:]))
 
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         normalize.norms(bottom[0].data, self.across, self.eps, self.norm.data)
         normalize.forward(bottom[0].data, self.norm.data, self.blobs[0].data, top[0].data)
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dy, x = top[0].diff, bottom[0].data
         if self.param_propagate_down[0]:
             normalize.backward_scale(dy, x, self.norm.data, self.blobs[0].diff)

@@ -1,30 +1,44 @@
 """SPP: spatial pyramid pooling."""
+import functools
+from typing import Callable, Sequence
+
 import numpy as np
 
+from spp.backend.types import Array
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer
-from spp.layers.pooling import Tables
+from spp.layers.pooling import Tables, cached_tables
 from spp.layers.registry import register
 from spp.ops import pooling, spp
 
 
 @register("SPP")
 class SPP(Layer):
-    """Spatial pyramid pooling: a vector of fixed length from a map of any size.
+    """Spatial pyramid pooling: a vector of fixed length from a map of any size, N x C x H x W (He et al., Sec. 2.2).
 
-    spp_param { bins: 6 bins: 3 bins: 2 bins: 1 }: the paper's pyramid (Sec. 2.2). The top is N x (C * sum of
-    n^2): the levels in the order listed, each as Pooling and Flatten would give it. bin_rule says where the
-    bins lie (spp.ops.spp.bins). spp_param { pyramid_height: h }: Caffe's SPP, levels of 2^i bins with Caffe's
-    windows and padding; with h = 1 the top is N x C x 1 x 1.
+    spp_param { bins: 6 bins: 3 bins: 2 bins: 1 }: levels of n x n bins as in the paper. The top is N x (C * sum of
+    n^2): the levels in the order listed, each as Pooling and Flatten would return it. bin_rule: the rule for the
+    edges of the bins (spp.ops.spp.bins). spp_param { pyramid_height: h }: Caffe's SPP, levels of 2^i x 2^i bins with
+    Caffe's windows and padding; with h = 1 the top is N x C x 1 x 1. pool: MAX or AVE. Raises NetError unless either
+    bins or pyramid_height is given, and for a map that has too few pixels for Caffe's windows.
     """
 
-    def setup(self, bottom, top):
+    method: str
+    rule: str
+    tables: Callable[..., Tables]
+    counts: Sequence[int]   # of bins by level; their regions, and areas for averages, at the present size:
+    regions: Array
+    areas: Array
+    pooled: Blob            # N x C x bins x 1
+    argmax: Blob            # positions for backward, as pooled
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.spp_param
         if bool(p.bins) == p.HasField("pyramid_height"):
-            found = "both" if p.bins else "neither"
+            forms = "both" if p.bins else "neither"
             raise NetError(f"spp_param needs either bins (as bins: 6 bins: 3 bins: 2 bins: 1) or Caffe's "
-                           f"pyramid_height, found {found}")
+                           f"pyramid_height, found {forms}")
         if p.bins and min(p.bins) < 1:
             raise NetError(f"bins must be at least 1, found {', '.join(map(str, p.bins))}")
         if p.HasField("pyramid_height"):
@@ -36,15 +50,18 @@ class SPP(Layer):
         if self.method not in ("MAX", "AVE"):
             raise NetError(f"spp_param's pool must be MAX or AVE, found {self.method}")
         self.rule = p.BinRule.Name(p.bin_rule)
-        self.tables = Tables(self.context)
-        self.pooled = Blob((), self.context.dtype, self.context.backend)
-        self.argmax = Blob((), np.int32, self.context.backend)
+        make: Callable[..., Tables] = functools.partial(spp.caffe_regions, pyramid_height=p.pyramid_height)
+        if p.bins:
+            make = functools.partial(spp.pyramid_regions, levels=tuple(p.bins), rule=self.rule)
+        self.tables = cached_tables(self.context, make)
+        self.pooled = self.buffer()
+        self.argmax = self.buffer(np.int32)
 
-    def reshape(self, bottom, top):
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(bottom[0].shape) != 4:
             raise NetError(f"needs a bottom of N x C x H x W, found shape {bottom[0].shape}")
         n, channels, *size = bottom[0].shape
-        self.counts, self.regions, self.areas = self.tables.of(tuple(size), self._lay_bins)
+        self.counts, self.regions, self.areas = self.tables(*size)
         for blob in (self.pooled, self.argmax):
             blob.reshape(n, channels, len(self.regions), 1)
         if self.param.spp_param.pyramid_height == 1:
@@ -52,13 +69,7 @@ class SPP(Layer):
         else:
             top[0].reshape(n, channels * len(self.regions))
 
-    def _lay_bins(self, height, width):
-        p = self.param.spp_param
-        if p.bins:
-            return spp.pyramid_regions(height, width, p.bins, self.rule)
-        return spp.caffe_regions(height, width, p.pyramid_height)
-
-    def forward(self, bottom, top):
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         pooled = self.pooled.data[..., 0]
         if self.method == "MAX":
             argmax = self.argmax.data[..., 0] if self.runs_backward else None
@@ -67,7 +78,7 @@ class SPP(Layer):
             pooling.average_forward(bottom[0].data, self.regions, self.areas, pooled)
         spp.flatten_forward(pooled, self.counts, self._flat(top[0].data))
 
-    def backward(self, top, propagate_down, bottom):
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         gradient = self.pooled.diff[..., 0]
@@ -78,5 +89,5 @@ class SPP(Layer):
             pooling.average_backward(gradient, self.regions, self.areas, bottom[0].diff)
 
     @staticmethod
-    def _flat(array):
+    def _flat(array: Array) -> Array:
         return array.reshape(array.shape[0], -1)

@@ -29,9 +29,9 @@ class Affine(NamedTuple):
             return Epilogue(relu=relu)
         return Epilogue(-self.shift, self.scale, self.bias, relu)
 
-    def forward(self, x: Array, y: Array, first: int, last: int, relu: bool = False) -> None:
-        """Write y, or max(y, 0) if `relu`. The channels are the axes first .. last - 1 of x; y may be x."""
-        backend.of(x).channel_affine(x, self.shift, self.scale, self.bias, y, first, last, relu)
+    def forward(self, x: Array, y: Array, axis: int, num_axes: int, relu: bool = False) -> None:
+        """Write y, or max(y, 0) if `relu`. The channels are the `num_axes` axes of x from `axis` on; y may be x."""
+        backend.of(x).channel_affine(x, self.shift, self.scale, self.bias, y, axis, num_axes, relu=relu)
 
 
 IDENTITY = Affine()

@@ -29,7 +29,7 @@ def forward(x: Any, weight: Any, bias: Any, y: Any, stride: Numbers, pad: Number
     convolution.backward_data(x, weight, y, stride, pad, dilation, group, axis, precision)
     if bias is not None or scale is not None or relu:
         backend.of(y).channel_affine(y, 0 if bias is None else -bias, 1 if scale is None else scale,
-                                     0 if shift is None else shift, y, axis, axis + 1, relu)
+                                     0 if shift is None else shift, y, axis, 1, relu=relu)
 
 
 def backward_data(dy: Any, weight: Any, dx: Any, stride: Numbers, pad: Numbers, dilation: Numbers,

@@ -1,11 +1,12 @@
-"""Several arrays of one shape combined element by element."""
-from typing import Any, Sequence
+"""Several arrays of one shape and dtype, combined element by element (Caffe's Eltwise)."""
+from typing import Sequence
 
 from spp import backend
+from spp.backend.types import Array
 
 
-def sum_forward(xs: Sequence[Any], coeffs: Sequence[float], y: Any, relu: bool = False) -> None:
-    """y = sum of coeff * x, of two xs or more; with `relu` max(y, 0). y may be the first or the second x."""
+def sum_forward(xs: Sequence[Array], coeffs: Sequence[float], y: Array, relu: bool = False) -> None:
+    """y = sum of coeff * x over two or more xs, then max(y, 0) if `relu`. y may be the first or the second x."""
     device = backend.of(y)
     total, weight = xs[0], coeffs[0]
     for i in range(1, len(xs)):
@@ -13,16 +14,16 @@ def sum_forward(xs: Sequence[Any], coeffs: Sequence[float], y: Any, relu: bool =
         total, weight = y, 1.0
 
 
-def prod_forward(xs: Sequence[Any], y: Any) -> None:
-    """y = product of the xs."""
+def prod_forward(xs: Sequence[Array], y: Array) -> None:
+    """y = product of two or more xs."""
     xp = backend.of(y).xp
     xp.multiply(xs[0], xs[1], out=y)
     for x in xs[2:]:
         y *= x
 
 
-def prod_backward(dy: Any, xs: Sequence[Any], y: Any, index: int, stable: bool, dx: Any) -> None:
-    """dx = dy * product of the other xs, or dy * y / x where not `stable` (NaN where x is 0, as in Caffe)."""
+def prod_backward(dy: Array, xs: Sequence[Array], y: Array, index: int, stable: bool, dx: Array) -> None:
+    """dx = dy * product of all xs but xs[index]; unless `stable` dy * y / xs[index]: NaN if that is 0."""
     xp = backend.of(y).xp
     if stable:
         dx[...] = dy
@@ -34,7 +35,7 @@ def prod_backward(dy: Any, xs: Sequence[Any], y: Any, index: int, stable: bool, 
         dx *= dy
 
 
-def max_backward(dy: Any, winner: Any, index: int, dx: Any) -> None:
+def max_backward(dy: Array, winner: Array, index: int, dx: Array) -> None:
     """dx = dy where `winner` is `index`, else 0; dx is not dy."""
     device = backend.of(dy)
     wins = device.scratch_like("eltwise.larger", winner, bool)
@@ -43,8 +44,8 @@ def max_backward(dy: Any, winner: Any, index: int, dx: Any) -> None:
     device.xp.copyto(dx, dy, where=wins)
 
 
-def max_forward(xs: Sequence[Any], y: Any, winner: Any) -> None:
-    """y = the largest x, winner = its index. Of the first two a tie goes to the second; later ones must be larger."""
+def max_forward(xs: Sequence[Array], y: Array, winner: Array) -> None:
+    """y = the largest x, winner (int) = its index. The second wins ties with the first, later ones lose all ties."""
     device = backend.of(y)
     larger = device.scratch_like("eltwise.larger", y, bool)
     winner[...] = 1

@@ -12,7 +12,7 @@ def forward(x: Any, weight: Any, bias: Any, y: Any, axis: int = 1, transpose: bo
     if `transpose`; bias: O, or None.
     """
     device = backend.of(x)
-    out = device.matrix(y, axis, "inner_product.y")
+    out = device.empty_matrix(y, axis, "inner_product.y")
     device.inner_product_forward(device.load_matrix(x, axis, "inner_product.x"), weight, bias, out, transpose, relu,
                                  precision)
     device.store(out.reshape(y.shape), y)
@@ -22,7 +22,7 @@ def backward_data(dy: Any, weight: Any, dx: Any, axis: int = 1, transpose: bool 
                   precision: str = "fp32") -> None:
     """dx = dy weight."""
     device = backend.of(dy)
-    out = device.matrix(dx, axis, "inner_product.x")
+    out = device.empty_matrix(dx, axis, "inner_product.x")
     device.inner_product_backward_data(device.load_matrix(dy, axis, "inner_product.y"), weight, out, transpose,
                                        precision)
     device.store(out.reshape(dx.shape), dx)

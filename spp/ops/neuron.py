@@ -1,47 +1,51 @@
-"""Elementwise functions of one array; y may be x itself. dx may be dy itself."""
-from typing import Any
+"""Elementwise functions of one array (Caffe's neuron layers): y may be x, and dx may be dy unless stated otherwise.
+
+Arrays have one shape and one floating dtype.
+"""
+import numpy as np
 
 from spp import backend
+from spp.backend.types import Array
 
 
-def relu_forward(x: Any, y: Any, negative_slope: float) -> None:
+def relu_forward(x: Array, y: Array, negative_slope: float) -> None:
     """y = max(x, 0) + negative_slope * min(x, 0)."""
     backend.of(x).relu(x, y, negative_slope)
 
 
-def relu_backward(dy: Any, x: Any, dx: Any, negative_slope: float) -> None:
-    """dx = dy where x > 0, else negative_slope * dy. `x` may be the output, in place, if the slope is not negative."""
+def relu_backward(dy: Array, x: Array, dx: Array, negative_slope: float) -> None:
+    """dx = dy where x > 0, else negative_slope * dy. `x` may be the output if the slope is not negative."""
     backend.of(x).relu_backward(dy, x, dx, negative_slope)
 
 
-def prelu_forward(x: Any, slope: Any, y: Any) -> None:
-    """y = max(x, 0) + slope * min(x, 0); slope: one number a channel (axis 1), or one for all (no axes)."""
+def prelu_forward(x: Array, slope: Array, y: Array) -> None:
+    """y = max(x, 0) + slope * min(x, 0); slope: one value per channel (axis 1), or an array without axes for all."""
     device = backend.of(x)
     below = device.scratch_like("neuron.below", x)
     device.xp.minimum(x, 0, out=below)
-    device.channel_affine(below, 0, slope, 0, below, 1, 1 + slope.ndim)
+    device.channel_affine(below, 0, slope, 0, below, 1, slope.ndim)
     device.xp.maximum(x, 0, out=y)
     y += below
 
 
-def prelu_backward(dy: Any, x: Any, slope: Any, dx: Any) -> None:
+def prelu_backward(dy: Array, x: Array, slope: Array, dx: Array) -> None:
     """dx = dy where x > 0, else slope * dy."""
     device = backend.of(x)
     slopes = device.scratch_like("neuron.slope", x)
     device.xp.greater(x, 0, out=slopes)
-    device.channel_affine(slopes, 0, 1 - slope, slope, slopes, 1, 1 + slope.ndim)
+    device.channel_affine(slopes, 0, 1 - slope, slope, slopes, 1, slope.ndim)
     device.xp.multiply(dy, slopes, out=dx)
 
 
-def prelu_slope_gradient(dy: Any, x: Any, slope: Any) -> Any:
-    """The sum of dy * min(x, 0) over all that share a slope, float64."""
+def prelu_slope_gradient(dy: Array, x: Array, slope: Array) -> Array:
+    """The gradient of the slope, float64 in its shape: the sum of dy * min(x, 0) over its elements."""
     device = backend.of(x)
     below = device.scratch_like("neuron.below", x)
     device.xp.minimum(x, 0, out=below)
-    return device.channel_dots(dy, below, 1, 1 + slope.ndim)
+    return device.channel_dots(dy, below, 1, slope.ndim)
 
 
-def elu_forward(x: Any, y: Any, alpha: float) -> None:
+def elu_forward(x: Array, y: Array, alpha: float) -> None:
     """y = x where x > 0, else alpha * (e^x - 1)."""
     device = backend.of(x)
     below = device.scratch_like("neuron.below", x)
@@ -52,22 +56,22 @@ def elu_forward(x: Any, y: Any, alpha: float) -> None:
     y += below
 
 
-def elu_backward(dy: Any, x: Any, dx: Any, alpha: float) -> None:
+def elu_backward(dy: Array, x: Array, dx: Array, alpha: float) -> None:
     """dx = dy where x > 0, else dy * alpha * e^x."""
     device = backend.of(x)
     slope, above = device.scratch_like("neuron.slope", x), device.scratch_like("neuron.above", x)
     device.xp.minimum(x, 0, out=slope)
     device.xp.exp(slope, out=slope)
     slope *= alpha
-    if alpha != 1:      # where x > 0 the slope is alpha so far
+    if alpha != 1:      # up to here the slope is alpha where x > 0
         device.xp.greater(x, 0, out=above)
         above *= 1 - alpha
         slope += above
     device.xp.multiply(dy, slope, out=dx)
 
 
-def sigmoid_forward(x: Any, y: Any) -> None:
-    """y = 1 / (1 + e^-x), as (tanh(x / 2) + 1) / 2: that cannot overflow."""
+def sigmoid_forward(x: Array, y: Array) -> None:
+    """y = 1 / (1 + e^-x), computed as (tanh(x / 2) + 1) / 2, which cannot overflow."""
     xp = backend.of(x).xp
     xp.multiply(x, 0.5, out=y)
     xp.tanh(y, out=y)
@@ -75,7 +79,7 @@ def sigmoid_forward(x: Any, y: Any) -> None:
     y += 0.5
 
 
-def sigmoid_backward(dy: Any, y: Any, dx: Any) -> None:
+def sigmoid_backward(dy: Array, y: Array, dx: Array) -> None:
     """dx = dy * y * (1 - y)."""
     device = backend.of(y)
     slope = device.scratch_like("neuron.slope", y)
@@ -84,7 +88,7 @@ def sigmoid_backward(dy: Any, y: Any, dx: Any) -> None:
     device.xp.multiply(dy, slope, out=dx)
 
 
-def swish_forward(x: Any, y: Any, beta: float) -> None:
+def swish_forward(x: Array, y: Array, beta: float) -> None:
     """y = x * sigmoid(beta * x)."""
     device = backend.of(x)
     gate = device.scratch_like("neuron.gate", x)
@@ -93,7 +97,7 @@ def swish_forward(x: Any, y: Any, beta: float) -> None:
     device.xp.multiply(x, gate, out=y)
 
 
-def swish_backward(dy: Any, x: Any, dx: Any, beta: float) -> None:
+def swish_backward(dy: Array, x: Array, dx: Array, beta: float) -> None:
     """dx = dy * s * (1 + beta * x * (1 - s)), where s = sigmoid(beta * x)."""
     device = backend.of(x)
     gate, slope = device.scratch_like("neuron.gate", x), device.scratch_like("neuron.slope", x)
@@ -107,12 +111,12 @@ def swish_backward(dy: Any, x: Any, dx: Any, beta: float) -> None:
     device.xp.multiply(dy, slope, out=dx)
 
 
-def tanh_forward(x: Any, y: Any) -> None:
+def tanh_forward(x: Array, y: Array) -> None:
     """y = tanh(x)."""
     backend.of(x).xp.tanh(x, out=y)
 
 
-def tanh_backward(dy: Any, y: Any, dx: Any) -> None:
+def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
     """dx = dy * (1 - y^2)."""
     device = backend.of(y)
     slope = device.scratch_like("neuron.slope", y)
@@ -121,8 +125,8 @@ def tanh_backward(dy: Any, y: Any, dx: Any) -> None:
     device.xp.multiply(dy, slope, out=dx)
 
 
-def bnll_forward(x: Any, y: Any) -> None:
-    """y = log(1 + e^x), as max(x, 0) + log(1 + e^-|x|): that cannot overflow."""
+def bnll_forward(x: Array, y: Array) -> None:
+    """y = log(1 + e^x), computed as max(x, 0) + log(1 + e^-|x|), which cannot overflow."""
     device = backend.of(x)
     rest = device.scratch_like("neuron.rest", x)
     device.xp.absolute(x, out=rest)
@@ -133,48 +137,48 @@ def bnll_forward(x: Any, y: Any) -> None:
     y += rest
 
 
-def bnll_backward(dy: Any, x: Any, dx: Any) -> None:
+def bnll_backward(dy: Array, x: Array, dx: Array) -> None:
     """dx = dy / (1 + e^-x)."""
     device = backend.of(x)
     divisor = device.scratch_like("neuron.divisor", x)
-    device.xp.maximum(x, -50, out=divisor)      # e^50 is not yet infinite, and 1 / e^50 nothing
+    device.xp.maximum(x, -50, out=divisor)      # e^50 is finite, and 1 / e^50 negligible
     device.xp.negative(divisor, out=divisor)
     device.xp.exp(divisor, out=divisor)
     divisor += 1
     device.xp.divide(dy, divisor, out=dx)
 
 
-def absolute_forward(x: Any, y: Any) -> None:
+def absolute_forward(x: Array, y: Array) -> None:
     """y = |x|."""
     backend.of(x).xp.absolute(x, out=y)
 
 
-def absolute_backward(dy: Any, x: Any, dx: Any) -> None:
+def absolute_backward(dy: Array, x: Array, dx: Array) -> None:
     """dx = dy * sign(x); dx must not be dy."""
     backend.of(x).xp.sign(x, out=dx)
     dx *= dy
 
 
-def clip_forward(x: Any, y: Any, least: float, most: float) -> None:
-    """y = max(least, min(x, most)); NaN stays NaN."""
+def clip_forward(x: Array, y: Array, minimum: float, maximum: float) -> None:
+    """y = max(minimum, min(x, maximum)); NaN stays NaN."""
     xp = backend.of(x).xp
-    xp.minimum(x, most, out=y)
-    xp.maximum(y, least, out=y)
+    xp.minimum(x, maximum, out=y)
+    xp.maximum(y, minimum, out=y)
 
 
-def clip_backward(dy: Any, x: Any, dx: Any, least: float, most: float) -> None:
-    """dx = 0 where x < least or x > most, else dy."""
+def clip_backward(dy: Array, x: Array, dx: Array, minimum: float, maximum: float) -> None:
+    """dx = 0 where x < minimum or x > maximum, else dy."""
     device = backend.of(x)
     below, above = (device.scratch_like(f"neuron.{name}", x, bool) for name in ("below", "above"))
-    device.xp.less(x, least, out=below)
-    device.xp.greater(x, most, out=above)
-    below |= above      # NaN is neither
+    device.xp.less(x, minimum, out=below)
+    device.xp.greater(x, maximum, out=above)
+    below |= above      # both are false for NaN
     if dx is not dy:
         dx[...] = dy
     device.xp.copyto(dx, 0, where=below)
 
 
-def exp_forward(x: Any, y: Any, log_base: float, scale: float, shift: float) -> None:
+def exp_forward(x: Array, y: Array, log_base: float, scale: float, shift: float) -> None:
     """y = base ^ (shift + scale * x)."""
     xp = backend.of(x).xp
     xp.multiply(x, log_base * scale, out=y)
@@ -182,14 +186,14 @@ def exp_forward(x: Any, y: Any, log_base: float, scale: float, shift: float) -> 
     xp.exp(y, out=y)
 
 
-def exp_backward(dy: Any, y: Any, dx: Any, log_base: float, scale: float) -> None:
+def exp_backward(dy: Array, y: Array, dx: Array, log_base: float, scale: float) -> None:
     """dx = dy * y * scale * log(base)."""
     xp = backend.of(y).xp
     xp.multiply(dy, y, out=dx)
     dx *= log_base * scale
 
 
-def log_forward(x: Any, y: Any, log_base: float, scale: float, shift: float) -> None:
+def log_forward(x: Array, y: Array, log_base: float, scale: float, shift: float) -> None:
     """y = log(shift + scale * x) / log(base)."""
     xp = backend.of(x).xp
     xp.multiply(x, scale, out=y)
@@ -198,7 +202,7 @@ def log_forward(x: Any, y: Any, log_base: float, scale: float, shift: float) -> 
     y /= log_base
 
 
-def log_backward(dy: Any, x: Any, dx: Any, log_base: float, scale: float, shift: float) -> None:
+def log_backward(dy: Array, x: Array, dx: Array, log_base: float, scale: float, shift: float) -> None:
     """dx = dy * scale / (shift + scale * x) / log(base)."""
     device = backend.of(x)
     divisor = device.scratch_like("neuron.divisor", x)
@@ -208,8 +212,8 @@ def log_backward(dy: Any, x: Any, dx: Any, log_base: float, scale: float, shift:
     dx *= scale / log_base
 
 
-def power_forward(x: Any, y: Any, power: float, scale: float, shift: float) -> None:
-    """y = (shift + scale * x) ^ power; where power * scale is 0 the constant shift ^ power (1 if power is 0)."""
+def power_forward(x: Array, y: Array, power: float, scale: float, shift: float) -> None:
+    """y = (shift + scale * x) ^ power; if power * scale is 0, the constant shift ^ power (1 if power is 0)."""
     if power * scale == 0:
         y[...] = 1.0 if power == 0 else shift ** power
         return
@@ -220,7 +224,7 @@ def power_forward(x: Any, y: Any, power: float, scale: float, shift: float) -> N
         xp.power(y, power, out=y)
 
 
-def power_backward(dy: Any, x: Any, dx: Any, power: float, scale: float, shift: float) -> None:
+def power_backward(dy: Array, x: Array, dx: Array, power: float, scale: float, shift: float) -> None:
     """dx = dy * power * scale * (shift + scale * x) ^ (power - 1); 0 for a constant."""
     device = backend.of(x)
     if power * scale == 0:
@@ -234,16 +238,16 @@ def power_backward(dy: Any, x: Any, dx: Any, power: float, scale: float, shift: 
         device.xp.multiply(dy, slope, out=dx)
 
 
-def threshold_forward(x: Any, y: Any, threshold: float) -> None:
+def threshold_forward(x: Array, y: Array, threshold: float) -> None:
     """y = 1 where x > threshold, else 0."""
     backend.of(x).xp.greater(x, threshold, out=y)
 
 
-def draw_mask(stream: Any, ratio: float, kept: float, mask: Any) -> None:
-    """Each element of mask = 0 with probability `ratio`, else `kept`. stream: the layer's np.random.Generator."""
-    backend.of(mask).draw_mask(stream, ratio, kept, mask)
+def draw_mask(stream: np.random.Generator, ratio: float, value: float, mask: Array) -> None:
+    """Each element of mask = 0 with probability `ratio`, else `value` (Caffe's Dropout). stream: the layer's own."""
+    backend.of(mask).draw_mask(stream, ratio, value, mask)
 
 
-def scale_by_mask(x: Any, mask: Any, y: Any) -> None:
-    """y = x * mask: dropout forward, and backward with (dy, mask, dx)."""
+def scale_by_mask(x: Array, mask: Array, y: Array) -> None:
+    """y = x * mask: dropout's forward pass; its backward pass with (dy, mask, dx)."""
     backend.of(x).xp.multiply(x, mask, out=y)

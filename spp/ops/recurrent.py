@@ -1,54 +1,66 @@
-"""Loops over time: LSTM, its single step, and the plain RNN. T steps, N streams, H outputs.
+"""Loops over time: LSTM, its single step, and the plain RNN (Caffe's LSTM, LSTMUnit and RNN).
 
-What all steps have in common - the product of the inputs with their weights - is done before, and is in `gates`.
-`cont` (T x N) is 0 where a sequence begins: what came before counts for nothing.
+T steps, N streams, H outputs; all arrays have one floating dtype. The product of the inputs with their weights, which
+needs no loop, is computed before and passed as `gates` or `sums`. `cont` (T x N) is 0 where a sequence begins, which
+resets the state, and 1 elsewhere.
 """
-from typing import Any
+from typing import Any, NamedTuple
 
 from spp import backend
+from spp.backend.types import Array
 from spp.ops import inner_product, neuron
 
 
-def lstm_forward(gates: Any, cont: Any, weight: Any, h0: Any, c0: Any, h: Any, cells: Any, previous: Any) -> None:
-    """Write to `h` (T x N x H) and `cells` (T + 1 x N x H, the first is c0); `gates` becomes its activations.
+class State(NamedTuple):
+    """The hidden state and the cell of an LSTM, or their gradients: N x H each."""
+
+    h: Array
+    c: Array
+
+
+def lstm_forward(gates: Array, cont: Array, weight: Array, initial: State, h: Array, cells: Array,
+                 previous: Array) -> None:
+    """Write to `h` (T x N x H) and to `cells` (T + 1 x N x H, the first is initial.c); activate `gates` in place.
 
     gates: T x N x 4 H, the four gates (input, forget, output, candidate) before their functions, without the
-    part of the hidden state; weight: 4 H x H; h0, c0: N x H; `previous` (T x N x H) gets what of h each step
-    begins with.
+    contribution of the hidden state; weight: 4 H x H; `previous` (T x N x H) receives the hidden state at the
+    beginning of each step, after the reset.
     """
-    cells[0] = c0
+    cells[0] = initial.c
     device = backend.of(h)
     xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", gates[0])
     for t in range(len(h)):
-        xp.multiply(h[t - 1] if t else h0, cont[t][:, None], out=previous[t])
+        xp.multiply(h[t - 1] if t else initial.h, cont[t][:, None], out=previous[t])
         inner_product.forward(previous[t], weight, None, from_hidden)
         gates[t] += from_hidden
         lstm_unit_forward(cells[t], gates[t], cont[t], gates[t], cells[t + 1], h[t])
 
 
-def lstm_backward(dy: Any, gates: Any, cont: Any, weight: Any, cells: Any, dh: Any, dc: Any, dgates: Any) -> None:
-    """Write to `dgates` the gradient of the gates before their functions, from that of all h, `dy`.
+def lstm_backward(dy: Array, gates: Array, cont: Array, weight: Array, cells: Array, dstate: State,
+                  dgates: Array) -> None:
+    """Write to `dgates` the gradient of the gates before their functions, from `dy`, the gradient of all h.
 
-    dh, dc: N x H, hold the gradient of the last hidden state and cell from outside, and get that of h0 and c0.
+    dstate: on entry the gradient of the last hidden state and cell from outside, on return that of the initial ones.
     """
+    dh, dc = dstate
     for t in reversed(range(len(dy))):
         dh += dy[t]
-        lstm_unit_backward(dh, dc, cells[t], gates[t], cont[t], cells[t + 1], dc, dgates[t])
+        lstm_unit_backward(dstate, cells[t], gates[t], cont[t], cells[t + 1], dc, dgates[t])
         inner_product.backward_data(dgates[t], weight, dh)
         dh *= cont[t][:, None]
 
 
-def lstm_unit_forward(c_prev: Any, gates: Any, cont: Any, activations: Any, c: Any, h: Any) -> None:
+def lstm_unit_forward(c_prev: Array, gates: Array, cont: Array, activations: Array, c: Array, h: Array) -> None:
     """c = cont * f * c_prev + i * g, h = o * tanh(c).
 
     c_prev, c, h: ... x H; gates: ... x 4 H, before their functions; cont: ...; `activations` (may be `gates`)
-    gets i, f, o = sigmoid and g = tanh of the gates.
+    receives i, f, o = sigmoid and g = tanh of the gates.
     """
     device = backend.of(gates)
     xp, size = device.xp, c.shape[-1]
     neuron.sigmoid_forward(gates[..., :3 * size], activations[..., :3 * size])
     neuron.tanh_forward(gates[..., 3 * size:], activations[..., 3 * size:])
-    i, f, o, g = _four(activations)
+    i, f, o, g = _split(activations)
     xp.multiply(f, c_prev, out=c)
     c *= cont[..., None]
     new = device.scratch("recurrent.new", c.shape, c.dtype)
@@ -58,13 +70,13 @@ def lstm_unit_forward(c_prev: Any, gates: Any, cont: Any, activations: Any, c: A
     h *= o
 
 
-def lstm_unit_backward(dh: Any, dc: Any, c_prev: Any, activations: Any, cont: Any, c: Any, dc_prev: Any,
-                       dgates: Any) -> None:
-    """Write to `dc_prev` (may be `dc`) and `dgates`, the gradient of the gates before their functions."""
-    device = backend.of(c)
+def lstm_unit_backward(dstate: State, c_prev: Array, activations: Array, cont: Array, c: Array, dc_prev: Array,
+                       dgates: Array) -> None:
+    """Write to `dc_prev` (may be `dstate.c`) and `dgates`, the gradient of the gates before their functions."""
+    device, (dh, dc) = backend.of(c), dstate
     xp = device.xp
-    i, f, o, g = _four(activations)
-    di, df, do, dg = _four(dgates)
+    i, f, o, g = _split(activations)
+    di, df, do, dg = _split(dgates)
     tanh_c, total, slope = device.scratch("recurrent.unit", (3, *c.shape), c.dtype)
     xp.tanh(c, out=tanh_c)
     xp.multiply(dh, o, out=total)
@@ -82,30 +94,31 @@ def lstm_unit_backward(dh: Any, dc: Any, c_prev: Any, activations: Any, cont: An
     xp.multiply(total, f, out=dc_prev)
 
 
-def _times_sigmoid_slope(xp: Any, gradient: Any, y: Any, slope: Any) -> None:
-    """gradient *= y * (1 - y), the slope of a sigmoid from its output; `slope` is memory of that shape."""
+def _times_sigmoid_slope(xp: Any, gradient: Array, y: Array, slope: Array) -> None:
+    """gradient *= y * (1 - y), the slope of a sigmoid from its output; `slope` is a buffer of that shape."""
     xp.subtract(1, y, out=slope)
     gradient *= y
     gradient *= slope
 
 
-def _times_tanh_slope(xp: Any, gradient: Any, y: Any, slope: Any) -> None:
-    """gradient *= 1 - y^2, the slope of tanh from its output; `slope` is memory of that shape."""
+def _times_tanh_slope(xp: Any, gradient: Array, y: Array, slope: Array) -> None:
+    """gradient *= 1 - y^2, the slope of tanh from its output; `slope` is a buffer of that shape."""
     xp.multiply(y, y, out=slope)
     xp.subtract(1, slope, out=slope)
     gradient *= slope
 
 
-def _four(gates: Any) -> list[Any]:
-    """Views of the gates: input, forget, output, candidate."""
+def _split(gates: Array) -> list[Array]:
+    """Views of the four gates: input, forget, output, candidate."""
     size = gates.shape[-1] // 4
     return [gates[..., k * size:(k + 1) * size] for k in range(4)]
 
 
-def rnn_forward(sums: Any, cont: Any, weight: Any, h0: Any, previous: Any) -> None:
-    """h = tanh(sums + weight (cont * h before)), step by step, in place of `sums` (T x N x H).
+def rnn_forward(sums: Array, cont: Array, weight: Array, h0: Array, previous: Array) -> None:
+    """h[t] = tanh(sums[t] + weight (cont[t] * h[t - 1])), written over `sums` (T x N x H).
 
-    weight: H x H; h0: N x H; `previous` (T x N x H) gets what of h each step begins with.
+    weight: H x H; h0: N x H; `previous` (T x N x H) receives the hidden state at the beginning of each step, after the
+    reset.
     """
     h, device = sums, backend.of(sums)
     xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", h[0])
@@ -116,10 +129,10 @@ def rnn_forward(sums: Any, cont: Any, weight: Any, h0: Any, previous: Any) -> No
         xp.tanh(h[t], out=h[t])
 
 
-def rnn_backward(h: Any, cont: Any, weight: Any, dh: Any, dsums: Any) -> None:
-    """Turn `dsums`, the gradient of all h, into that of what tanh is taken of.
+def rnn_backward(h: Array, cont: Array, weight: Array, dh: Array, dsums: Array) -> None:
+    """Replace `dsums`, on entry the gradient of all h, by the gradient of the sums (the arguments of tanh).
 
-    dh: N x H, holds the gradient of the last h from outside, and gets that of h0.
+    dh: N x H, on entry the gradient of the last h from outside, on return that of h0.
     """
     device = backend.of(h)
     slope = device.scratch("recurrent.slope", dh.shape, dh.dtype)

@@ -1,11 +1,10 @@
-"""Sums over the last axes, and the largest elements along an axis."""
-from typing import Any
-
+"""Sums over the last axes (Caffe's Reduction), and the largest elements along an axis (ArgMax)."""
 from spp import backend
+from spp.backend.types import Array
 
 
-def reduce_forward(x: Any, y: Any, operation: str, coeff: float) -> None:
-    """y = coeff * the SUM, MEAN, sum of absolute values (ASUM) or of squares (SUMSQ) of x over the axes y lacks."""
+def reduce_forward(x: Array, y: Array, operation: str, coeff: float) -> None:
+    """y = coeff * the sum of x (SUM), of |x| (ASUM), of x^2 (SUMSQ), or the MEAN of x, over the axes that y lacks."""
     device, terms = backend.of(x), x
     if operation == "ASUM":
         terms = device.scratch_like("reduction.terms", x)
@@ -17,8 +16,8 @@ def reduce_forward(x: Any, y: Any, operation: str, coeff: float) -> None:
     y *= _scaled(x, y, operation, coeff)
 
 
-def reduce_backward(dy: Any, x: Any, dx: Any, operation: str, coeff: float) -> None:
-    """The gradient of `reduce_forward`'s x."""
+def reduce_backward(dy: Array, x: Array, dx: Array, operation: str, coeff: float) -> None:
+    """dx = the gradient of the input of `reduce_forward`, from dy, which has the axes of y."""
     xp = backend.of(x).xp
     slope = dy.reshape(dy.shape + (1,) * (x.ndim - dy.ndim)) * _scaled(x, dy, operation, coeff)
     if operation == "ASUM":
@@ -30,21 +29,21 @@ def reduce_backward(dy: Any, x: Any, dx: Any, operation: str, coeff: float) -> N
         dx[...] = slope
 
 
-def _scaled(x: Any, y: Any, operation: str, coeff: float) -> float:
-    """The factor of the sum: of no elements at all the MEAN is 0."""
+def _scaled(x: Array, y: Array, operation: str, coeff: float) -> float:
+    """The factor of the sum; the MEAN of no elements is 0."""
     return coeff / max(1, x.size // max(1, y.size)) if operation == "MEAN" else coeff
 
 
-def largest(x: Any, axis: int, count: int) -> tuple[Any, Any]:
-    """Indices (int64) and values of the `count` largest elements along an axis, the largest first, in scratch buffers.
+def largest(x: Array, axis: int, count: int) -> tuple[Array, Array]:
+    """Indices (int64) and values of the `count` largest elements along an axis, in scratch buffers, the largest first.
 
-    Of equal ones the last comes first. NaN counts as largest.
+    Of equal elements the last comes first. NaN counts as largest.
     """
     device = backend.of(x)
     last = device.xp.moveaxis(x, axis, -1)
     rows = device.load_matrix(last, last.ndim - 1, "reduction.rows")
-    found = [device.scratch(f"reduction.{name}", (len(rows), count), dtype)
-             for name, dtype in (("indices", "int64"), ("values", x.dtype))]
-    device.largest(rows, *found)
-    indices, values = (device.xp.moveaxis(array.reshape(*last.shape[:-1], count), -1, axis) for array in found)
-    return indices, values
+    indices, values = (device.scratch(f"reduction.{name}", (len(rows), count), dtype)
+                       for name, dtype in (("indices", "int64"), ("values", x.dtype)))
+    device.largest(rows, indices, values)
+    shape = *last.shape[:-1], count
+    return device.xp.moveaxis(indices.reshape(shape), -1, axis), device.xp.moveaxis(values.reshape(shape), -1, axis)

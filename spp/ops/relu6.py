@@ -1,17 +1,16 @@
-"""The ReLU that stops at 6; y may be x, and dx may be dy."""
-from typing import Any
-
+"""The ReLU with maximum 6 (MobileNet's ReLU6); y may be x, and dx may be dy."""
 from spp import backend
+from spp.backend.types import Array
 from spp.ops import neuron
 
 
-def forward(x: Any, y: Any, negative_slope: float) -> None:
+def forward(x: Array, y: Array, negative_slope: float) -> None:
     """y = min(max(x, 0), 6) + negative_slope * min(x, 0)."""
     neuron.relu_forward(x, y, negative_slope)
     backend.of(x).xp.minimum(y, 6, out=y)
 
 
-def backward(dy: Any, y: Any, dx: Any, negative_slope: float) -> None:
+def backward(dy: Array, y: Array, dx: Array, negative_slope: float) -> None:
     """dx = dy where 0 < y < 6, negative_slope * dy below, 0 above; the slope must not be negative."""
     device = backend.of(y)
     flat = device.scratch_like("relu6.flat", y, bool)

@@ -1,11 +1,13 @@
-"""The smooth L1 loss: quadratic for small differences, linear for large ones (Fast R-CNN, Sec. 2.3)."""
-from typing import Any
-
+"""The smooth L1 loss: quadratic for small differences d, linear for large ones (Fast R-CNN, Sec. 2.3)."""
 from spp import backend
+from spp.backend.types import Array
 
 
-def forward(d: Any, sigma: float, weight: Any = None) -> Any:
-    """The sum of weight * f(d); f(d) = (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 1 / (2 sigma^2)."""
+def forward(d: Array, sigma: float, weight: Array | None = None) -> Array:
+    """The sum of weight * f(d); f(d) = (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 1 / (2 sigma^2).
+
+    weight: of d's shape, or None for 1.
+    """
     device = backend.of(d)
     loss, square, near = _buffers(d)
     device.xp.absolute(d, out=loss)
@@ -19,7 +21,7 @@ def forward(d: Any, sigma: float, weight: Any = None) -> Any:
     return loss.sum()
 
 
-def backward(d: Any, sigma: float) -> Any:
+def backward(d: Array, sigma: float) -> Array:
     """f'(d), in a scratch buffer: sigma^2 d where |d| < 1 / sigma^2, else the sign of d."""
     device = backend.of(d)
     slope, linear, near = _buffers(d)
@@ -31,7 +33,14 @@ def backward(d: Any, sigma: float) -> Any:
     return slope
 
 
-def _buffers(d: Any) -> list[Any]:
-    """Two scratch buffers like d, and one of booleans."""
+def _buffers(d: Array) -> list[Array]:
+    """Two scratch buffers of d's shape and dtype, and one of booleans."""
     return [backend.of(d).scratch_like(f"smooth_l1.{name}", d, dtype)
             for name, dtype in (("first", d.dtype), ("second", d.dtype), ("near", bool))]
+
+
+def difference(a: Array, b: Array, weight: Array, out: Array) -> None:
+    """out = weight * (a - b); weight may be None for 1. All have one shape."""
+    backend.of(a).xp.subtract(a, b, out=out)
+    if weight is not None:
+        out *= weight

@@ -1,9 +1,10 @@
 """The bins of a spatial pyramid (SPP-net, Sec. 2.2, 2.3, Appendix A; Caffe's SPP) and their order in fc6."""
-from typing import Any, Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 
 from spp import backend
+from spp.backend.types import Array, Bins, Geometry
 from spp.errors import NetError
 from spp.ops import pooling
 
@@ -19,8 +20,8 @@ def bins(a: int, n: int, rule: str = "AUTO") -> list[tuple[int, int]]:
 
     SLIDING: windows of ceil(a / n) with stride floor(a / n), Sec. 2.3; they may end before the border.
     APPENDIX_A: bin i from floor(i a / n) to ceil((i + 1) a / n); never empty, also where a < n.
-    AUTO: SLIDING where `is_exact`, else APPENDIX_A. The two agree wherever SLIDING is exact.
-    Raises NetError where SLIDING does not give n windows.
+    AUTO: SLIDING if `is_exact`, else APPENDIX_A. The two rules agree wherever SLIDING is exact.
+    Raises NetError if SLIDING does not give n windows.
     """
     if rule == "SLIDING" or rule == "AUTO" and is_exact(a, n):
         window, stride = -(-a // n), a // n
@@ -35,7 +36,7 @@ def bins(a: int, n: int, rule: str = "AUTO") -> list[tuple[int, int]]:
 
 def pyramid_regions(height: int, width: int, levels: Sequence[int],
                     rule: str = "AUTO") -> tuple[list[int], np.ndarray, np.ndarray]:
-    """The bins of all levels, n x n each, of a map: levels in the order given, rows of bins before columns.
+    """The bins of all levels, n x n each, of a map: in the order of `levels`, and by rows within a level.
 
     Returns the number of bins of each level; the regions, int32 (B, 6); and their areas, int32 (B).
     """
@@ -46,20 +47,20 @@ def pyramid_regions(height: int, width: int, levels: Sequence[int],
 
 
 def caffe_regions(height: int, width: int, pyramid_height: int) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """As `pyramid_regions` by Caffe's rule: level i has n = 2^i, windows and strides of ceil(size / n).
+    """Like `pyramid_regions` by Caffe's rule: level i has n = 2^i, windows and strides of ceil(size / n).
 
-    The map is padded so that they fit; areas count the padding. Raises NetError where it is too small.
+    The map is padded so that the windows fit; areas count the padding. Raises NetError if the map is too small.
     """
     levels = []
     for n in (2 ** i for i in range(pyramid_height)):
-        kernel = [-(-size // n) for size in (height, width)]
-        pad = [(k * n - size + 1) // 2 for k, size in zip(kernel, (height, width))]
+        kernel = -(-height // n), -(-width // n)
+        pad = (kernel[0] * n - height + 1) // 2, (kernel[1] * n - width + 1) // 2
         for size, k, p in zip((height, width), kernel, pad):
             if p >= k:
                 raise NetError(f"pyramid_height {pyramid_height}: {n} windows of {k} on a map of {size} need "
                                f"a pad of {p}, and a pad must be smaller than its window; use a lower "
                                f"pyramid_height, or bins, which suit any map")
-        levels.append(pooling.sliding_regions((height, width), kernel, pad, kernel))
+        levels.append(pooling.sliding_regions((height, width), Geometry(kernel, kernel, pad)))
     return ([len(areas) for _, _, areas in levels], np.concatenate([regions for _, regions, _ in levels]),
             np.concatenate([areas for _, _, areas in levels]))
 
@@ -77,31 +78,31 @@ def window_bins(windows: np.ndarray, levels: Sequence[int]) -> tuple[np.ndarray,
     return np.ascontiguousarray(edges[:, 0]), np.ascontiguousarray(edges[:, 1])
 
 
-def windows_forward(x: Any, image: Any, rows: Any, columns: Any, levels: Sequence[int], y: Any) -> None:
-    """y (R x C x B) = the largest x of each bin of windows' pyramids; levels in the order given, as `pyramid_regions`.
+def windows_forward(x: Array, bins: Bins, levels: Sequence[int], y: Array) -> None:
+    """y (R x C x B) = the largest x of each bin of windows' pyramids, in the order of `pyramid_regions`.
 
-    x: N x C x H x W; image: int32 (R), each window's; rows, columns: from `window_bins`, in the backend's memory.
-    A NaN wins its bin.
+    x: N x C x H x W; bins: the image of each window, and rows and columns from `window_bins`, on the device. A NaN
+    wins its bin.
     """
-    backend.of(x).roi_max_pyramid(x, image, rows, columns, levels, y)
+    backend.of(x).roi_max_pyramid(x, bins, levels, y)
 
 
-def flatten_forward(pooled: Any, counts: Sequence[int], y: Any) -> None:
+def flatten_forward(pooled: Array, counts: Sequence[int], y: Array) -> None:
     """y (N, C * B) = the levels one after the other, each in the order of Caffe's Flatten: channel, then bin.
 
-    pooled: N x C x B, the bins of all levels; counts: the bins of each level.
+    pooled: N x C x B, the bins of all levels; counts: the number of bins of each level.
     """
-    for bins_of_level, part in _levels(pooled, counts, y):
-        part[...] = bins_of_level
+    for level, part in _levels(pooled, counts, y):
+        part[...] = level
 
 
-def flatten_backward(dy: Any, counts: Sequence[int], dpooled: Any) -> None:
-    """dpooled (N x C x B) from dy (N, C * B)."""
-    for bins_of_level, part in _levels(dpooled, counts, dy):
-        bins_of_level[...] = part
+def flatten_backward(dy: Array, counts: Sequence[int], dpooled: Array) -> None:
+    """dpooled (N x C x B) = the gradient of `flatten_forward`, from dy (N, C * B)."""
+    for level, part in _levels(dpooled, counts, dy):
+        level[...] = part
 
 
-def _levels(pooled: Any, counts: Sequence[int], flat: Any) -> Any:
+def _levels(pooled: Array, counts: Sequence[int], flat: Array) -> Iterator[tuple[Array, Array]]:
     """For each level its views, N x C x count, of the pooled and of the flattened array."""
     n, channels, _ = pooled.shape
     start = 0

@@ -1,7 +1,7 @@
 """BlobProto to and from NumPy arrays."""
 import numpy as np
 
-from spp.errors import NetError
+from spp.errors import NetError, format_shape
 from spp.proto import caffe_pb2
 from spp.proto.wire import LENGTH, encode
 
@@ -16,10 +16,10 @@ def shape_of(proto: caffe_pb2.BlobProto) -> tuple[int, ...]:
 
 
 def from_proto(proto: caffe_pb2.BlobProto, name: str = "blob", diff: bool = False) -> np.ndarray:
-    """The values (or gradients) of a BlobProto as float32, or float64 where it holds doubles.
+    """The values (or gradients) of a BlobProto as float32, or as float64 if it stores doubles.
 
-    NVIDIA's raw_data of 16, 32 or 64 bits counts where it is given. Raises NetError if the number of values
-    does not fit the shape, or raw_data holds integers.
+    NVIDIA's raw_data of 16, 32 or 64 bits takes precedence. Raises NetError if the number of values does not fit
+    the shape, or if raw_data stores integers.
     """
     doubles, floats = (proto.double_diff, proto.diff) if diff else (proto.double_data, proto.data)
     if proto.HasField("raw_diff" if diff else "raw_data"):
@@ -28,7 +28,7 @@ def from_proto(proto: caffe_pb2.BlobProto, name: str = "blob", diff: bool = Fals
         values = np.array(doubles, np.float64) if len(doubles) else np.array(floats, np.float32)
     shape = shape_of(proto)
     if values.size != int(np.prod(shape, dtype=np.int64)):
-        raise NetError(f"{name}: {values.size} values do not fit the shape {' x '.join(map(str, shape)) or '()'}; "
+        raise NetError(f"{name}: {values.size} values do not fit the shape {format_shape(shape)}; "
                        "the file is damaged or from a fork of Caffe that stores weights in another way")
     return values.reshape(shape)
 
@@ -45,16 +45,15 @@ def _raw(proto: caffe_pb2.BlobProto, name: str, diff: bool) -> np.ndarray:
     return np.frombuffer(data, dtype).astype(np.float64 if kind == caffe_pb2.DOUBLE else np.float32)
 
 
-def fitted(proto: caffe_pb2.BlobProto, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """The values of a BlobProto in the shape that a parameter wants.
+def from_proto_as(proto: caffe_pb2.BlobProto, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """The values of a BlobProto in the shape of a parameter.
 
-    Shapes must be equal but for axes of length 1: old files write 1 x 1 x M x N for M x N, NVIDIA's
+    The shapes must be equal except for axes of length 1: old files have 1 x 1 x M x N for M x N, NVIDIA's have
     1 x C x 1 x 1 for C. Raises NetError with both shapes otherwise.
     """
-    found = shape_of(proto)
-    if [size for size in found if size != 1] != [size for size in shape if size != 1]:
-        raise NetError(f"{name}: the file's shape is {' x '.join(map(str, found)) or '()'}, "
-                       f"the net's is {' x '.join(map(str, shape)) or '()'}")
+    stored = shape_of(proto)
+    if [size for size in stored if size != 1] != [size for size in shape if size != 1]:
+        raise NetError(f"{name}: the file's shape is {format_shape(stored)}, the net's is {format_shape(shape)}")
     return from_proto(proto, name).reshape(shape)
 
 
@@ -63,7 +62,7 @@ def to_proto(array: np.ndarray, diff: np.ndarray | None = None, legacy: bool = F
     proto = caffe_pb2.BlobProto()
     if legacy:
         proto.num, proto.channels, proto.height, proto.width = (1,) * (4 - array.ndim) + array.shape
-    elif array.ndim:        # a number has no shape at all: Caffe writes none, and OpenCV cannot read an empty one
+    elif array.ndim:        # Caffe writes no shape for a scalar, and OpenCV cannot read an empty one
         proto.shape.dim.extend(array.shape)
     double = array.dtype == np.float64
     _append(proto, "double_data" if double else "data", array)
@@ -73,7 +72,7 @@ def to_proto(array: np.ndarray, diff: np.ndarray | None = None, legacy: bool = F
 
 
 def _append(proto: caffe_pb2.BlobProto, field: str, array: np.ndarray) -> None:
-    """Add an array to a packed field: as wire bytes, since `extend` takes 30 times as long."""
+    """Append an array to a packed field as wire bytes; `extend` takes 30 times as long."""
     payload = np.ascontiguousarray(array, "<f8" if field.startswith("double") else "<f4").tobytes()
     tag = encode(proto.DESCRIPTOR.fields_by_name[field].number << 3 | LENGTH)
     proto.MergeFromString(tag + encode(len(payload)) + payload)

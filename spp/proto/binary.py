@@ -9,16 +9,16 @@ from spp.errors import ProtoError
 from spp.proto import caffe_pb2, dialects, files
 from spp.proto.upgrade import upgrade_net
 
-LIMIT = 2 ** 31 - 1     # bytes; other protobuf libraries, and so Caffe, read no larger message
+LIMIT = 2 ** 31 - 1     # bytes; other protobuf libraries, and so Caffe, cannot read larger messages
 
 _Message = TypeVar("_Message", bound=Message)
 _Path = str | os.PathLike[str]
 
 
 def read_net_binary(path: _Path) -> caffe_pb2.NetParameter:
-    """The net, with the blobs of its layers, from a caffemodel of any dialect, as `layer`s.
+    """The net with the blobs of its layers, from a caffemodel of any dialect, upgraded to `layer`s.
 
-    Raises ProtoError if the file is missing, holds something else, is cut off, or cannot be upgraded.
+    Raises ProtoError if the file is missing, of another kind, truncated, or cannot be upgraded.
     """
     net = _read(path, caffe_pb2.NetParameter())
     upgrade_net(net, os.fspath(path))
@@ -36,7 +36,7 @@ def read_blob_proto(path: _Path) -> caffe_pb2.BlobProto:
 
 
 def write_binary(message: Message, path: _Path) -> None:
-    """Write a message so that the file appears whole or not at all.
+    """Write a message to a file, completely or not at all.
 
     Raises ProtoError if a required field is not set, the message is over 2 GB, or the file cannot be written.
     """
@@ -55,16 +55,16 @@ def write_binary(message: Message, path: _Path) -> None:
 
 def _read(path: _Path, message: _Message) -> _Message:
     name = os.fspath(path)
-    data = dialects.current(files.read_bytes(name), message, name)
+    data = dialects.to_current(files.read_bytes(name), message, name)
     if files.fill(message, data):
         missing = ", ".join(files.unset(message))
         if missing:
             raise ProtoError(f"{name}: the file is damaged: required fields are not set: {missing}; "
                              "copy or download it again")
         return message
-    wanted = files.KINDS[type(message)]
-    found = files.kind(data)
-    if found == files.UNKNOWN:
-        raise ProtoError(f"{name}: not {wanted.words}, or truncated ({len(data)} bytes): "
-                         f"copy or download it again, or {wanted.remedy}")
-    raise ProtoError(f"{name}: this is {found}, not {wanted.words}; {wanted.remedy}")
+    expected = files.KINDS[type(message)]
+    kind = files.kind(data)
+    if kind == files.UNKNOWN:
+        raise ProtoError(f"{name}: not {expected.words}, or truncated ({len(data)} bytes): "
+                         f"copy or download it again, or {expected.remedy}")
+    raise ProtoError(f"{name}: this is {kind}, not {expected.words}; {expected.remedy}")

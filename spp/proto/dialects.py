@@ -1,22 +1,22 @@
-"""Binary files of Caffe's forks: their field numbers, which clash with one another, turned into those of caffe.proto.
+"""Binary files of Caffe's forks: their field numbers, which clash with one another, become those of caffe.proto.
 
-A fork is told by what is in the file, since no file names its own. Two rules:
+No file names its fork, so that it is inferred from the content. There are two rules:
 
-- A layer of a type that only forks have carries its parameter under one of that type's numbers in _BY_TYPE;
-  which fork wrote it does not matter.
-- Numbers that mean something else in a layer that BVLC has too (_BY_FORK) are read as the fork's if the file
-  shows that fork by a sign of its own (`_signs`). Without a sign, or with the signs of several forks, such a
-  field is read as BVLC's, and a line in the log says so.
+- A layer of a type that only forks have stores its parameter under one of that type's numbers in _BY_TYPE; which
+  fork wrote it does not matter.
+- Numbers with another meaning in layers that BVLC has too (_BY_FORK) are read as the fork's if the file has a sign
+  of exactly one fork (_NET_SIGNS, _LAYER_SIGNS). Without a sign, or with signs of several forks, such a field is
+  read as BVLC's, and a line in the log says so.
 
-Blobs with NVIDIA's `raw_data` are recognised wherever they stand. All this is done on the wire format, before
-parsing: afterwards a field with a clashing number would be gone or wrong.
+Blobs with NVIDIA's `raw_data` are recognised everywhere. All this happens on the wire format, before parsing:
+afterwards a field with a clashing number would be gone or wrong.
 """
 import logging
 from collections.abc import Iterator
 from typing import Any
 
 from spp.proto import caffe_pb2
-from spp.proto.wire import LENGTH, VARINT, Damaged, Field, fields_of, inside, rebuilt, renumbered
+from spp.proto.wire import LENGTH, VARINT, Damaged, WireField, fields_of, renumber, rewrite_fields, rewrite_message
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _BY_TYPE: dict[str, tuple[str, tuple[int, ...]]] = {
     "VideoData": ("video_data_param", (207,)),
 }
 
-# What a fork's numbers mean in layers of any type; a dict holds the numbers inside a message.
+# The fields of a fork's numbers in layers of any type; a dict has the numbers inside a message.
 _BY_FORK: dict[str, dict[int, Any]] = {
     "NVIDIA": {145: "forward_type", 146: "backward_type", 147: "forward_math", 148: "backward_math",
                151: "recurrent_param", 108: {2: "engine"},
@@ -51,33 +51,43 @@ _BY_FORK: dict[str, dict[int, Any]] = {
               139: {4: "engine", 5: "use_weight_bias", 6: "bias_term", 7: "filler", 8: "bias_filler"}},
     "Fast R-CNN": {108: {2: "scale_train"}},
 }
-# Fields of layers that BVLC has, which forks read in another way: (parameter, number inside it).
+# Fields of BVLC's layers that forks read in another way: (parameter, number inside it).
 _CLASHING = {(121, 13): "pooling_param's round_mode"}
 _RAW = {10: "raw_data_type", 11: "raw_diff_type", 12: "raw_data", 13: "raw_diff"}
 _RAW_WIRE = {10: VARINT, 11: VARINT, 12: LENGTH, 13: LENGTH}
 
-# Numbers of the fields on the way to a blob.
-_NET_LAYER, _LAYER_TYPE, _LAYER_BLOBS, _STATE_HISTORY = 100, 2, 7, 3
+# Fields of a net that only one fork writes: numbers, and whether they are strings or messages.
+_NET_SIGNS = (("NVIDIA", range(12, 21), False),         # types and scales of the whole net
+              ("Intel", (9, 10, 101), True))            # engine, compile_net_state, multinode
+# Fields of a layer that only one fork writes: numbers, wire type (None: any), and whether the number must be one of
+# those that _BY_TYPE has for the layer's type.
+_LAYER_SIGNS = (("NVIDIA", range(145, 149), VARINT, False),
+                ("Intel", (153, 154), None, True),
+                ("Fast R-CNN", (8266711, 8266712), None, False),
+                ("OpenCV", (147, 148, 149, 150, 10001, 10002), LENGTH, True),
+                ("SSD", range(200, 208), LENGTH, False))
+# Numbers of the fields on the way to a blob, and of Intel's `engine` of a layer.
+_NET_LAYER, _LAYER_TYPE, _LAYER_BLOBS, _STATE_HISTORY, _LAYER_ENGINE = 100, 2, 7, 3, 149
 
 
-def current(data: bytes, message: Any, source: str) -> bytes:
+def to_current(data: bytes, message: Any, source: str) -> bytes:
     """The bytes of a NetParameter, SolverState or BlobProto with forks' fields under the numbers of caffe.proto.
 
-    `message` tells the kind, `source` names the file in the log. Returns `data` itself where nothing changes,
-    and for bytes that are no message at all.
+    message: an object of the message's class; source: the file's name for the log. Returns `data` itself if nothing
+    changes, and for bytes that are not a message.
     """
     try:
         if isinstance(message, caffe_pb2.NetParameter):
             return _net(data, source)
         if isinstance(message, caffe_pb2.SolverState):
-            return rebuilt(data, 0, len(data), lambda field: _history(data, field)) or data
+            return rewrite_fields(data, 0, len(data), lambda field: _history(data, field)) or data
         return _blob(data, 0, len(data)) or data
     except Damaged:
-        return data     # the parser says so
+        return data     # the parser reports it
 
 
-def _history(data: bytes, field: Field) -> bytes | None:
-    return inside(data, field, _blob) if _is(field, _STATE_HISTORY) else None
+def _history(data: bytes, field: WireField) -> bytes | None:
+    return rewrite_message(data, field, _blob) if _is(field, _STATE_HISTORY) else None
 
 
 def _net(data: bytes, source: str) -> bytes:
@@ -93,54 +103,47 @@ def _net(data: bytes, source: str) -> bytes:
     rules = _BY_FORK.get(fork or "", {})
     unclear: set[str] = set()
 
-    def layer(field: Field) -> bytes | None:
+    def layer(field: WireField) -> bytes | None:
         if field not in layers:
             return None
-        return inside(data, field, lambda *_: _layer(data, layers[field], rules, signs, unclear))
+        return rewrite_message(data, field, lambda *_: _layer(data, layers[field], rules, signs, unclear))
 
-    result = rebuilt(data, 0, len(data), layer, fields)
+    result = rewrite_fields(data, 0, len(data), layer, fields)
     for name in sorted(unclear):
         log.warning("%s: %s means different things in Caffe and its forks; read as BVLC's", source, name)
     return result or data
 
 
-def _signs(data: bytes, net: list[Field], layers: dict[Field, list[Field]]) -> list[str]:
-    """The forks that the file shows a sign of."""
-    found = set()
-    for field in net:
-        if field.number in range(12, 21) and field.wire != LENGTH:      # types and scales of the whole net
-            found.add("NVIDIA")
-        if field.number in (9, 10, 101) and field.wire == LENGTH:       # engine, compile_net_state, multinode
-            found.add("Intel")
+def _signs(data: bytes, net: list[WireField], layers: dict[WireField, list[WireField]]) -> list[str]:
+    """The forks that the file has signs of, sorted."""
+    forks = {fork for field in net for fork, numbers, is_bytes in _NET_SIGNS
+             if field.number in numbers and (field.wire == LENGTH) == is_bytes}
     for fields in layers.values():
-        kind = _type(data, fields)
-        own = _BY_TYPE.get(kind, ("", ()))[1]
-        for field in fields:
-            if field.number in range(145, 149) and field.wire == VARINT:
-                found.add("NVIDIA")
-            elif _is(field, _LAYER_BLOBS) and any(
-                    _RAW_WIRE.get(f.number) == f.wire for f in _blob_fields(data, field.value, field.end)):
-                found.add("NVIDIA")
-            elif _is(field, 149) and 149 not in own and data[field.value:field.end].isascii():
-                found.add("Intel")
-            elif field.number in (153, 154) and field.number in own:
-                found.add("Intel")
-            elif field.number in (8266711, 8266712):
-                found.add("Fast R-CNN")
-            elif field.number in (147, 148, 149, 150, 10001, 10002) and field.number in own and field.wire == LENGTH:
-                found.add("OpenCV")
-            elif 200 <= field.number <= 207 and field.wire == LENGTH:
-                found.add("SSD")
-    if len(found) > 1:
-        found.discard("SSD")        # NVIDIA and Intel took SSD's numbers over, and detectors are built on it
-    if "Intel" in found:
-        found.discard("OpenCV")     # Intel's SmoothL1Loss has a number that is OpenCV's for Permute
-    return sorted(found)
+        forks |= _layer_signs(data, fields)
+    if len(forks) > 1:
+        forks.discard("SSD")        # NVIDIA and Intel took over SSD's numbers, and detectors are built on it
+    if "Intel" in forks:
+        forks.discard("OpenCV")     # Intel's SmoothL1Loss has the number of OpenCV's Permute
+    return sorted(forks)
 
 
-def _layer(data: bytes, fields: list[Field], rules: dict[int, Any], signs: list[str],
+def _layer_signs(data: bytes, fields: list[WireField]) -> set[str]:
+    own_numbers = _BY_TYPE.get(_type(data, fields), ("", ()))[1]
+    forks = {fork for field in fields for fork, numbers, wire, only_own in _LAYER_SIGNS
+             if field.number in numbers and wire in (None, field.wire)
+             and (field.number in own_numbers or not only_own)}
+    for field in fields:
+        if _is(field, _LAYER_BLOBS) and any(map(_is_raw, _blob_fields(data, field.value, field.end))):
+            forks.add("NVIDIA")
+        if (_is(field, _LAYER_ENGINE) and _LAYER_ENGINE not in own_numbers
+                and data[field.value:field.end].isascii()):
+            forks.add("Intel")
+    return forks
+
+
+def _layer(data: bytes, fields: list[WireField], rules: dict[int, Any], signs: list[str],
            unclear: set[str]) -> bytes | None:
-    """A LayerParameter rewritten; None where nothing changes."""
+    """The bytes of a LayerParameter with changed numbers; None if nothing changes."""
     name, numbers = _BY_TYPE.get(_type(data, fields), ("", ()))
     present = {field.number for field in fields if field.wire == LENGTH}
     own = next((number for number in numbers if number in present), None)
@@ -150,54 +153,59 @@ def _layer(data: bytes, fields: list[Field], rules: dict[int, Any], signs: list[
                     f.number == number for f in fields_of(data, field.value, field.end)):
                 unclear.add(words)
 
-    def rewritten(field: Field) -> bytes | None:
+    def new_bytes(field: WireField) -> bytes | None:
         if field.number == own and field.wire == LENGTH:
-            return renumbered(data, field, _number(caffe_pb2.LayerParameter, name))
+            return renumber(data, field, _number(caffe_pb2.LayerParameter, name))
         if _is(field, _LAYER_BLOBS):
-            return inside(data, field, _blob)
+            return rewrite_message(data, field, _blob)
         rule = rules.get(field.number)
         if isinstance(rule, str):
             target = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name[rule]
             fits = (field.wire == LENGTH) == (target.cpp_type in (target.CPPTYPE_MESSAGE, target.CPPTYPE_STRING))
-            return renumbered(data, field, target.number) if fits else None
+            return renumber(data, field, target.number) if fits else None
         if rule and field.wire == LENGTH:
             message: Any = caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_number[field.number].message_type
             numbers = {old: message.fields_by_name[new].number for old, new in rule.items()}
-            return inside(data, field, lambda _, start, end: rebuilt(
-                data, start, end, lambda f: renumbered(data, f, numbers[f.number]) if f.number in numbers else None))
+            return rewrite_message(data, field, lambda _, start, end: rewrite_fields(
+                data, start, end, lambda f: renumber(data, f, numbers[f.number]) if f.number in numbers else None))
         return None
 
-    return rebuilt(data, fields[0].start, fields[-1].end, rewritten, fields) if fields else None
+    return rewrite_fields(data, fields[0].start, fields[-1].end, new_bytes, fields) if fields else None
 
 
 def _blob(data: bytes, start: int, end: int) -> bytes | None:
-    """A BlobProto rewritten; None where nothing changes."""
+    """The bytes of a BlobProto with changed numbers; None if nothing changes."""
     fields = list(_blob_fields(data, start, end))
-    if not any(_RAW_WIRE.get(field.number) == field.wire for field in fields):
+    if not any(map(_is_raw, fields)):
         return None
 
-    def rewritten(field: Field) -> bytes | None:
-        if _RAW_WIRE.get(field.number) != field.wire:
+    def new_bytes(field: WireField) -> bytes | None:
+        if not _is_raw(field):
             return None
-        return renumbered(data, field, _number(caffe_pb2.BlobProto, _RAW[field.number]))
+        return renumber(data, field, _number(caffe_pb2.BlobProto, _RAW[field.number]))
 
-    return rebuilt(data, start, end, rewritten, fields)
+    return rewrite_fields(data, start, end, new_bytes, fields)
 
 
-def _blob_fields(data: bytes, start: int, end: int) -> Iterator[Field]:
-    """A BlobProto's fields, up to a value that is not packed: such old files hold millions, and no raw data."""
+def _blob_fields(data: bytes, start: int, end: int) -> Iterator[WireField]:
+    """The fields of a BlobProto up to the first unpacked value; old files have millions of those and no raw data."""
     for field in fields_of(data, start, end):
         if 5 <= field.number <= 9 and field.wire != LENGTH:
             return
         yield field
 
 
-def _type(data: bytes, fields: list[Field]) -> str:
+def _type(data: bytes, fields: list[WireField]) -> str:
     return next((data[f.value:f.end].decode("utf-8", "replace") for f in fields if _is(f, _LAYER_TYPE)), "")
 
 
-def _is(field: Field, number: int) -> bool:
+def _is(field: WireField, number: int) -> bool:
     return field.number == number and field.wire == LENGTH
+
+
+def _is_raw(field: WireField) -> bool:
+    """Whether a BlobProto's field is one of NVIDIA's raw_data."""
+    return _RAW_WIRE.get(field.number) == field.wire
 
 
 def _number(message: Any, name: str) -> int:

@@ -1,4 +1,4 @@
-"""From a parse error of protobuf to a message that says where, what and what to do."""
+"""Error messages for prototxt: from protobuf's parse error to the place, the problem and the remedy."""
 import difflib
 import re
 from typing import Any
@@ -20,33 +20,33 @@ _KINDS = {
     FieldDescriptor.CPPTYPE_STRING: "a string in quotes",
     FieldDescriptor.CPPTYPE_MESSAGE: "a block in braces",
 }
-FORKS = 11000       # fields of forks, which Caffe does not know, have numbers from here on
+FORKS = 11000       # the first number of the fields that only forks of Caffe have
 _ESCAPE = re.compile(r"""\\(?:[abfnrtv\\'"]|[0-3]?[0-7]{1,2}|x[0-9a-fA-F]{1,2}|u[0-9a-fA-F]{4})""")
 _NET_FIELDS = ("layer", "layers", "input")
 
 
 def explain(error: ParseError, text: str, source: str, message: Message) -> str:
-    """What is wrong with `text`, which was to fill `message`."""
+    """The message for `error`, which protobuf raised when it parsed `text` into `message`."""
     tree = scan(text)
     mixed = _other_kind(tree, message.DESCRIPTOR)
     if mixed:
         return f"{source}: {mixed}"
     place = (error.GetLine() or 1, error.GetColumn() or 1)
-    if tree.problem and tree.problem.found <= place:
-        return located(source, tree, tree.problem.place, tree.problem.message)
+    if tree.fault and tree.fault.noticed <= place:
+        return located(source, tree, tree.fault.place, tree.fault.message)
     what = _what(str(error), text, tree, place, message.DESCRIPTOR)
     return located(source, tree, place, what)
 
 
 def located(source: str, tree: Tree, place: Place, what: str) -> str:
-    """`what`, behind the file, the line and the layer of a place."""
+    """`what`, after the file, the line and the layer of a place."""
     path = [block for block in tree.path(place) if block.value is None]
     layer = next((f"{layer_words(block)}: " for block in path if block.name in ("layer", "layers")), "")
     return f"{source}:{place[0]}: {layer}{what}"
 
 
 def bad_escape(text: str, source: str) -> str | None:
-    """The message for a backslash that escapes nothing, as in a Windows path; protobuf lets some pass."""
+    """The message for an invalid escape, as in a Windows path; protobuf accepts some of them."""
     for token in tokens(text):
         if token.kind == "string" and "\\" in _ESCAPE.sub("", token.text):
             return located(source, scan(text), token.place,
@@ -66,15 +66,15 @@ def missing_fields(text: str, source: str, missing: list[str]) -> str:
     return located(source, tree, inside.place, f"'{inside.name}' needs {names}")
 
 
-def _other_kind(tree: Tree, wanted: Any) -> str | None:
-    """Whether a solver was given for a net, or a net for a solver."""
+def _other_kind(tree: Tree, expected: Any) -> str | None:
+    """The message if the text is a solver instead of a net, or a net instead of a solver; else None."""
     names = [child.name for child in tree.root.fields]
     has_layers = any(name in _NET_FIELDS for name in names)
-    if wanted.name == "SolverParameter" and has_layers:
+    if expected.name == "SolverParameter" and has_layers:
         return "this is a net, not a solver; give the solver whose 'net' field names it"
     solver_only = [name for name in names if name in caffe_pb2.SolverParameter.DESCRIPTOR.fields_by_name
-                   and name not in wanted.fields_by_name]
-    if wanted.name == "NetParameter" and solver_only and not has_layers:
+                   and name not in expected.fields_by_name]
+    if expected.name == "NetParameter" and solver_only and not has_layers:
         net = tree.root.text("net") or tree.root.text("train_net")
         return ("this is a solver, not a net; give the net's own file" + (f", {net}" if net else ""))
     return None
@@ -82,8 +82,8 @@ def _other_kind(tree: Tree, wanted: Any) -> str | None:
 
 def _what(error: str, text: str, tree: Tree, place: Place, root: Any) -> str:
     path = tree.path(place)
-    around = [root]                         # the messages of the blocks around the place
-    known = None                            # the field that the place belongs to
+    around = [root]                         # the messages of the blocks that contain the place
+    known = None                            # the descriptor of the innermost field
     for block in path:
         known = around[-1].fields_by_name.get(block.name)
         if known is None or known.message_type is None:
@@ -97,13 +97,13 @@ def _what(error: str, text: str, tree: Tree, place: Place, root: Any) -> str:
 
     if "Couldn't parse string" in error:
         return "the string that ends here is not UTF-8"
-    found = next((token.text for token in tokens(text) if token.place == place), "end of the file")
+    token_text = next((token.text for token in tokens(text) if token.place == place), "end of the file")
     if known is None:
-        return f"unexpected {found}; expected 'name: value' or 'name {{ ... }}'"
+        return f"unexpected {token_text}; expected 'name: value' or 'name {{ ... }}'"
     if "should not have multiple" in error:
         first = [tree.root, *path][-2].all(known.name)[0]
         return f"{_words(known)} is given again (first in line {first.place[0]}); keep one"
-    return _wrong_value(error, known, found)
+    return _wrong_value(error, known, token_text)
 
 
 def _unknown_field(name: str, around: list[Any]) -> str:
@@ -124,15 +124,15 @@ def _unknown_field(name: str, around: list[Any]) -> str:
     return f"{words}; its fields are {', '.join(known)}"
 
 
-def _wrong_value(error: str, field: Any, found: str) -> str:
+def _wrong_value(error: str, field: Any, value: str) -> str:
     if 'Expected ":"' in error:
         return f"a ':' is missing after '{field.name}'"
-    if field.full_name == "caffe.V1LayerParameter.type" and found[0] in "\"'":
-        return f"the type {found} is in quotes; write 'layer' instead of 'layers', or the type as in 2014"
+    if field.full_name == "caffe.V1LayerParameter.type" and value[0] in "\"'":
+        return f"the type {value} is in quotes; write 'layer' instead of 'layers', or the type as in 2014"
     if field.enum_type:
-        values = ", ".join(value.name for value in field.enum_type.values if value.number < FORKS)
-        return f"{_words(field)} has no value {found}; use one of {values} (no quotes)"
-    return f"{_words(field)} must be {_KINDS[field.cpp_type]}, found {found}"
+        values = ", ".join(known.name for known in field.enum_type.values if known.number < FORKS)
+        return f"{_words(field)} has no value {value}; use one of {values} (no quotes)"
+    return f"{_words(field)} must be {_KINDS[field.cpp_type]}, found {value}"
 
 
 def _words(field: Any) -> str:

@@ -1,4 +1,4 @@
-"""Reading a file whole, and telling what kind of file it is."""
+"""Reading whole files, and recognising their kind."""
 import os
 from typing import Any, NamedTuple
 
@@ -9,13 +9,16 @@ from spp.proto import caffe_pb2
 
 
 class Kind(NamedTuple):
+    """A kind of binary file: how messages name it, how it is recognised, and what to give instead of another kind."""
+
     words: str
-    field_1: int                        # its tag: a number in some kinds, a string in others
+    field_1: int                        # the tag of field 1: NUMBER or STRING
     marks: tuple[set[str], ...]         # every file of the kind has a field of each of these sets
     remedy: str
 
 
 NUMBER, STRING = 0x08, 0x0a
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 KINDS: dict[Any, Kind] = {
     caffe_pb2.NetParameter: Kind("a caffemodel", STRING, ({"layer", "layers"},),
                                  "give the .caffemodel, the binary file of weights"),
@@ -46,10 +49,10 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def kind(data: bytes) -> str:
-    """What the content of a file looks like, as words for a message."""
+    """What the content of a file is, as words for a message."""
     if not data:
         return "an empty file"
-    if data.startswith(b"\x89HDF\r\n\x1a\n"):
+    if data.startswith(HDF5_MAGIC):
         return "an HDF5 file"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "text in UTF-16"
@@ -59,19 +62,18 @@ def kind(data: bytes) -> str:
 
 
 def fill(message: Any, data: bytes) -> bool:
-    """Parse `data` into a message of one of KINDS; False, and an empty message, if it is of another.
+    """Parse `data` into a message of one of KINDS; returns False, with an empty message, if it is of another kind.
 
-    That parsing succeeds says little: a field of another type counts as unknown, and a path may pass for a
-    layer.
+    Successful parsing is not enough: fields of another type count as unknown, and a path may parse as a layer.
     """
-    wanted = KINDS[type(message)]
+    expected = KINDS[type(message)]
     try:
         message.ParseFromString(data)
     except DecodeError:
         message.Clear()
     names = {field.name for field, _ in message.ListFields()}
-    other_field_1 = data and data[0] in (NUMBER, STRING) and data[0] != wanted.field_1
-    if other_field_1 or not all(names & marks for marks in wanted.marks):
+    other_field_1 = data and data[0] in (NUMBER, STRING) and data[0] != expected.field_1
+    if other_field_1 or not all(names & marks for marks in expected.marks):
         message.Clear()
         return False
     return True
@@ -83,7 +85,7 @@ def unset(message: Any) -> list[str]:
 
 
 def is_text(data: bytes) -> bool:
-    """Whether the content is ASCII, or text with comments of any encoding in between.
+    """Whether the content is ASCII, possibly with comments in another encoding.
 
     Binary messages have control characters near their beginning.
     """

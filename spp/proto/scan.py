@@ -1,4 +1,4 @@
-"""Where things stand in a prototxt: the tree of its fields, with their lines, made without the schema."""
+"""Positions in a prototxt: the tree of its fields with their lines, parsed without the schema."""
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,22 +17,24 @@ _END: Place = (1 << 60, 0)
 
 @dataclass
 class Token:
+    """A token of a prototxt."""
+
     kind: str               # string, open_string, mark or word
     text: str
     place: Place
 
 
 @dataclass
-class Field:
+class TextField:
     """One `name: value` (once for every value of a list), or one `name { ... }`."""
 
     name: str
     place: Place
     value: str | None = None        # as written, with quotes; None for a block
-    last: Place = _END              # of the value, or of the closing brace
-    fields: list["Field"] = field(default_factory=list)
+    last: Place = _END              # position of the value, or of the closing brace
+    fields: list["TextField"] = field(default_factory=list)
 
-    def all(self, *names: str) -> list["Field"]:
+    def all(self, *names: str) -> list["TextField"]:
         """The fields of these names directly inside."""
         return [child for child in self.fields if child.name in names]
 
@@ -45,22 +47,24 @@ class Field:
 
 
 @dataclass
-class Problem:
-    """A fault of brackets or quotes: seen at `found`, best looked for at `place`."""
+class SyntaxFault:
+    """Unbalanced brackets or quotes: noticed at `noticed`; `place` is where a reader should look."""
 
-    found: Place
+    noticed: Place
     place: Place
     message: str
 
 
 @dataclass
 class Tree:
-    root: Field
-    problem: Problem | None     # the first fault; the tree ends there
+    """The fields of a text; `root` has the outermost ones."""
 
-    def path(self, place: Place) -> list[Field]:
-        """The fields around a place, from the outermost to the one that the place belongs to."""
-        path: list[Field] = []
+    root: TextField
+    fault: SyntaxFault | None     # the first one; the tree ends there
+
+    def path(self, place: Place) -> list[TextField]:
+        """The fields that contain a place, from the outermost to the innermost."""
+        path: list[TextField] = []
         inside = self.root
         while True:
             before = [child for child in inside.fields if child.place <= place]
@@ -69,32 +73,32 @@ class Tree:
             inside = before[-1]
             path.append(inside)
 
-    def layers(self) -> list[Field]:
-        """The blocks of the layers, of a net or of the nets written inside a solver."""
+    def layers(self) -> list[TextField]:
+        """The layers' blocks, of a net or of the nets inside a solver."""
         nets = [self.root, *self.root.all("net_param", "train_net_param", "test_net_param")]
         return [layer for net in nets for layer in net.all("layer", "layers")]
 
 
-def layer_name(layer: Field) -> str | None:
-    """The name in a layer's block."""
+def layer_name(layer: TextField) -> str | None:
+    """The `name` of a layer's block."""
     return _layer_text(layer, "name")
 
 
-def layer_words(layer: Field) -> str:
+def layer_words(layer: TextField) -> str:
     """A layer's name and type for a message: "layer 'conv1' (Convolution)"."""
     name, kind = layer_name(layer), _layer_text(layer, "type")
     return (f"layer {name!r}" if name else "layer without name") + (f" ({kind})" if kind else "")
 
 
-def _layer_text(layer: Field, name: str) -> str | None:
-    for block in [layer, *layer.all("layer")]:      # V0 has name and type one block further in
+def _layer_text(layer: TextField, name: str) -> str | None:
+    for block in [layer, *layer.all("layer")]:      # V0 has name and type in an inner block
         if (text := block.text(name)) is not None:
             return text
     return None
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """The tokens of a text, without space and comments."""
+    """The tokens of a text, without whitespace and comments."""
     line, start = 1, 0
     for match in _TOKEN.finditer(text):
         if match.lastgroup != "space":
@@ -106,9 +110,9 @@ def tokens(text: str) -> Iterator[Token]:
 
 def scan(text: str) -> Tree:
     """The tree of a text's fields, up to the first fault of brackets or quotes."""
-    root = Field("", (0, 0))
-    opened: list[tuple[Token, Field, Token | None]] = []    # bracket, the field inside it, the name before it
-    name: Token | None = None                               # read, and still without its value
+    root = TextField("", (0, 0))
+    opened: list[tuple[Token, TextField, Token | None]] = []    # bracket, the field it opens, the name before it
+    name: Token | None = None                               # read, but its value is not yet
     token = Token("mark", "", (1, 1))
     for token in tokens(text):
         here = token.place
@@ -116,27 +120,27 @@ def scan(text: str) -> Tree:
         in_list = bool(opened) and opened[-1][0].text == "["
         if token.kind == "open_string":
             begin = token.text.strip() if len(token.text) < 40 else token.text[:40] + "..."
-            return Tree(root, Problem(here, here, f"the string {begin} has no closing quote"))
+            return Tree(root, SyntaxFault(here, here, f"the string {begin} has no closing quote"))
         if token.text == "[":
             opened.append((token, inside, name))
         elif token.text in ("{", "<"):
-            block = Field(name.text if name else "", name.place if name and not in_list else here)
+            block = TextField(name.text if name else "", name.place if name and not in_list else here)
             if block.name in ("layer", "layers") and block.name in [around.name for _, around, _ in opened]:
-                return Tree(root, Problem(block.place, block.place,
-                                          f"a '{block.name}' block begins inside another; a '}}' seems to be "
-                                          f"missing for the '{inside.name}' block of line {inside.place[0]}"))
+                return Tree(root, SyntaxFault(block.place, block.place,
+                                              f"a '{block.name}' block begins inside another; a '}}' seems to be "
+                                              f"missing for the '{inside.name}' block of line {inside.place[0]}"))
             inside.fields.append(block)
             opened.append((token, block, name))
             name = None
         elif token.text in _CLOSING:
             if name and not in_list:
-                inside.fields.append(Field(name.text, name.place, "", here))
+                inside.fields.append(TextField(name.text, name.place, "", here))
             if not opened:
-                return Tree(root, Problem(here, here, f"this '{token.text}' closes nothing; remove it"))
+                return Tree(root, SyntaxFault(here, here, f"this '{token.text}' closes nothing; remove it"))
             bracket, block, name = opened.pop()
             if bracket.text != _CLOSING[token.text]:
-                return Tree(root, Problem(here, here, f"this '{token.text}' does not close the "
-                                                      f"'{bracket.text}' of line {bracket.place[0]}"))
+                return Tree(root, SyntaxFault(here, here, f"this '{token.text}' does not close the "
+                                                          f"'{bracket.text}' of line {bracket.place[0]}"))
             if bracket.text != "[":
                 block.last = here
             if not opened or opened[-1][0].text != "[":
@@ -144,16 +148,16 @@ def scan(text: str) -> Tree:
         elif token.kind == "mark":
             continue
         elif name is None:
-            name = token if token.kind == "word" else None      # a further string continues the one before
+            name = token if token.kind == "word" else None      # another string continues the previous one
         else:
-            inside.fields.append(Field(name.text, name.place, token.text, here))
+            inside.fields.append(TextField(name.text, name.place, token.text, here))
             name = name if in_list else None
     if opened:
         bracket, block, listed = opened[-1]
         if bracket.text == "[":
             what = f"the list of '{listed.text if listed else ''}' that begins here has no ']'"
-            return Tree(root, Problem(token.place, bracket.place, what))
+            return Tree(root, SyntaxFault(token.place, bracket.place, what))
         closing = "}" if bracket.text == "{" else ">"
         what = f"the '{block.name}' block that begins here is never closed; add a '{closing}'"
-        return Tree(root, Problem(token.place, block.place, what))
+        return Tree(root, SyntaxFault(token.place, block.place, what))
     return Tree(root, None)

@@ -1,4 +1,4 @@
-"""Old dialects of nets and solvers turned into the current one, in place.
+"""Upgrades nets and solvers of old dialects to the current one, in-place.
 
 The dialects: V0 (`layers { layer { type: "conv" } }`), V1 (`layers { type: CONVOLUTION }`), input fields
 instead of an Input layer, three `param`s on BatchNorm, `solver_type`.
@@ -29,14 +29,14 @@ V1_TYPES = {
 SOLVER_TYPES = {"SGD": "SGD", "NESTEROV": "Nesterov", "ADAGRAD": "AdaGrad", "RMSPROP": "RMSProp",
                 "ADADELTA": "AdaDelta", "ADAM": "Adam"}
 
-# Where V1 data layers kept what transform_param has now.
+# V1 data layers with fields that are in transform_param now.
 _TRANSFORMED = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
 
 
 def upgrade_net(net: caffe_pb2.NetParameter, source: str = "<net>") -> None:
-    """Bring a net of any dialect into the current one, of `layer`s only; `source` names it in messages.
+    """Upgrade a net of any dialect to the current one, with `layer`s only; `source` names it in messages.
 
-    Raises ProtoError if the net mixes dialects or an old construct has no meaning.
+    Raises ProtoError if the net mixes dialects or has an old construct without a meaning.
     """
     if net.layers and net.layer:
         raise ProtoError(f"{source}: has both 'layer' and 'layers' blocks; write all of them as 'layer'")
@@ -61,24 +61,24 @@ def upgrade_net(net: caffe_pb2.NetParameter, source: str = "<net>") -> None:
 
 
 def _upgrade_statistics(layer: caffe_pb2.LayerParameter, source: str) -> None:
-    """NVIDIA's BatchNorm with a scale, as old DIGITS saved it (scale, bias, mean, variance, count): statistics first.
+    """Reorder the blobs of NVIDIA's BatchNorm with scale in files of old DIGITS (scale, bias, mean, variance, count).
 
-    One channel leaves the order open; then it is taken for the present one.
+    The statistics come first now. With one channel the order is ambiguous, and it is taken for the current one.
     """
     sizes = [math.prod(arrays.shape_of(blob)) for blob in layer.blobs]
     if layer.type == "BatchNorm" and len(sizes) == 5 and sizes[4] == 1 < sizes[2]:
-        log.info("%s: parameters of BatchNorm layer %r brought into the present order", source, layer.name)
+        log.info("%s: parameters of BatchNorm layer %r reordered", source, layer.name)
         scale_and_bias = [caffe_pb2.BlobProto.FromString(blob.SerializeToString()) for blob in layer.blobs[:2]]
         del layer.blobs[:2]
         layer.blobs.extend(scale_and_bias)
 
 
 def upgrade_solver(solver: caffe_pb2.SolverParameter, path: str | None) -> None:
-    """Bring a solver into the current dialect, the nets written inside it too.
+    """Upgrade a solver to the current dialect, with the nets inside it.
 
-    `path` is the solver's file: it gives the snapshot_prefix where the solver has none, or has a folder.
-    With None (a solver that came from no file) the prefix stays as it is. Raises ProtoError if both `type`
-    and the old `solver_type` are set.
+    path: the solver's file; snapshot_prefix is derived from it if the solver has none or has a folder. None for a
+    solver without a file, whose prefix stays unchanged. Raises ProtoError if both `type` and the old `solver_type`
+    are set.
     """
     source = path or "<solver>"
     if solver.HasField("solver_type"):
@@ -131,7 +131,7 @@ def _upgrade_v1(v1: caffe_pb2.V1LayerParameter, layer: caffe_pb2.LayerParameter)
 
 
 def _upgrade_pooling(layer: caffe_pb2.LayerParameter, source: str) -> None:
-    """Forks' ways of saying how windows at the border count."""
+    """Upgrade ceil_mode; raise ProtoError for avg_include_pad, which is not supported."""
     p = layer.pooling_param
     if p.HasField("ceil_mode"):
         if p.HasField("round_mode") and (p.round_mode == p.CEIL) != p.ceil_mode:
@@ -144,9 +144,10 @@ def _upgrade_pooling(layer: caffe_pb2.LayerParameter, source: str) -> None:
 
 
 def _upgrade_input(net: caffe_pb2.NetParameter, source: str) -> None:
-    """One Input layer, put first, for the `input` fields; without shapes (old weight files) they just go."""
+    """Replace the `input` fields by one Input layer at the front; old weight files without shapes get none."""
     inputs, shapes, dims = list(net.input), list(net.input_shape), list(net.input_dim)
-    if shapes and len(shapes) != len(inputs) or not shapes and len(dims) not in (0, 4 * len(inputs)):
+    fits = len(shapes) == len(inputs) if shapes else len(dims) in (0, 4 * len(inputs))
+    if not fits:
         raise ProtoError(f"{source}: {len(inputs)} 'input' need one 'input_shape' or four 'input_dim' each; "
                          f"found {len(shapes)} 'input_shape', {len(dims)} 'input_dim'")
     if shapes or dims:

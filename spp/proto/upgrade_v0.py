@@ -1,4 +1,4 @@
-"""The first dialect (V0): every layer's parameters in one message, padding as a layer of its own."""
+"""The first dialect (V0): one message with the parameters of all layer types, and padding layers."""
 import logging
 
 from spp.errors import ProtoError
@@ -21,7 +21,7 @@ _PARAMS = {
     "hdf5_data": "hdf5_data_param", "images": "image_data_param", "window_data": "window_data_param",
     "infogain_loss": "infogain_loss_param",
 }
-# V0 field: its name now, the types that have it in their own parameters.
+# V0 field: its current name, and the types that have it in their own parameters.
 _FIELDS = {
     "num_output": ("num_output", ("conv", "innerproduct")),
     "biasterm": ("bias_term", ("conv", "innerproduct")),
@@ -51,14 +51,14 @@ _FIELDS = {
     "det_crop_mode": ("crop_mode", ("window_data",)),
 }
 _TRANSFORM = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
-_KEPT = ("blobs", "blobs_lr", "weight_decay")
+_UNCHANGED = ("blobs", "blobs_lr", "weight_decay")
 
 
 def upgrade_v0(net: caffe_pb2.NetParameter, source: str) -> None:
-    """Turn the V0 layers of a net into V1 ones, in place; `source` names the net in messages.
+    """Upgrade the V0 layers of a net to V1, in-place; `source` names the net in messages.
 
-    Raises ProtoError for an unknown type, and for a padding layer in front of anything but conv and pool.
-    A field that its layer's type has no use for is dropped with a warning, as in Caffe.
+    Raises ProtoError for an unknown type, and for a padding layer before any layer but conv and pool. A field
+    without a meaning for its layer's type is dropped with a warning, as in Caffe.
     """
     _fold_padding(net, source)
     for layer in net.layers:
@@ -70,7 +70,7 @@ def upgrade_v0(net: caffe_pb2.NetParameter, source: str) -> None:
 
 
 def _fold_padding(net: caffe_pb2.NetParameter, source: str) -> None:
-    """Give the pad of every padding layer to the layers that read it, and remove the padding layers."""
+    """Add the pad of every padding layer to the layers that read it, and remove the padding layers."""
     producer: dict[str, caffe_pb2.V1LayerParameter] = {}
     for layer in net.layers:
         for i, bottom in enumerate(layer.bottom):
@@ -99,7 +99,7 @@ def _upgrade_layer(v0: caffe_pb2.V0LayerParameter, layer: caffe_pb2.V1LayerParam
             layer.name = value
         elif field.name == "type":
             layer.type = getattr(caffe_pb2.V1LayerParameter, _TYPES[value])
-        elif field.name in _KEPT:
+        elif field.name in _UNCHANGED:
             getattr(layer, field.name).MergeFrom(value)
         elif field.name == "hdf5_output_param":
             layer.hdf5_output_param.CopyFrom(value)
@@ -109,7 +109,7 @@ def _upgrade_layer(v0: caffe_pb2.V0LayerParameter, layer: caffe_pb2.V1LayerParam
             log.warning("%s: field %r has no meaning for this type and is dropped", where, field.name)
         elif name in ("weight_filler", "bias_filler"):
             getattr(getattr(layer, _PARAMS[v0.type]), name).CopyFrom(value)
-        elif v0.type == "conv" and name in ("pad", "kernel_size", "stride"):    # since then one an axis
+        elif v0.type == "conv" and name in ("pad", "kernel_size", "stride"):    # one per axis now
             getattr(layer.convolution_param, name).append(value)
         else:
             setattr(getattr(layer, _PARAMS[v0.type]), name, value)

@@ -1,4 +1,4 @@
-"""The wire format of protobuf messages: fields found, renumbered and rewritten without parsing them."""
+"""The wire format of protobuf messages: its fields are listed, renumbered and rewritten without parsing messages."""
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _WIDTH = {FIXED64: 8, FIXED32: 4}
 
 
-class Field(NamedTuple):
-    """One field on the wire: the bytes from `start` to `end` of the file, its value from `value` on."""
+class WireField(NamedTuple):
+    """One field on the wire: bytes `start` to `end` of the file; its value begins at `value`."""
 
     number: int
     wire: int
@@ -16,14 +16,14 @@ class Field(NamedTuple):
     end: int
 
 
-Rewrite = Callable[[bytes, int, int], bytes | None]     # a message data[start:end] rewritten; None: as it is
+Rewrite = Callable[[bytes, int, int], bytes | None]     # the new bytes of message data[start:end]; None: unchanged
 
 
 class Damaged(Exception):
-    """The bytes are no message."""
+    """The bytes are not a protobuf message."""
 
 
-def fields_of(data: bytes, start: int, end: int) -> Iterator[Field]:
+def fields_of(data: bytes, start: int, end: int) -> Iterator[WireField]:
     """The fields of the message in data[start:end]; raises Damaged."""
     at = start
     while at < end:
@@ -38,7 +38,7 @@ def fields_of(data: bytes, start: int, end: int) -> Iterator[Field]:
             stop = value + _WIDTH[wire]
         if stop > end:
             raise Damaged
-        yield Field(tag >> 3, wire, at, value, stop)
+        yield WireField(tag >> 3, wire, at, value, stop)
         at = stop
 
 
@@ -63,29 +63,29 @@ def encode(number: int) -> bytes:
     return bytes([*head, number])
 
 
-def renumbered(data: bytes, field: Field, number: int) -> bytes:
-    """The field under another number."""
+def renumber(data: bytes, field: WireField, number: int) -> bytes:
+    """The field with another number."""
     tag = encode(number << 3 | field.wire)
     if field.wire == LENGTH:
         tag += encode(field.end - field.value)
     return tag + data[field.value:field.end]
 
 
-def inside(data: bytes, field: Field, change: Rewrite) -> bytes | None:
-    """The field with its message rewritten by `change(data, start, end)`; None where nothing changes."""
+def rewrite_message(data: bytes, field: WireField, change: Rewrite) -> bytes | None:
+    """The field with its message rewritten by `change(data, start, end)`; None if nothing changes."""
     content = change(data, field.value, field.end)
     if content is None:
         return None
     return encode(field.number << 3 | LENGTH) + encode(len(content)) + content
 
 
-def rebuilt(data: bytes, start: int, end: int, change: Callable[[Field], bytes | None],
-            fields: list[Field] | None = None) -> bytes | None:
-    """data[start:end] with each field as `change(field)` gives it, as it is for None; None where nothing changes."""
-    pieces, kept = [], start
+def rewrite_fields(data: bytes, start: int, end: int, change: Callable[[WireField], bytes | None],
+                   fields: list[WireField] | None = None) -> bytes | None:
+    """data[start:end] with each field replaced by `change(field)` unless that is None; None if nothing changes."""
+    pieces, copied = [], start
     for field in fields_of(data, start, end) if fields is None else fields:
         new = change(field)
         if new is not None:
-            pieces += [data[kept:field.start], new]
-            kept = field.end
-    return b"".join([*pieces, data[kept:end]]) if pieces else None
+            pieces += [data[copied:field.start], new]
+            copied = field.end
+    return b"".join([*pieces, data[copied:end]]) if pieces else None

@@ -9,10 +9,10 @@ from spp.pycaffe.net import Net
 
 
 class Classifier(Net):
-    """A net with one image input N x K x H x W, and what its images need first.
+    """A net with one image input N x K x H x W, and the preprocessing of its images.
 
-    image_dims: the size (height, width) that images are resized to before they are cropped to the input's; None
-    for the input's own. mean, input_scale, raw_scale, channel_swap: as io.Transformer's. Raises as Net does.
+    image_dims: the size (height, width) to which images are resized before they are cropped to the input's size; None
+    for the input's size. mean, input_scale, raw_scale, channel_swap: as in io.Transformer. Raises as Net does.
     """
 
     def __init__(self, model_file: str, pretrained_file: str, image_dims: Sequence[int] | None = None,
@@ -26,7 +26,7 @@ class Classifier(Net):
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:
         """Scores N x classes of N images H x W x K: means over ten crops, or of the centre crop.
 
-        Images are as `io.load_image` gives them, of any sizes.
+        Images are as `io.load_image` returns them, of any sizes.
         """
         resized = np.array([io.resize_image(image, self.image_dims) for image in inputs])
         if oversample:
@@ -42,14 +42,14 @@ class Classifier(Net):
 
 def transformer(net: Net, mean: Any, input_scale: float | None, raw_scale: float | None,
                 channel_swap: Sequence[int] | None) -> io.Transformer:
-    """The Transformer of images H x W x K for a net's first input, with what is not None set."""
+    """The Transformer from images H x W x K to a net's first input, with all settings that are not None."""
     name = net.inputs[0]
-    made = io.Transformer({name: net.blobs[name].shape})
-    made.set_transpose(name, (2, 0, 1))
+    result = io.Transformer({name: net.blobs[name].shape})
+    result.set_transpose(name, (2, 0, 1))
     settings: list[tuple[Any, Callable[[str, Any], None]]] = [
-        (mean, made.set_mean), (input_scale, made.set_input_scale), (raw_scale, made.set_raw_scale),
-        (channel_swap, made.set_channel_swap)]
+        (mean, result.set_mean), (input_scale, result.set_input_scale), (raw_scale, result.set_raw_scale),
+        (channel_swap, result.set_channel_swap)]
     for value, set_value in settings:
         if value is not None:
             set_value(name, value)
-    return made
+    return result

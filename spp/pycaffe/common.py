@@ -1,4 +1,4 @@
-"""What holds for all nets and solvers of a process, as Caffe's own module keeps it: device, seed, log, errors."""
+"""Settings of all nets and solvers of a process, as in Caffe's module: device, seed, log, errors."""
 import logging
 import os
 import random
@@ -11,9 +11,10 @@ from typing import Iterator
 
 from spp import backend
 from spp.errors import SppError
+from spp.training.reporting import glog_prefix
 
 LEVELS = (logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)    # glog's INFO, WARNING, ERROR, FATAL
-MIN_LEVEL = "GLOG_minloglevel"      # environment variable: the least level that is shown
+MIN_LEVEL = "GLOG_minloglevel"      # environment variable: the lowest level that is logged
 
 _log = logging.getLogger("spp")
 _seeds = random.Random()
@@ -21,7 +22,7 @@ _state = {"gpu": False, "device_id": 0, "solver_count": 1, "solver_rank": 0, "mu
 
 
 class CaffeError(SppError, RuntimeError):
-    """What went wrong, as the RuntimeError that scripts for Caffe catch."""
+    """An SppError that is also the RuntimeError that scripts for Caffe catch."""
 
 
 class CaffeValueError(CaffeError, ValueError):
@@ -54,33 +55,33 @@ def readable(path: str | os.PathLike[str]) -> str:
 # --- device
 
 def set_mode_cpu() -> None:
-    """Nets made from now on compute on the CPU; so do those made before any mode is set."""
+    """Nets that are created from now on compute on the CPU, which is the default."""
     _state["gpu"] = False
 
 
 def set_mode_gpu() -> None:
-    """Nets made from now on compute on the GPU that `set_device` names (0 at first).
+    """Nets that are created from now on compute on the GPU of `set_device` (default 0).
 
-    Where no GPU can be used, a RuntimeWarning says why, and they compute on the CPU.
+    If it cannot be used, a RuntimeWarning says why, and they compute on the CPU.
     """
     _state["gpu"] = True
     device()
 
 
 def set_device(device_id: int) -> None:
-    """The number of the GPU that nets made from now on use in GPU mode."""
+    """The number of the GPU for nets that are created from now on in GPU mode."""
     _state["device_id"] = device_id
 
 
 def device() -> str:
-    """The device of a net that is made now."""
+    """The device of a net that is created now."""
     if not _state["gpu"]:
         return "cpu"
     name = f"cuda:{_state['device_id']}"
     try:
         backend.select(name)
     except SppError as error:
-        warnings.warn(f"no GPU to be had, computing on the CPU: {error}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"no GPU can be used, computing on the CPU: {error}", RuntimeWarning, stacklevel=3)
         _state["gpu"] = False
         return "cpu"
     return name
@@ -89,58 +90,58 @@ def device() -> str:
 # --- randomness
 
 def set_random_seed(seed: int) -> None:
-    """Fix all randomness of nets and solvers made from now on; each of them gets a seed of its own."""
+    """Fix all randomness of nets and solvers that are created from now on; each of them gets its own seed."""
     _seeds.seed(seed)
 
 
 def next_seed() -> int:
-    """The seed of a net or solver that is made now; it differs from run to run unless `set_random_seed` was called."""
+    """The seed of a net or solver that is created now; it varies between runs unless `set_random_seed` was called."""
     return _seeds.getrandbits(31)
 
 
 # --- several solvers
 
 def solver_count() -> int:
-    """The number that `set_solver_count` was given, 1 at first."""
+    """The value of `set_solver_count`, 1 by default."""
     return _state["solver_count"]
 
 
 def set_solver_count(count: int) -> None:
-    """How many solvers train together."""
+    """The number of solvers that train together."""
     _state["solver_count"] = count
 
 
 def solver_rank() -> int:
-    """The number that `set_solver_rank` was given, 0 at first; random streams differ between ranks."""
+    """The value of `set_solver_rank`, 0 by default; random streams differ between ranks."""
     return _state["solver_rank"]
 
 
 def set_solver_rank(rank: int) -> None:
-    """Which of the solvers this process has."""
+    """The index of this process's solver."""
     _state["solver_rank"] = rank
 
 
 def set_multiprocess(value: bool) -> None:
-    """Whether the solvers are processes of their own: here they always are, so that it changes nothing."""
+    """Whether each solver is a process of its own; it always is in spp, so this has no effect."""
     _state["multiprocess"] = value
 
 
 def has_nccl() -> bool:
-    """Whether gradients can be averaged over GPUs by NCCL: no."""
+    """Whether gradients can be averaged over GPUs by NCCL; always False."""
     return False
 
 
 class NCCL:
-    """Caffe's averaging of gradients over several GPUs, which this module has not."""
+    """Caffe's averaging of gradients over several GPUs; not available, as has_nccl says."""
 
     def __init__(self, *args: object) -> None:
-        raise CaffeError("caffe.NCCL needs NCCL, which this build does not use (has_nccl() tells); use one solver")
+        raise CaffeError("caffe.NCCL needs NCCL, which this build does not use (has_nccl() is False); use one solver")
 
 
 # --- log
 
 class _Threshold(logging.Filter):
-    """Lets records of a glog level and above through; None: of the level in the environment at that moment."""
+    """Passes records of a glog level and above; with None, the level is read from the environment each time."""
 
     def __init__(self, level: int | None) -> None:
         super().__init__()
@@ -153,35 +154,34 @@ class _Threshold(logging.Filter):
 
 
 class _Glog(logging.Formatter):
-    """The form of glog's lines: level and date, time, process, source, text."""
+    """The format of glog's lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created)
-        letter = "F" if record.levelno >= logging.CRITICAL else record.levelname[0]
-        return (f"{letter}{when:%m%d %H:%M:%S.%f} {record.process:5d} {record.filename}:{record.lineno}] "
-                f"{record.getMessage()}")
+        severity = "F" if record.levelno >= logging.CRITICAL else record.levelname[0]
+        return glog_prefix(severity, datetime.fromtimestamp(record.created), record.process or 0,
+                           f"{record.filename}:{record.lineno}") + record.getMessage()
 
 
 def init_log(level: int | None = None, stderr: bool = True) -> None:
-    """Show the log on the standard error in glog's form, from `level` on: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL.
+    """Print the log to the standard error in glog's format, from `level` on: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL.
 
-    Without a level, the environment variable GLOG_minloglevel tells it, else INFO. The log goes to the logger
-    "spp" of Python's logging in any case; until this is called, or with `stderr` False, nothing shows it.
+    The default level is that of the environment variable GLOG_minloglevel, else INFO. The log always goes to the
+    logger "spp" of Python's logging; before this is called, or with `stderr` False, it is not printed.
     """
     if level is not None and not 0 <= level < len(LEVELS):
         raise CaffeValueError(f"init_log: level must be 0 (INFO), 1 (WARNING), 2 (ERROR) or 3 (FATAL), found {level}")
-    for handler in [h for h in _log.handlers if isinstance(h.formatter, _Glog)]:
-        _log.removeHandler(handler)
+    for previous in [h for h in _log.handlers if isinstance(h.formatter, _Glog)]:
+        _log.removeHandler(previous)
     _log.setLevel(logging.INFO)
     if stderr:
-        shown = logging.StreamHandler(sys.stderr)
-        shown.setFormatter(_Glog())
-        shown.addFilter(_Threshold(level))
-        _log.addHandler(shown)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Glog())
+        handler.addFilter(_Threshold(level))
+        _log.addHandler(handler)
 
 
 def log(text: str) -> None:
-    """Put a line of one's own into the log."""
+    """Write a line to the log, at level INFO."""
     _log.info(text, stacklevel=2)
 
 

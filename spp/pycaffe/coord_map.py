@@ -1,7 +1,7 @@
-"""Where a pixel of one blob lies in another, along the layers between them; and the Crop that lines them up.
+"""Coordinate maps between the pixels of two blobs, through the layers between them; and the Crop that aligns them.
 
-A map is (axis, scale, shift): the first spatial axis counted without the batch (None where any would do), and for
-each spatial axis x -> scale * x + shift.
+A map is (axis, scale, shift): the first spatial axis, not counting the batch axis (None if it does not matter), and
+for each spatial axis x -> scale * x + shift.
 """
 from typing import Any
 
@@ -18,11 +18,11 @@ IDENTITY: Map = (None, 1, 0)
 
 
 class AxisMismatchException(CaffeError):
-    """Two maps along one path are of different axes."""
+    """Two maps along one path have different axes."""
 
 
 class CropError(CaffeError, AssertionError):
-    """A crop cannot line two tops up."""
+    """A crop cannot align two tops."""
 
 
 def coord_map(fn: Function) -> Map | None:
@@ -36,27 +36,23 @@ def coord_map(fn: Function) -> Map | None:
         axis, stride, window, pad = _windows(fn)
         return axis, stride, (window - 1) / 2 - pad
     if fn.type_name == "Crop":
-        given = fn.params.get("crop_param", fn.params)
-        return given.get("axis", 2) - 1, 1, -np.array(given.get("offset", 0), ndmin=1)
+        params = fn.params.get("crop_param", fn.params)
+        return params.get("axis", 2) - 1, 1, -np.array(params.get("offset", 0), ndmin=1)
     return None
 
 
 def _windows(fn: Function) -> tuple[int, Any, Any, Any]:
-    """Axis, stride, extent of the (dilated) kernel, and pad of a layer that slides windows."""
-    for block in ("convolution_param", "pooling_param"):
-        if block in fn.params:
-            given = fn.params[block]
-            break
-    else:
-        given = fn.params
-    legacy = {f"{name}_{side}" for name in ("pad", "kernel", "stride") for side in "hw"} & set(given)
-    if legacy or "kernel_size" not in given:
-        found = ", ".join(sorted(legacy)) or "no kernel_size"
+    """Axis, stride, extent of the dilated kernel, and pad of a layer with sliding windows."""
+    blocks = [block for block in ("convolution_param", "pooling_param") if block in fn.params]
+    params = fn.params[blocks[0]] if blocks else fn.params
+    legacy = {f"{name}_{side}" for name in ("pad", "kernel", "stride") for side in "hw"} & set(params)
+    if legacy or "kernel_size" not in params:
+        fields = ", ".join(sorted(legacy)) or "no kernel_size"
         raise CropError(f"{fn.type_name}: coordinate maps need kernel_size, stride and pad, not fields ending in _h "
-                        f"and _w, and not global pooling; found {found}")
-    size, stride, pad, dilation = (np.array(given.get(name, default), ndmin=1) for name, default in
+                        f"and _w, and not global pooling; found {fields}")
+    size, stride, pad, dilation = (np.array(params.get(name, default), ndmin=1) for name, default in
                                    (("kernel_size", 1), ("stride", 1), ("pad", 0), ("dilation", 1)))
-    return given.get("axis", 1), stride, (size - 1) * dilation + 1, pad
+    return params.get("axis", 1), stride, (size - 1) * dilation + 1, pad
 
 
 def compose(first: Map, second: Map) -> Map:
@@ -69,15 +65,15 @@ def compose(first: Map, second: Map) -> Map:
 
 
 def inverse(one: Map) -> Map:
-    """The map the other way round."""
+    """The inverse map."""
     axis, scale, shift = one
     return axis, 1 / scale, -shift / scale
 
 
 def coord_map_from_to(top_from: Top, top_to: Top) -> Map:
-    """The map from a pixel of `top_from` to `top_to`, through the first blob that both come from.
+    """The map from the pixels of `top_from` to those of `top_to`, through their nearest common ancestor.
 
-    Raises CaffeError, a RuntimeError, if layers that have coordinates do not connect them.
+    Raises CaffeError, a RuntimeError, if spatial layers do not connect them.
     """
     to_from = _maps_of_ancestors(top_from)
     for ancestor, to_to in _maps_of_ancestors(top_to).items():
@@ -87,25 +83,25 @@ def coord_map_from_to(top_from: Top, top_to: Top) -> Map:
 
 
 def _maps_of_ancestors(top: Top) -> dict[Top, Map]:
-    """The map to `top` from itself and every top that it is made of, nearest first."""
-    found = {top: IDENTITY}
+    """The maps to `top` from itself and from all its ancestors, nearest first."""
+    maps = {top: IDENTITY}
     queue = [top]
     for current in queue:
         one = coord_map(current.fn)
         if one is None:
             continue
         inputs = current.fn.inputs
-        for bottom in inputs[:1] if current.fn.type_name == "Crop" else inputs:     # the second gives a size only
-            if bottom not in found:
-                found[bottom] = compose(found[current], one)
+        for bottom in inputs[:1] if current.fn.type_name == "Crop" else inputs:     # the second is only a size
+            if bottom not in maps:
+                maps[bottom] = compose(maps[current], one)
                 queue.append(bottom)
-    return found
+    return maps
 
 
 def crop(top_from: Top, top_to: Top) -> Top:
-    """A Crop layer that cuts `top_from` to lie on `top_to`, pixel by pixel, with axis and offset filled in.
+    """A Crop layer that aligns `top_from` with `top_to`, pixel by pixel, with axis and offset filled in.
 
-    Raises CropError, an AssertionError, if their scales differ, or the offset is negative or no whole number.
+    Raises CropError, an AssertionError, if their scales differ, or the offset is negative or not an integer.
     """
     axis, scale, shift = coord_map_from_to(top_from, top_to)
     scale, shift = np.atleast_1d(scale), np.atleast_1d(shift)

@@ -1,4 +1,4 @@
-"""caffe.io: images, their transformation to a net's input and back, and arrays in Caffe's messages."""
+"""caffe.io: images, their conversion to a net's input and back, and arrays in Caffe's messages."""
 import os
 from typing import Any, Iterable, Sequence
 
@@ -6,11 +6,11 @@ import numpy as np
 from scipy import ndimage
 
 from spp.data import images
-from spp.errors import DataError
+from spp.errors import DataError, format_shape
 from spp.proto import arrays, caffe_pb2, files
 from spp.pycaffe.common import CaffeError, CaffeValueError, caffe_errors, readable
 
-GRAY = np.array([0.2125, 0.7154, 0.0721])       # how much red, green and blue count in scikit-image's gray
+GRAY = np.array([0.2125, 0.7154, 0.0721])       # weights of red, green and blue in scikit-image's gray
 
 
 # --- arrays in messages
@@ -24,12 +24,12 @@ def blobproto_to_array(blob: caffe_pb2.BlobProto, return_diff: bool = False) -> 
     shape = arrays.shape_of(blob)
     if values.size != np.prod(shape, dtype=np.int64):
         raise CaffeValueError(f"cannot reshape the BlobProto's {values.size} values to its shape "
-                              f"{' x '.join(map(str, shape)) or '(none is given)'}; set blob.shape.dim")
+                              f"{format_shape(shape) if shape else '(none is given)'}; set blob.shape.dim")
     return values.reshape(shape)
 
 
 def array_to_blobproto(arr: np.ndarray, diff: np.ndarray | None = None) -> caffe_pb2.BlobProto:
-    """An array of any shape, and gradients if given, as a BlobProto of float32 values."""
+    """A BlobProto with float32 values of an array of any shape, and of its gradients."""
     return arrays.to_proto(np.asarray(arr, np.float32), None if diff is None else np.asarray(diff, np.float32))
 
 
@@ -39,7 +39,7 @@ def arraylist_to_blobprotovector_str(arraylist: Iterable[np.ndarray]) -> bytes:
 
 
 def blobprotovector_str_to_arraylist(data: bytes) -> list[np.ndarray]:
-    """The arrays in a BlobProtoVector's bytes; raises CaffeValueError if they are none."""
+    """The arrays in the bytes of a BlobProtoVector; raises CaffeValueError for other bytes."""
     try:
         return [blobproto_to_array(blob) for blob in caffe_pb2.BlobProtoVector.FromString(data).blobs]
     except files.DecodeError:
@@ -47,7 +47,7 @@ def blobprotovector_str_to_arraylist(data: bytes) -> list[np.ndarray]:
 
 
 def array_to_datum(arr: np.ndarray, label: int | None = None) -> caffe_pb2.Datum:
-    """An image C x H x W as a Datum: bytes where it is uint8, else floats. Raises CaffeValueError for other axes."""
+    """An image C x H x W as a Datum, with bytes if it is uint8, else floats. Raises CaffeValueError for other axes."""
     if arr.ndim != 3:
         raise CaffeValueError(f"Incorrect array shape: {arr.shape}; a Datum takes channels x height x width")
     datum = caffe_pb2.Datum(channels=arr.shape[0], height=arr.shape[1], width=arr.shape[2])
@@ -62,13 +62,13 @@ def array_to_datum(arr: np.ndarray, label: int | None = None) -> caffe_pb2.Datum
 
 @caffe_errors()
 def datum_to_array(datum: caffe_pb2.Datum) -> np.ndarray:
-    """The image of a Datum, C x H x W: uint8, or float64 where it holds floats; an encoded one is decoded to BGR."""
+    """The image of a Datum, C x H x W: uint8, or float64 for floats; an encoded image is decoded to BGR."""
     if datum.encoded:
         return images.decode(datum.data).transpose(2, 0, 1)
     values = np.array(bytearray(datum.data)) if datum.data else np.array(datum.float_data, float)
     shape = datum.channels, datum.height, datum.width
     if values.size != np.prod(shape, dtype=np.int64):
-        raise CaffeValueError(f"the Datum holds {values.size} values, which is not {' x '.join(map(str, shape))}, its "
+        raise CaffeValueError(f"the Datum holds {values.size} values, which is not {format_shape(shape)}, its "
                               "channels x height x width")
     return values.reshape(shape)
 
@@ -79,7 +79,7 @@ def datum_to_array(datum: caffe_pb2.Datum) -> np.ndarray:
 def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarray:
     """An image file as H x W x 3 float32, RGB, in [0, 1]; with `color` False as H x W x 1.
 
-    Transparency is dropped, and a photo is turned as its EXIF data says. Raises CaffeError for a file that is
+    Transparency is dropped, and a photo is rotated according to its EXIF data. Raises CaffeError for a file that is
     missing or cannot be decoded.
     """
     with open(readable(filename), "rb") as file:
@@ -96,28 +96,27 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
 
 
 def resize_image(im: np.ndarray, new_dims: Any, interp_order: int = 1) -> np.ndarray:
-    """An image H x W x K at the size `new_dims` (height, width), float32, by splines of the order (1: bilinear).
+    """Resize an image H x W x K to `new_dims` (height, width) by splines of an order (1: bilinear); float32.
 
-    As Caffe's: images of 1 or 3 channels as scikit-image resizes them with mode "constant" and without
-    anti-aliasing, so that beyond the border lies the image's least value; others by scipy's `zoom`, which lays
-    corner pixels on corner pixels.
+    As in Caffe, images of 1 or 3 channels are resized like scikit-image's with mode "constant" and without
+    anti-aliasing, so that pixels outside have the image's minimum; others by scipy's `zoom`, which aligns corners.
     """
     height, width = (int(size) for size in new_dims)
     scale = (height / im.shape[0], width / im.shape[1])
     channels = im.shape[-1]
     if channels not in (1, 3):
         return ndimage.zoom(im.astype(float), (*scale, 1), order=interp_order).astype(np.float32)
-    least, most = float(im.min()), float(im.max())
-    if most == least:
-        return np.full((height, width, channels), least, np.float32)
-    unit = (im.astype(float) - least) / (most - least)
+    minimum, maximum = float(im.min()), float(im.max())
+    if maximum == minimum:
+        return np.full((height, width, channels), minimum, np.float32)
+    unit = (im.astype(float) - minimum) / (maximum - minimum)
     resized = np.stack([ndimage.zoom(unit[:, :, k], scale, order=interp_order, mode="grid-constant", grid_mode=True)
                         for k in range(channels)], axis=2)
-    return (np.clip(resized, 0, 1) * (most - least) + least).astype(np.float32)
+    return (np.clip(resized, 0, 1) * (maximum - minimum) + minimum).astype(np.float32)
 
 
 def oversample(images: Any, crop_dims: Any) -> np.ndarray:
-    """Ten crops an image H x W x K: four corners and the centre, then their mirror images; 10N x h x w x K float32."""
+    """Ten crops per image H x W x K: four corners, the centre, then their mirror images; float32 10N x h x w x K."""
     height, width = (int(size) for size in crop_dims)
     down, right = images[0].shape[0] - height, images[0].shape[1] - width
     places = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
@@ -129,11 +128,11 @@ def oversample(images: Any, crop_dims: Any) -> np.ndarray:
 
 
 class Transformer:
-    """From images H x W x K to a net's inputs, and back; `inputs` are the shapes N x K x H x W by blob name.
+    """Converts images H x W x K to a net's inputs, and back; `inputs` are the shapes N x K x H x W by blob name.
 
-    `preprocess` does, as far as they are set, in this order: float32; resize to the input's H x W; transpose;
-    channel swap; times the raw scale; minus the mean; times the input scale. So the mean is in the units that
-    the raw scale makes. Raises CaffeError for what does not fit the input, and an input that was not named.
+    `preprocess` applies the settings in this order: float32; resize to the input's H x W; transpose; channel swap;
+    multiply by the raw scale; subtract the mean; multiply by the input scale. So the mean is in the units of the
+    scaled image. Raises CaffeError for a setting that does not fit the input, and for an unknown input.
     """
 
     def __init__(self, inputs: dict[str, Sequence[int]]) -> None:
@@ -169,7 +168,7 @@ class Transformer:
         self.raw_scale[in_] = scale
 
     def set_mean(self, in_: str, mean: np.ndarray) -> None:
-        """What is subtracted: a value a channel, or an image K x H x W (or H x W) resized to the input's size."""
+        """The mean to subtract: one value per channel, or an image K x H x W or H x W, resized to the input's size."""
         shape = self._shape(in_)
         mean = np.asarray(mean)
         if mean.ndim == 1:
@@ -181,7 +180,7 @@ class Transformer:
         image = mean[None] if mean.ndim == 2 else mean
         if image.ndim != 3:
             raise CaffeValueError(f"Mean shape invalid: {mean.shape}; expected channels x height x width, or a "
-                                  "value a channel")
+                                  "value per channel")
         if image.shape != shape[1:]:
             image = resize_image(image.transpose(1, 2, 0), shape[2:]).transpose(2, 0, 1)
         if image.shape[0] not in (1, shape[1]):
@@ -194,7 +193,7 @@ class Transformer:
         self.input_scale[in_] = scale
 
     def preprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
-        """An image H x W x K as the net's input K x H x W, float32; `data` stays as it is."""
+        """An image H x W x K as the net's input K x H x W, float32; `data` is not changed."""
         size = self._shape(in_)[2:]
         result = np.array(data, np.float32)
         if result.shape[:2] != size:
@@ -212,7 +211,7 @@ class Transformer:
         return result
 
     def deprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
-        """The image that `preprocess` made this input of, but for its size."""
+        """The inverse of `preprocess`, without the resizing."""
         self._shape(in_)
         result = np.array(data).squeeze()
         if in_ in self.input_scale:

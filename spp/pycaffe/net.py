@@ -10,8 +10,7 @@ from typing import Any, Callable, ContextManager, Iterator, Sequence
 import numpy as np
 
 import spp.net
-from spp import weights as weight_files
-from spp import host_copy
+from spp import host_copy, weights as weight_files
 from spp.atomic import replacing
 from spp.blob import Blob
 from spp.layers.base import host_views
@@ -22,15 +21,15 @@ Arrays = dict[str, np.ndarray]
 
 
 class Net:
-    """Net(network_file, phase, level=0, stages=None, weights=None), or as once Net(network_file, weights, phase).
+    """Net(network_file, phase, level=0, stages=None, weights=None), or the old form Net(network_file, weights, phase).
 
-    `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `layer_dict`, `inputs`, `outputs`,
-    `top_names`, `bottom_names` and `blob_loss_weights` are there to be read. A Blob's `data` and `diff` are
-    float32 arrays, the net's own memory: what is written into them the net uses, and they outlive it. Those of
-    4 axes have the shape N x C x H x W and lie channels-last in memory, so that `reshape(-1)` makes a copy. On a
-    GPU they are copies on the host, in C order, that are kept the same as the net's memory.
+    Public attributes: `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `layer_dict`, `inputs`,
+    `outputs`, `top_names`, `bottom_names` and `blob_loss_weights`. A Blob's `data` and `diff` are float32 arrays that
+    share the net's memory: the net uses what is written into them, and they outlive the net. Arrays of 4 axes have
+    the shape N x C x H x W and are stored channels-last, so that `reshape(-1)` makes a copy. On a GPU the arrays are
+    copies on the host, in C order, that are synchronised with the net's memory.
 
-    Raises CaffeError, a RuntimeError, for a missing file and for everything that is wrong with the net.
+    Raises CaffeError, a RuntimeError, for a missing file and for any error in the net.
     """
 
     @caffe_errors()
@@ -43,23 +42,23 @@ class Net:
         path = readable(network_file)
         self._adopt(spp.net.Net(path, phase, level, stages or (), readable(weights) if weights is not None else None,
                                 common.device(), seed=common.next_seed(), rank=common.solver_rank()))
-        weakref.finalize(self, self._net.close)     # the threads of data layers would go on
+        weakref.finalize(self, self._net.close)     # the threads of data layers would run on
 
     @classmethod
     def of(cls, net: spp.net.Net, owner: Any) -> "Net":
-        """This interface for a net that there is already, and that its owner closes."""
-        made = cls.__new__(cls)
-        made._adopt(net)
-        made._owner = owner
-        return made
+        """A caffe.Net for an existing spp.net.Net, which its owner closes."""
+        result = cls.__new__(cls)
+        result._adopt(net)
+        result._owner = owner
+        return result
 
     _owner: Any = None
 
     def _adopt(self, net: spp.net.Net) -> None:
         self._net = net
         self.name = net.name
-        self._seen = [*net.blobs.values(), *(blob for layer in net.layers for blob in layer.blobs)]
-        self.layers = [_shown_layer(layer) for layer in net.layers]
+        self._all_blobs = [*net.blobs.values(), *(blob for layer in net.layers for blob in layer.blobs)]
+        self.layers = [_host_layer(layer) for layer in net.layers]
         self.blobs: OrderedDict[str, Blob] = OrderedDict(
             (name, host_copy.host_view(b)) for name, b in net.blobs.items())
         self.params = OrderedDict((layer.name, layer.blobs) for layer in self.layers if layer.name in net.params)
@@ -81,11 +80,11 @@ class Net:
     @caffe_errors()
     def forward(self, blobs: Sequence[str] | None = None, start: str | None = None, end: str | None = None,
                 **kwargs: Any) -> Arrays:
-        """Run the net, or its layers from `start` to `end`, both included (names); inputs may be given by name.
+        """Run the net, or its layers from `start` to `end` (names, both inclusive).
 
-        Returns the outputs, or the tops of layer `end`, and the blobs named in `blobs`: name to array, the
-        net's own memory. An input of another height and width than the blob's reshapes the net; its batch
-        size must be the blob's. Raises CaffeError for anything that does not fit.
+        Keyword arguments are inputs by name. Returns the outputs, or the tops of layer `end`, and the blobs named in
+        `blobs`: name to array, sharing the net's memory. An input with another height and width than its blob
+        reshapes the net; its batch size must be the blob's. Raises CaffeError for unknown names and wrong shapes.
         """
         first = self._number(start) if start is not None else 0
         last = self._number(end) if end is not None else len(self.layers) - 1
@@ -113,38 +112,38 @@ class Net:
         blob.data[...] = values
 
     def _forward(self, first: int, last: int) -> float:
-        """Run the layers of these numbers; returns the loss they make."""
+        """Run the layers from index `first` to `last`; returns their loss."""
         with caffe_errors(), self._engine():
             self._net.forward_layers(first, last)
             return self._net.loss_of_layers(first, last)
 
     def _engine(self) -> ContextManager:
         """Around the engine's work on a GPU: arrays that were handed out go to the device, and come back."""
-        return host_copy.device_access(self._seen)
+        return host_copy.device_access(self._all_blobs)
 
     @caffe_errors()
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> Arrays:
-        """Run the net on any number of images, batch by batch, the last one filled up with zeros.
+        """Run the net on any number of images, batch by batch; the last batch is padded with zeros.
 
-        Returns copies, one row an image (one a batch for outputs without a batch axis, such as a loss).
+        Returns copies, with one row per image (one per batch for outputs without a batch axis, such as a loss).
         """
         self._check_inputs(kwargs)
-        found: dict[str, list[np.ndarray]] = {}
+        batches: dict[str, list[np.ndarray]] = {}
         for batch in self._batches(kwargs):
-            _collect(found, self.forward(blobs, **batch))
-        return self._joined(found, kwargs)
+            _collect(batches, self.forward(blobs, **batch))
+        return self._joined(batches, kwargs)
 
     # --- backward
 
     @caffe_errors()
     def backward(self, diffs: Sequence[str] | None = None, start: str | None = None, end: str | None = None,
                  **kwargs: Any) -> Arrays:
-        """Run the net backward, or its layers from `start` down to `end`, both included (names).
+        """Run the net backward, or its layers from `start` down to `end` (names, both inclusive).
 
-        The gradient begins at the losses, whose diffs are their weights unless they are given here by name or
-        written before, and at the diffs of other outputs as they were written. Gradients of parameters add up
-        until `clear_param_diffs`. Returns the inputs' diffs, or those of the bottoms of layer `end`, and those
-        of the blobs named in `diffs`. A warning says so if there is nothing to begin with: neither loss nor diff.
+        Keyword arguments are outputs' diffs by name. Without one, the diff of a loss is its loss weight or what was
+        last written into it, and the diff of another output is what was written into it. Gradients of parameters
+        accumulate until `clear_param_diffs`. Returns the diffs of the inputs, or of the bottoms of layer `end`, and of
+        the blobs named in `diffs`. Warns if there is neither a loss nor a diff other than zero.
         """
         first = self._number(start) if start is not None else len(self.layers) - 1
         last = self._number(end) if end is not None else 0
@@ -167,27 +166,27 @@ class Net:
             warnings.warn("backward computed nothing: the net has no loss that needs a gradient here; for that of an "
                           "output, write force_backward: true in the prototxt and set the output's diff",
                           RuntimeWarning, stacklevel=3)
-        elif not self._begins(first, last):
+        elif not self._has_gradient(first, last):
             tops = self.top_names[start] if start is not None else self.outputs
             warnings.warn(f"backward gave zeros: there is no loss here, and the diff of {_listed(tops)} is zero; set "
                           f"it first, as in net.blobs[{tops[0]!r}].diff[...] = 1", RuntimeWarning, stacklevel=3)
         return {name: self.blobs[name].diff for name in names}
 
     def _backward(self, first: int, last: int) -> int:
-        """Run the layers of these numbers backward; returns how many had a gradient to compute."""
+        """Run the layers from index `first` down to `last` backward; returns how many had a gradient to compute."""
         if any(self.blobs[name].shape != shape for name, shape in self._loss_shapes.items()):
             self._set_loss_diffs()
         with caffe_errors(), self._engine():
             return self._net.backward_layers(first, last)
 
     def _set_loss_diffs(self) -> None:
-        """Let the losses' diffs be their weights: at first, and after a change of shape; then they are the user's."""
+        """Set the losses' diffs to their loss weights, initially and after a change of shape."""
         with self._engine():
             self._net.set_loss_diffs()
         self._loss_shapes = {name: self.blobs[name].shape for name, weight in self.blob_loss_weights.items() if weight}
 
-    def _begins(self, first: int, last: int) -> bool:
-        """Whether the layers have a loss, or a top with a diff, to begin backward with."""
+    def _has_gradient(self, first: int, last: int) -> bool:
+        """Whether the layers have a loss or a top with a non-zero diff, from which backward can start."""
         names = {name for i in range(last, first + 1) for name in self._net.layers[i].param.top}
         with self._net.context.backend.use():
             return (any(layer.is_loss for layer in self._net.layers[last:first + 1])
@@ -213,7 +212,7 @@ class Net:
         return self._joined(all_outputs, inputs), self._joined(all_diffs, inputs)
 
     def _batches(self, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The arrays cut into batches of their blobs' size, the last one filled up with zeros."""
+        """The arrays in batches of their blobs' size; the last batch is padded with zeros."""
         self._check_blobs(arrays)
         count = _count(arrays)
         for name, values in arrays.items():
@@ -227,11 +226,11 @@ class Net:
                 batch[name] = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
             yield batch
 
-    def _joined(self, found: dict[str, list[np.ndarray]], inputs: dict[str, Any]) -> Arrays:
-        """The batches of each name in one array, without the rows that the last one was filled up with."""
-        joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    def _joined(self, batches: dict[str, list[np.ndarray]], inputs: dict[str, Any]) -> Arrays:
+        """The batches of each name in one array, without the rows that pad the last one."""
+        joined = {name: np.concatenate(parts) for name, parts in batches.items()}
         size = self.blobs[next(iter(inputs))].shape[0] if inputs else 0
-        return {name: values[:_count(inputs)] if len(found[name][0]) == size else values
+        return {name: values[:_count(inputs)] if len(batches[name][0]) == size else values
                 for name, values in joined.items()}
 
     # --- names
@@ -249,7 +248,7 @@ class Net:
 
     @caffe_errors()
     def reshape(self) -> None:
-        """Shape all blobs anew after an input was reshaped; forward does it by itself."""
+        """Reshape all blobs after an input was reshaped; forward does it too."""
         with self._engine():
             self._net.reshape()
 
@@ -266,7 +265,7 @@ class Net:
 
     @caffe_errors()
     def share_with(self, other: "Net") -> None:
-        """Use the weights of another net, in its memory, for layers of the same name."""
+        """Share the memory of another net's weights, for layers of the same name."""
         with self._engine(), other._engine():
             self._net.share_with(other._net)
 
@@ -280,7 +279,7 @@ class Net:
     def save_hdf5(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to an HDF5 file of any name."""
         with replacing(path) as temporary:
-            whole = temporary + ".h5"           # the name by which HDF5 is meant
+            whole = temporary + ".h5"           # Net.save writes HDF5 by this suffix
             try:
                 with self._engine():
                     self._net.save(whole)
@@ -291,7 +290,7 @@ class Net:
 
     @caffe_errors()
     def load_hdf5(self, path: str | os.PathLike[str]) -> None:
-        """Load weights by layer name from an HDF5 file; raises CaffeError if it is none."""
+        """Load weights by layer name from an HDF5 file; raises CaffeError for another file."""
         if not weight_files.is_hdf5(readable(path)):
             raise CaffeError(f"{os.fspath(path)}: is no HDF5 file; copy_from loads a binary .caffemodel")
         with self._engine():
@@ -299,9 +298,9 @@ class Net:
 
     @caffe_errors()
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
-        """Give a net whose first layer is MemoryData its examples: float32, n x C x H x W, and n labels.
+        """Set the examples of a net whose first layer is MemoryData: float32, n x C x H x W, and n labels.
 
-        n is a multiple of the layer's batch_size. The arrays are used, not copied.
+        n must be a multiple of the layer's batch_size. The arrays are not copied.
         """
         first: Any = self._net.layers[0]
         if first.type != "MemoryData":
@@ -310,32 +309,32 @@ class Net:
         first.set_input_arrays(data, labels)
 
     def before_forward(self, function: Callable[[int], Any]) -> None:
-        """Call `function(layer number)` before each layer's forward; so do the next three."""
-        self._net.before_forward.append(self._lending(function))
+        """Call `function(layer index)` before each layer's forward."""
+        self._net.before_forward.append(self._with_host_access(function))
 
     def after_forward(self, function: Callable[[int], Any]) -> None:
-        """After each layer's forward."""
-        self._net.after_forward.append(self._lending(function))
+        """Call `function(layer index)` after each layer's forward."""
+        self._net.after_forward.append(self._with_host_access(function))
 
     def before_backward(self, function: Callable[[int], Any]) -> None:
-        """Before each layer's backward, whether it has a gradient to compute or not."""
-        self._net.before_backward.append(self._lending(function))
+        """Call `function(layer index)` before each layer's backward, even if it has no gradient to compute."""
+        self._net.before_backward.append(self._with_host_access(function))
 
     def after_backward(self, function: Callable[[int], Any]) -> None:
-        """After each layer's backward."""
-        self._net.after_backward.append(self._lending(function))
+        """Call `function(layer index)` after each layer's backward."""
+        self._net.after_backward.append(self._with_host_access(function))
 
-    def _lending(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, called in the middle of the engine's work, with the arrays up to date on both sides."""
+    def _with_host_access(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, wrapped so that the caller's NumPy arrays are synchronised with a GPU before and after it."""
         @functools.wraps(function)
-        def called(*args: Any) -> Any:
-            with host_copy.host_access(self._seen):
+        def run(*args: Any) -> Any:
+            with host_copy.host_access(self._all_blobs):
                 return function(*args)
-        return called
+        return run
 
 
-class _ShownLayer:
-    """A layer of a net on a GPU: its parameters have NumPy arrays."""
+class _HostLayer:
+    """A layer of a net on a GPU whose parameters are NumPy arrays."""
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
@@ -345,8 +344,8 @@ class _ShownLayer:
         return getattr(self._layer, name)
 
 
-def _shown_layer(layer: Any) -> Any:
-    return _ShownLayer(layer) if layer.context.backend.asynchronous else layer
+def _host_layer(layer: Any) -> Any:
+    return _HostLayer(layer) if layer.context.backend.asynchronous else layer
 
 
 def _listed(names: Any) -> str:
@@ -357,6 +356,6 @@ def _count(arrays: dict[str, Any]) -> int:
     return len(next(iter(arrays.values()))) if arrays else 0
 
 
-def _collect(found: dict[str, list[np.ndarray]], batch: Arrays) -> None:
+def _collect(batches: dict[str, list[np.ndarray]], batch: Arrays) -> None:
     for name, values in batch.items():
-        found.setdefault(name, []).append(np.array(np.atleast_1d(values)))
+        batches.setdefault(name, []).append(np.array(np.atleast_1d(values)))

@@ -20,12 +20,12 @@ class Top:
         self.n = n
 
     def to_proto(self) -> caffe_pb2.NetParameter:
-        """The net that makes this top."""
+        """The net that computes this top."""
         return to_proto(self)
 
 
 class Function:
-    """A layer to be: its type, the Tops it reads, its parameters as keyword arguments, and its `tops`."""
+    """A layer under construction: its type, the Tops it reads, its parameters as keyword arguments, and its `tops`."""
 
     def __init__(self, type_name: str, inputs: tuple[Top, ...], params: dict[str, Any]) -> None:
         for i, bottom in enumerate(inputs):
@@ -40,10 +40,10 @@ class Function:
 
 
 class Layers:
-    """`L.<Type>(*bottoms, ntop=1, in_place=False, **params)` makes a layer of any type.
+    """`L.<Type>(*bottoms, ntop=1, in_place=False, **params)` creates a layer of any type.
 
-    Returns its Top, a tuple of Tops for another `ntop` than 1, and the Function itself for `ntop=0`. Parameters
-    are those of the type's own block, fields of LayerParameter, or whole blocks (`convolution_param=dict(...)`).
+    Returns its Top, a tuple of Tops if `ntop` is not 1, and the Function itself if `ntop` is 0. Parameters are those
+    of the type's own block, fields of LayerParameter, or whole blocks (`convolution_param=dict(...)`).
     """
 
     def __getattr__(self, type_name: str) -> Any:
@@ -61,7 +61,7 @@ class Parameters:
 
     def __getattr__(self, name: str) -> Any:
         if not hasattr(caffe_pb2, name + "Parameter"):
-            raise AttributeError(f"caffe_pb2 has no {name}Parameter, which params.{name} means")
+            raise AttributeError(f"caffe_pb2 has no {name}Parameter, which params.{name} refers to")
         return getattr(caffe_pb2, name + "Parameter")
 
 
@@ -96,7 +96,7 @@ class NetSpec:
 
 
 def to_proto(*tops: Any) -> caffe_pb2.NetParameter:
-    """The net that makes these tops; layers and blobs are named by type and number: Convolution1."""
+    """The net that computes these tops; layers and blobs are named by type and number: Convolution1."""
     return _proto(list(tops), {})
 
 
@@ -108,7 +108,7 @@ def _proto(tops: list[Any], names: dict[Any, str]) -> caffe_pb2.NetParameter:
 
 
 class _Writer:
-    """Turns Functions into LayerParameters, each after those that it reads, and names what has no name."""
+    """Turns Functions into LayerParameters, each after its inputs, and names the unnamed ones."""
 
     def __init__(self, names: dict[Any, str]) -> None:
         self.names = names
@@ -116,6 +116,7 @@ class _Writer:
         self.numbers: Counter[str] = Counter()
 
     def add(self, fn: Function) -> None:
+        """Append the layer of a Function, after the layers of its inputs, unless it is there already."""
         if fn in self.layers:
             return
         layer = caffe_pb2.LayerParameter(type=fn.type_name)
@@ -128,15 +129,16 @@ class _Writer:
             _assign_param(layer, key, value)
         self.layers[fn] = layer
 
-    def name(self, thing: Any, fn: Function) -> str:
-        if thing not in self.names:
+    def name(self, item: Any, fn: Function) -> str:
+        """The name of a Top or Function; a new one of type and number if it has none."""
+        if item not in self.names:
             self.numbers[fn.type_name] += 1
-            self.names[thing] = f"{fn.type_name}{self.numbers[fn.type_name]}"
-        return self.names[thing]
+            self.names[item] = f"{fn.type_name}{self.numbers[fn.type_name]}"
+        return self.names[item]
 
 
 def _assign_param(layer: caffe_pb2.LayerParameter, key: str, value: Any) -> None:
-    """Set a parameter in the block of the layer's type if that has it, else in the layer itself."""
+    """Set a parameter in the block of the layer's type, or, if that has no such field, in the layer itself."""
     block = PARAM_FIELDS.get(layer.type)
     block_fields = getattr(layer, block).DESCRIPTOR.fields_by_name if block else {}
     if block and not key.endswith("param") and key in block_fields:
@@ -150,7 +152,7 @@ def _assign_param(layer: caffe_pb2.LayerParameter, key: str, value: Any) -> None
 
 
 def _assign(message: Any, name: str, value: Any) -> None:
-    """Set a field: a dict fills a message, a list a repeated field, one value is a repeated field's only one."""
+    """Set a field: a message from a dict, a repeated field from a list or a single value."""
     if name not in message.DESCRIPTOR.fields_by_name:
         near = difflib.get_close_matches(name, list(message.DESCRIPTOR.fields_by_name), 1)
         raise CaffeError(f"{message.DESCRIPTOR.name} has no field {name!r}"

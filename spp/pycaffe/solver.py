@@ -6,30 +6,42 @@ from typing import Any, Callable, ContextManager
 
 import spp.net
 import spp.solver
-from spp import paths
-from spp import host_copy
+from spp import host_copy, paths
 from spp.proto import text
 from spp.pycaffe import common
 from spp.pycaffe.common import caffe_errors, readable
 from spp.pycaffe.net import Net
-from spp.training.reporting import LogLines
+from spp.training.reporting import Listener, LogLines
 
 log = logging.getLogger("spp.pycaffe.solver")
 
 
 class _Log(LogLines):
-    """The lines that Caffe logs, to Python's logging."""
+    """Passes Caffe's log lines to Python's logging."""
 
     def write(self, text: str) -> None:
         log.info(text)
 
 
-class Solver:
-    """A solver of the type that the file names; the child classes have their type whatever the file says.
+class _Callbacks(Listener):
+    """Calls the two functions of `add_callback`."""
 
-    `net` and `test_nets` are caffe.Nets, `param` is the SolverParameter, of which max_iter, display and base_lr
-    may be set. Computes on the device that set_mode_* tells, whatever the file's solver_mode. Raises CaffeError,
-    a RuntimeError, for a missing file and for everything that is wrong with solver or net.
+    def __init__(self, on_start: Callable[[], Any], on_gradients_ready: Callable[[], Any]) -> None:
+        self._on_start, self._on_gradients_ready = on_start, on_gradients_ready
+
+    def on_step_begin(self, solver: spp.solver.Solver) -> None:
+        self._on_start()
+
+    def on_gradients(self, solver: spp.solver.Solver) -> None:
+        self._on_gradients_ready()
+
+
+class Solver:
+    """A solver of the type that the file names; subclasses override the file's type.
+
+    `net` and `test_nets` are caffe.Nets. `param` is the SolverParameter; its max_iter, display and base_lr may be
+    set. The device is that of set_mode_cpu or set_mode_gpu, not that of the file's solver_mode. Raises CaffeError,
+    a RuntimeError, for a missing file and for any error in the solver or its nets.
     """
 
     type = ""
@@ -49,7 +61,7 @@ class Solver:
         self._solver = spp.solver.Solver(self.param, common.device(), [_Log()])
         self.net = Net.of(self._solver.net, self._solver)
         self.test_nets = [Net.of(net, self._solver) for net in self._solver.test_nets]
-        # when this object and its nets are all gone: the threads of data layers would go on
+        # once this object and its nets are garbage; the threads of data layers would run on
         weakref.finalize(self._solver, _close, [self._solver.net, *self._solver.test_nets])
 
     @property
@@ -64,13 +76,13 @@ class Solver:
 
     @caffe_errors()
     def step(self, count: int) -> None:
-        """Do `count` updates, with the tests, the log and the snapshots that the solver asks for."""
+        """Do `count` updates, with the solver's tests, log lines and snapshots."""
         with self._engine():
             self._solver.step(count)
 
     @caffe_errors()
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
-        """Train up to max_iter, from a .solverstate if one is given."""
+        """Train up to max_iter; resume from a .solverstate if `resume_file` is given."""
         with self._engine():
             if resume_file is not None:
                 self._solver.restore(readable(resume_file))
@@ -79,7 +91,7 @@ class Solver:
 
     @caffe_errors()
     def restore(self, state_file: str | os.PathLike[str]) -> None:
-        """Go on from a .solverstate."""
+        """Resume from a .solverstate."""
         with self._engine():
             self._solver.restore(readable(state_file))
 
@@ -91,27 +103,27 @@ class Solver:
 
     @caffe_errors()
     def apply_update(self) -> None:
-        """Change the parameters by the gradients in their diffs, and count an iteration."""
+        """Update the parameters by the gradients in their diffs, and count an iteration."""
         with self._engine():
             self._solver.apply_update()
         self._solver.iter += 1
 
     def share_weights(self, net: Net) -> None:
-        """Let `net` use the train net's weights, in its memory."""
+        """Let `net` share the memory of the train net's weights."""
         net.share_with(self.net)
 
     def add_callback(self, on_start: Callable[[], Any], on_gradients_ready: Callable[[], Any]) -> None:
-        """Call a function where each iteration begins, and one where its gradients are complete."""
-        self._solver.before_step.append(self._lending(on_start))
-        self._solver.after_gradients.append(self._lending(on_gradients_ready))
+        """Call `on_start` when an iteration begins, and `on_gradients_ready` when its gradients are complete."""
+        self._solver.listeners.append(_Callbacks(self._with_host_access(on_start),
+                                                 self._with_host_access(on_gradients_ready)))
 
     def _engine(self) -> ContextManager:
-        """Around the engine's work: arrays that were handed out go to a GPU, and come back."""
-        return host_copy.device_access([blob for net in (self.net, *self.test_nets) for blob in net._seen])
+        """Around the engine's work: NumPy arrays that the caller holds go to the GPU before and come back after."""
+        return host_copy.device_access([blob for net in (self.net, *self.test_nets) for blob in net._all_blobs])
 
-    def _lending(self, function: Callable[[], Any]) -> Callable[[], Any]:
+    def _with_host_access(self, function: Callable[[], Any]) -> Callable[[], Any]:
         for net in (self.net, *self.test_nets):
-            function = net._lending(function)
+            function = net._with_host_access(function)
         return function
 
 
@@ -162,5 +174,5 @@ SOLVERS = {cls.type: cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, R
 
 @caffe_errors()
 def get_solver(solver_file: str | os.PathLike[str]) -> Solver:
-    """The solver that the file's `type` names."""
+    """A solver of the class that the file's `type` names."""
     return SOLVERS.get(text.read_solver(readable(solver_file)).type, Solver)(solver_file)

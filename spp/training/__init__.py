@@ -1,1 +1,1 @@
-"""What a solver needs besides its net: rates, update rules, loss scale, snapshots, reports, learnable parameters."""
+"""The parts of a solver: learning rates, update rules, loss scale, snapshots, reporting, learnable parameters."""

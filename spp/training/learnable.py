@@ -1,4 +1,4 @@
-"""The parameters that a solver updates; those of one name share memory (Caffe's AppendParam)."""
+"""The learnable parameters of a net; those with the same name share memory (Caffe's AppendParam)."""
 from dataclasses import dataclass
 from typing import Any, Callable, ContextManager, Sequence
 
@@ -8,8 +8,8 @@ from spp.layers import Layer
 
 
 @dataclass
-class Learnable:
-    """A parameter that a solver updates, with its multipliers of the rate and of the weight decay."""
+class LearnableParam:
+    """A parameter that a solver updates, with its multipliers of the learning rate and of the weight decay."""
 
     blob: Blob
     name: str
@@ -18,17 +18,19 @@ class Learnable:
 
 
 def collect(layers: Sequence[Layer],
-            located: Callable[[Any], ContextManager[None]]) -> tuple[list[Learnable], dict[int, Learnable]]:
-    """The learnable parameters in order, and by id of every layer's blob; parameters of one name come to share memory.
+            error_context: Callable[[Any], ContextManager[None]],
+            ) -> tuple[list[LearnableParam], dict[int, LearnableParam]]:
+    """The learnable parameters in layer order, and the one of every layer's blob, by the blob's id.
 
-    A sharer has its owner's entry. `located(layer's param)` says where an error is. Raises NetError where parameters
-    of one name do not fit each other.
+    Parameters with the same name share memory afterwards: all their blobs map to the LearnableParam of the owner, the
+    first layer with that name. `error_context(layer.param)` adds the layer to an error's message. Raises NetError if
+    parameters with the same name differ in size or multipliers.
     """
-    learnable: list[Learnable] = []
-    entries: dict[int, Learnable] = {}
-    owners: dict[str, tuple[Layer, int, Learnable]] = {}
+    learnable: list[LearnableParam] = []
+    of_blob: dict[int, LearnableParam] = {}
+    owners: dict[str, tuple[Layer, int, LearnableParam]] = {}
     for layer in layers:
-        with located(layer.param):
+        with error_context(layer.param):
             specs = layer.param.param
             if len(specs) > len(layer.blobs):
                 raise NetError(f"too many param blocks: {len(specs)} for {len(layer.blobs)} parameter(s)")
@@ -36,21 +38,24 @@ def collect(layers: Sequence[Layer],
                 spec = specs[i] if i < len(specs) else None
                 if spec is not None and spec.name and spec.name in owners:
                     _share(layer, i, spec, *owners[spec.name])
-                    entries[id(blob)] = owners[spec.name][2]
+                    of_blob[id(blob)] = owners[spec.name][2]
                     continue
-                entry = Learnable(blob, f"{layer.name}[{i}]", spec.lr_mult if spec else 1.0,
-                                  spec.decay_mult if spec else 1.0)
-                learnable.append(entry)
-                entries[id(blob)] = entry
+                param = LearnableParam(blob, f"{layer.name}[{i}]", spec.lr_mult if spec else 1.0,
+                                       spec.decay_mult if spec else 1.0)
+                learnable.append(param)
+                of_blob[id(blob)] = param
                 if spec is not None and spec.name:
-                    owners[spec.name] = (layer, i, entry)
-    return learnable, entries
+                    owners[spec.name] = (layer, i, param)
+    return learnable, of_blob
 
 
-def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int, entry: Learnable) -> None:
+def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int,
+           param: LearnableParam) -> None:
+    """Let a layer's blob share the memory of its owner's; `param` is the owner's, and takes over multipliers."""
     mine, theirs = layer.blobs[index], owner.blobs[owner_index]
     permissive = spec.share_mode == spec.PERMISSIVE
-    if mine.count != theirs.count if permissive else mine.shape != theirs.shape:
+    fits = mine.count == theirs.count if permissive else mine.shape == theirs.shape
+    if not fits:
         raise NetError(f"cannot share param {spec.name!r} owned by layer {owner.name!r}: "
                        f"{'count' if permissive else 'shape'} mismatch, the owner's shape is {theirs.shape}, "
                        f"this layer's is {mine.shape}")
@@ -58,9 +63,9 @@ def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int, 
     for field in ("lr_mult", "decay_mult"):
         if spec.HasField(field):
             value = getattr(spec, field)
-            if owner_spec.HasField(field) and value != getattr(entry, field):
+            if owner_spec.HasField(field) and value != getattr(param, field):
                 raise NetError(f"shared param {spec.name!r} has mismatched {field}: {value:g} here, "
-                               f"{getattr(entry, field):g} in its owner, layer {owner.name!r}")
-            setattr(entry, field, value)
+                               f"{getattr(param, field):g} in its owner, layer {owner.name!r}")
+            setattr(param, field, value)
     mine.share_data(theirs)
     mine.share_diff(theirs)

@@ -1,25 +1,25 @@
-"""Loss scaling, for fp16 (Micikevicius et al., Mixed Precision Training): gradients too small for 16 bits survive."""
+"""Loss scaling for fp16 (Micikevicius et al., Mixed Precision Training): keeps small gradients representable."""
 import math
 from typing import Any
 
 from spp.errors import SolverError
 
-FIRST = 2.0 ** 16
+INITIAL = 2.0 ** 16
 PATIENCE = 2000         # updates without an overflow before a larger scale is tried
 
 
 class LossScale:
-    """Keeps a net's `loss_scale`, a power of two: halved at an overflow, doubled after PATIENCE updates without."""
+    """Adapts a net's `loss_scale`, a power of two: halves it at an overflow, doubles it after PATIENCE updates."""
 
     def __init__(self, net: Any) -> None:
         self._net = net
-        self.restore({"value": FIRST, "updates": 0})
+        self.restore({"value": INITIAL, "updates": 0})
 
     def unscale(self) -> bool:
-        """Divide the parameters' gradients by the scale they were computed with, and set the next one.
+        """Divide the parameters' gradients by their scale, and set the next scale.
 
-        Returns whether all are finite; if not, they are left as they are, not to be used. Waits for the device.
-        Raises SolverError where they overflow without any scaling.
+        Returns whether all gradients are finite; if not, they are unchanged and must not be applied. Waits for the
+        device. Raises SolverError if gradients overflow without scaling.
         """
         device, diffs = self._net.context.backend, [entry.blob.diff for entry in self._net.learnable]
         squares = sum(device.number(device.xp.vdot(diff, diff)) for diff in diffs)
@@ -37,11 +37,11 @@ class LossScale:
         return True
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs."""
+        """The state for snapshots, as JSON values."""
         return {"value": self.value, "updates": self.updates}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from the result of `state`."""
         self.value: float = state["value"]
         self.updates: int = state["updates"]        # since the value last changed
         self._net.loss_scale = self.value

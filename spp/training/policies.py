@@ -29,7 +29,7 @@ NEEDS = {"fixed": (), "step": ("gamma", "stepsize"), "exp": ("gamma",), "inv": (
 
 
 def check(p: Any) -> None:
-    """Raise SolverError if a SolverParameter's policy is unknown, or lacks a number that it needs."""
+    """Raise SolverError if a SolverParameter's policy is unknown, or if a parameter of the policy is missing."""
     if not p.lr_policy:
         raise SolverError(f"the solver gives no lr_policy; known policies: {', '.join(sorted(NEEDS))}")
     if p.lr_policy not in NEEDS:
@@ -38,15 +38,15 @@ def check(p: Any) -> None:
         raise SolverError("plateau_winsize is SSD's plateau, which watches the training loss; here lr_policy plateau "
                           "watches a test output: replace it by plateau_param { patience: ... }")
     for field in ("base_lr", *NEEDS[p.lr_policy]):
-        given = len(p.stepvalue) if field == "stepvalue" else p.HasField(field)
-        if not given:
+        present = len(p.stepvalue) if field == "stepvalue" else p.HasField(field)
+        if not present:
             raise SolverError(f"lr_policy {p.lr_policy!r} needs {field}, which the solver does not give")
     if p.lr_policy == "step" and p.stepsize <= 0:
         raise SolverError(f"stepsize must be positive, found {p.stepsize}")
 
 
 def current_step(p: Any, iteration: int) -> int:
-    """How many of a multistep policy's stepvalues the iteration has reached."""
+    """The number of a multistep policy's stepvalues that the iteration has reached."""
     return sum(iteration >= value for value in p.stepvalue)
 
 
@@ -63,7 +63,7 @@ class Plateau:
     drops: int = 0
 
     def observe(self, p: Any, error: float) -> bool:
-        """Take a new test result (smaller is better); returns whether the rate dropped."""
+        """Record a test result (smaller is better); returns whether the rate dropped."""
         plateau = p.plateau_param
         if self.best is None or error < self.best - plateau.min_delta:
             self.best, self.waited = error, 0
@@ -76,9 +76,9 @@ class Plateau:
         return True
 
     def rate(self, p: Any) -> float:
-        """The learning rate now."""
+        """The current learning rate."""
         return p.base_lr * p.gamma ** self.drops
 
     def state(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """The state for snapshots, as JSON values."""
         return asdict(self)

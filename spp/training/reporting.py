@@ -1,6 +1,6 @@
-"""What a training tells while it runs: log lines in Caffe's words, a history file, a progress bar.
+"""Listeners of a training: log lines in Caffe's words, a history file, a progress bar.
 
-A solver calls its listeners; a listener changes nothing in the training.
+A solver calls the methods of its listeners in their order, at the events that Listener describes.
 """
 import json
 import math
@@ -18,38 +18,44 @@ Outputs = Sequence[tuple[str, float, float]]    # (blob name, value, loss weight
 
 
 class Listener:
-    """Does nothing; a child overrides what it wants to hear of."""
+    """One method per event of a training; each does nothing, and a subclass overrides those that it needs."""
 
     def on_start(self, solver: Any) -> None:
-        """The training begins, or goes on, at `solver.iter`."""
+        """`solve` begins or resumes the training at `solver.iter`."""
+
+    def on_step_begin(self, solver: Any) -> None:
+        """An iteration begins, before its first forward pass."""
+
+    def on_gradients(self, solver: Any) -> None:
+        """The gradients of an iteration are complete and not yet applied; the listener may change them."""
 
     def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
-        """The update that makes `iteration` updates has been done, with `images` images."""
+        """Update number `iteration` has been applied; its gradients are of `images` images."""
 
     def on_display(self, solver: Any, iteration: int, loss: float, lr: float, outputs: Outputs) -> None:
-        """Every `display` iterations, before the update: the loss averaged over `average_loss` of them."""
+        """Every `display` iterations, before the update; `loss` is the mean of the last `average_loss` iterations."""
 
     def on_test_batch(self, solver: Any, index: int, done: int, batches: int) -> None:
         """Test net `index` has been run on `done` of its `batches` batches."""
 
     def on_test(self, solver: Any, iteration: int, index: int, outputs: Outputs, loss: float | None) -> None:
-        """Test net `index` has been run: outputs averaged over `test_iter` batches, and so the loss.
+        """Test net `index` has been run; outputs and loss are means over its `test_iter` batches.
 
-        The loss is None unless `test_compute_loss`.
+        The loss is None unless the solver has `test_compute_loss`.
         """
 
     def on_snapshot(self, solver: Any, path: str) -> None:
         """A snapshot has been written to `path`."""
 
     def on_message(self, solver: Any, text: str) -> None:
-        """Anything else that a reader of the log should know."""
+        """A further line for the log."""
 
     def on_end(self, solver: Any, reason: str) -> None:
         """The training has ended: `reason` is "done" or "stopped"."""
 
 
 class Pace:
-    """How fast the training goes; the time that tests and snapshots take does not count."""
+    """Measures training speed; the time of tests and snapshots is excluded."""
 
     def __init__(self) -> None:
         self.iterations = self.images = 0
@@ -65,15 +71,15 @@ class Pace:
         self._last = now
 
     def skip(self) -> None:
-        """Something that is not training has ended."""
+        """Exclude the time since the last call: a test or a snapshot has ended."""
         self._last = time.perf_counter()
 
     def take(self) -> tuple[int, int, float]:
         """Iterations, images and seconds since the last call."""
-        taken = self.iterations, self.images, self.seconds
+        counts = self.iterations, self.images, self.seconds
         self.iterations = self.images = 0
         self.seconds = 0.0
-        return taken
+        return counts
 
 
 class LogLines(Listener):
@@ -84,8 +90,8 @@ class LogLines(Listener):
         self.pace = Pace()
 
     def write(self, text: str) -> None:
-        """One line to every stream: level and date, time, process, source, text."""
-        prefix = f"I{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5d} solver.py:1] "
+        """Write one line to every stream, after glog's prefix."""
+        prefix = glog_prefix("I", datetime.now(), os.getpid(), "solver.py:1")
         for stream in self.streams:
             stream.write(prefix + text + "\n")
             stream.flush()
@@ -130,23 +136,27 @@ class LogLines(Listener):
         self.write("Optimization Done." if reason == "done" else "Optimization stopped early.")
 
 
+def glog_prefix(severity: str, time: datetime, process: int, source: str) -> str:
+    """What glog writes before the text of a line; severity: "I", "W", "E" or "F"; source: file and line."""
+    return f"{severity}{time:%m%d %H:%M:%S.%f} {process:5d} {source}] "
+
+
 def output_text(name: str, value: float, weight: float) -> str:
-    """A net's output as Caffe prints it: its share of the loss where it has a loss weight."""
+    """A net's output as Caffe prints it; with its contribution to the loss if it has a loss weight."""
     loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
     return f"{name} = {value:g}{loss}"
 
 
 class History(Listener):
-    """Keeps what is displayed and tested in a file of JSON lines, for plots and tables.
+    """Writes the displayed values and the test results to a file of JSON lines, for plots and tables.
 
     Every line is an object with `kind` ("train" or "test"), `iteration`, `loss`, `seconds` (since the
-    training began, all runs together) and `outputs` (name to value, or to a list of values for an output
-    of several elements); "train" has `lr` and `images_per_second` too, "test" has `net`, the test net's
-    number. Not-a-number and infinity are written as null, and so are a speed not yet known and the loss of
-    a test net without losses.
+    training began, over all runs) and `outputs` (name to value, or to a list of values for an output of several
+    elements); "train" also has `lr` and `images_per_second`, "test" has `net`, the test net's number. NaN and
+    infinity are written as null, and so are an unknown speed and the loss of a test net without losses.
 
-    A resumed training goes on in the file, without the lines beyond the snapshot; a new one moves what
-    is there to `history.previous.jsonl`.
+    A resumed training appends to the file, without the lines after the snapshot; a new training renames an existing
+    file to `history.previous.jsonl`.
     """
 
     def __init__(self, path: str) -> None:
@@ -204,7 +214,7 @@ def _by_name(outputs: Outputs) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value, _ in outputs:
         values.setdefault(name, []).append(_finite(value))
-    return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
+    return {name: elements[0] if len(elements) == 1 else elements for name, elements in values.items()}
 
 
 def set_aside(path: str) -> None:
@@ -214,10 +224,10 @@ def set_aside(path: str) -> None:
 
 
 def read_history(path: str) -> list[dict[str, Any]]:
-    """The lines of a History file, each iteration's last one of a kind where it was run again after a resume.
+    """The lines of a History file; of an iteration that was repeated after a resume, only the last line of its kind.
 
-    A last line that is torn, as a killed process may leave it, is left out. Raises SppError if the file
-    cannot be read, or another line is not JSON.
+    An incomplete last line, as a killed process may leave it, is skipped. Raises SppError if the file cannot be
+    read, or another line is not JSON.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -240,7 +250,7 @@ def read_history(path: str) -> list[dict[str, Any]]:
 
 
 class Progress(Listener):
-    """A bar with loss, lr, images a second and the time left; for terminals."""
+    """A progress bar with loss, learning rate, images per second and the time left; for terminals."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -275,7 +285,7 @@ class Progress(Listener):
         self.pace.skip()
 
     def on_snapshot(self, solver: Any, path: str) -> None:
-        if ".solverstate" in path:      # the weights beside it need no line of their own
+        if ".solverstate" in path:      # the weights get no line
             self._write(f"iteration {solver.iter}: snapshot {path}")
         self.pace.skip()
 
@@ -286,12 +296,12 @@ class Progress(Listener):
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is and go to the next line. May be called twice."""
+        """Finish the bar and move to the next line. May be called twice."""
         if self.bar is not None:
             self.bar.close()
 
     def _write(self, text: str) -> None:
-        """A line above the bar."""
+        """Write a line above the bar."""
         if self.bar is None:
             self.stream.write(text + "\n")
         else:

@@ -1,4 +1,4 @@
-"""Solver states on disk: Caffe's .solverstate (binary) and .solverstate.h5, with what Caffe does not save."""
+"""Solver states on disk: Caffe's .solverstate (binary) and .solverstate.h5, with additional state for resuming."""
 import json
 import os
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from spp.proto import arrays, binary, caffe_pb2
 
 @dataclass
 class State:
-    """What a snapshot holds besides the weights, which lie in the file `learned_net`.
+    """A snapshot without the weights, which are in the file `learned_net`.
 
     `resume` (random streams, data positions, plateau) is empty in Caffe's own snapshots.
     """
@@ -28,10 +28,7 @@ class State:
 
 
 def make_folder(prefix: str) -> None:
-    """Make the folder of a snapshot_prefix, and see that it can be written; better known before training than after.
-
-    Raises SolverError.
-    """
+    """Create the folder of a snapshot_prefix, before a training; raises SolverError if it cannot be written to."""
     folder = os.path.dirname(prefix) or "."
     try:
         os.makedirs(folder, exist_ok=True)
@@ -43,7 +40,7 @@ def make_folder(prefix: str) -> None:
 
 
 def write(path: str, state: State) -> None:
-    """Write a state, whole or not at all; as HDF5 if the path ends in .h5."""
+    """Write a state, completely or not at all; as HDF5 if the path ends in .h5."""
     resume = json.dumps(state.resume).encode()
     if path.endswith(".h5"):
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
@@ -64,9 +61,9 @@ def write(path: str, state: State) -> None:
 
 
 def read(path: str) -> State:
-    """Read a state written by `write` or by Caffe; the suffix tells nothing, the content does.
+    """Read a state written by `write` or by Caffe; the format is recognised by the content, not by the suffix.
 
-    Raises SolverError or ProtoError if the file is missing, damaged, or no solver state.
+    Raises SolverError or ProtoError if the file is missing, damaged, or not a solver state.
     """
     if not os.path.isfile(path):
         raise SolverError(f"snapshot {path} not found; give the path of a .solverstate or .solverstate.h5 file")
@@ -87,7 +84,7 @@ def read(path: str) -> State:
             resume = json.loads(proto.resume) if proto.resume else {}
         except ValueError as error:
             raise SolverError(f"{path}: damaged: {error}; resume from an older snapshot") from error
-        if isinstance(proto.learned_net, bytes):        # what protobuf gives for a string that is not UTF-8
+        if isinstance(proto.learned_net, bytes):        # protobuf's value of a string that is not UTF-8
             raise SolverError(f"{path}: damaged: the name of its weights is not UTF-8; resume from an older snapshot")
         state = State(proto.iter, proto.learned_net, history, proto.current_step, resume)
     state.learned_net = _model_path(path, state.learned_net)
@@ -95,7 +92,7 @@ def read(path: str) -> State:
 
 
 def _model_path(path: str, learned_net: str) -> str:
-    """The model as the state names it (from the current folder), or beside the state if both were moved."""
+    """The path of the weights: beside the state if both were moved, else as the state names it."""
     beside = os.path.join(os.path.dirname(path), os.path.basename(learned_net))
     for candidate in (beside, learned_net):
         if learned_net and os.path.isfile(candidate):
@@ -107,11 +104,11 @@ def _model_path(path: str, learned_net: str) -> str:
 def latest(prefix: str) -> str | None:
     """The path of the newest snapshot `<prefix>_iter_<N>.solverstate[.h5]` (largest N), or None."""
     folder, stem = os.path.split(prefix)
-    found = []
+    snapshots = []
     for name in os.listdir(folder or ".") if os.path.isdir(folder or ".") else []:
         for suffix in (".solverstate", ".solverstate.h5"):
             if name.startswith(stem + "_iter_") and name.endswith(suffix):
                 number = name[len(stem) + len("_iter_"):-len(suffix)]
                 if number.isdigit():
-                    found.append((int(number), os.path.join(folder, name)))
-    return max(found)[1] if found else None
+                    snapshots.append((int(number), os.path.join(folder, name)))
+    return max(snapshots)[1] if snapshots else None

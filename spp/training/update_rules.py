@@ -1,13 +1,15 @@
-"""Solver types by name (Caffe's SolverRegistry): what each keeps of the past, demands of the solver, and does."""
+"""Solver types by name (Caffe's SolverRegistry): history arrays, checks of the solver's parameters, and updates."""
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
+from spp.backend.types import UpdateStep
 from spp.errors import SolverError
 from spp.ops import update
+from spp.ops.update import Arrays
 
 
-def _nothing(p: Any) -> None:
-    """No demands."""
+def _no_check(p: Any) -> None:
+    """Any parameters are valid."""
 
 
 def _no_momentum(p: Any) -> None:
@@ -32,38 +34,37 @@ def _adam_numbers(p: Any) -> None:
 class Rule:
     """An update rule. `histories`: arrays of the parameter's size that it keeps for each parameter.
 
-    `update(data, diff, histories, p, iteration, rate, decay, l1, scale)` changes data and the histories, a list
-    of each kind; `p` is the SolverParameter, the rest as spp.ops.update says. `check(p)` raises SolverError.
+    `update(data, diff, histories, step, p)` changes data and the histories, a list of each kind; `p` is the
+    SolverParameter, the other arguments are those of spp.ops.update. `check(p)` raises SolverError.
     """
 
     histories: int
     update: Callable[..., None]
-    check: Callable[[Any], None] = _nothing
+    check: Callable[[Any], None] = _no_check
 
 
-def _sgd(data, diff, histories, p, iteration, rate, decay, l1, scale):
-    update.sgd(data, diff, histories[0], rate, p.momentum, decay, l1, scale)
+def _sgd(data: Arrays, diff: Arrays, histories: Sequence[Arrays], step: UpdateStep, p: Any) -> None:
+    update.sgd(data, diff, histories[0], step, p.momentum)
 
 
-def _nesterov(data, diff, histories, p, iteration, rate, decay, l1, scale):
-    update.nesterov(data, diff, histories[0], rate, p.momentum, decay, l1, scale)
+def _nesterov(data: Arrays, diff: Arrays, histories: Sequence[Arrays], step: UpdateStep, p: Any) -> None:
+    update.nesterov(data, diff, histories[0], step, p.momentum)
 
 
-def _adagrad(data, diff, histories, p, iteration, rate, decay, l1, scale):
-    update.adagrad(data, diff, histories[0], rate, p.delta, decay, l1, scale)
+def _adagrad(data: Arrays, diff: Arrays, histories: Sequence[Arrays], step: UpdateStep, p: Any) -> None:
+    update.adagrad(data, diff, histories[0], step, p.delta)
 
 
-def _rmsprop(data, diff, histories, p, iteration, rate, decay, l1, scale):
-    update.rmsprop(data, diff, histories[0], rate, p.rms_decay, p.delta, decay, l1, scale)
+def _rmsprop(data: Arrays, diff: Arrays, histories: Sequence[Arrays], step: UpdateStep, p: Any) -> None:
+    update.rmsprop(data, diff, histories[0], step, p.rms_decay, p.delta)
 
 
-def _adadelta(data, diff, histories, p, iteration, rate, decay, l1, scale):
-    update.adadelta(data, diff, histories[0], histories[1], rate, p.momentum, p.delta, decay, l1, scale)
+def _adadelta(data: Arrays, diff: Arrays, histories: Sequence[Arrays], step: UpdateStep, p: Any) -> None:
+    update.adadelta(data, diff, histories[0], histories[1], step, p.momentum, p.delta)
 
 
-def _adam(data, diff, histories, p, iteration, rate, decay, l1, scale):
-    update.adam(data, diff, histories[0], histories[1], iteration, rate, p.momentum, p.momentum2, p.delta, decay, l1,
-                scale)
+def _adam(data: Arrays, diff: Arrays, histories: Sequence[Arrays], step: UpdateStep, p: Any) -> None:
+    update.adam(data, diff, histories[0], histories[1], step, (p.momentum, p.momentum2), p.delta)
 
 
 RULES = {
@@ -77,9 +78,9 @@ RULES = {
 
 
 def rule(p: Any) -> Rule:
-    """The rule of a SolverParameter's type; raises SolverError if it is unknown, or a number does not suit it."""
+    """The rule of a SolverParameter's type; raises SolverError for an unknown type or invalid parameters."""
     if p.type not in RULES:
         raise SolverError(f"unknown solver type {p.type!r}; known types: {', '.join(RULES)}")
-    found = RULES[p.type]
-    found.check(p)
-    return found
+    result = RULES[p.type]
+    result.check(p)
+    return result

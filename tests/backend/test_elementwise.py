@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from one_layer import in_orders
-from spp.backend.host.layout import flat_alike
+from spp.backend.host.layout import flat_views
 from spp.ops import eltwise, neuron
 
 X = np.random.default_rng(0).normal(size=(2, 3, 5, 4))
@@ -86,9 +86,9 @@ def test_what_is_not_finite():
 def test_flat_views():
     x = np.arange(24.0).reshape(2, 3, 4)
     turned = np.asfortranarray(x)
-    for flat in flat_alike(x, x.copy()), flat_alike(turned, turned.copy(order="K")):
+    for flat in flat_views(x, x.copy()), flat_views(turned, turned.copy(order="K")):
         assert flat is not None
         np.testing.assert_array_equal(flat[0], flat[1])
-    assert flat_alike(x, turned) is None and flat_alike(x[:, :2], x[:, :2]) is None
-    empty = flat_alike(np.empty((0, 3)))
+    assert flat_views(x, turned) is None and flat_views(x[:, :2], x[:, :2]) is None
+    empty = flat_views(np.empty((0, 3)))
     assert empty is not None and empty[0].shape == (0,)

@@ -7,30 +7,30 @@ import pytest
 from scipy.linalg import cython_blas
 
 from spp.backend.host.blas import one_thread
-from spp.backend.host.layout import channels_last, load_matrix, matrix, store
+from spp.backend.host.layout import empty_matrix, load_channels_last, load_matrix, store
 from spp.backend.host.scratch import scratch
 
 
 def test_channels_last_is_a_view_where_it_can_be():
     x = np.arange(24.0).reshape(2, 3, 4, 1)
-    copy = channels_last(x, "test")
+    copy = load_channels_last(x, "test")
     assert copy.shape == (2, 4, 1, 3) and copy.flags.c_contiguous and not np.may_share_memory(copy, x)
-    again = channels_last(copy.transpose(0, 3, 1, 2), "other")
+    again = load_channels_last(copy.transpose(0, 3, 1, 2), "other")
     assert np.shares_memory(again, copy) and again.flags.c_contiguous
     np.testing.assert_array_equal(copy[1, 2, 0], x[1, :, 2, 0])
 
 
 def test_matrices():
     x = np.arange(24.0).reshape(2, 3, 4)
-    assert np.shares_memory(matrix(x, 2, "test"), x) and matrix(x, 2, "test").shape == (6, 4)
+    assert np.shares_memory(empty_matrix(x, 2, "test"), x) and empty_matrix(x, 2, "test").shape == (6, 4)
     turned = x.transpose(0, 2, 1)
     loaded = load_matrix(turned, 1, "test")
     np.testing.assert_array_equal(loaded, turned.reshape(2, 12))
-    assert np.shares_memory(loaded, matrix(turned, 1, "test"))
+    assert np.shares_memory(loaded, empty_matrix(turned, 1, "test"))
     loaded[...] = 5
     store(loaded.reshape(turned.shape), turned)
     assert (x == 5).all()
-    assert matrix(np.empty((0, 3, 4)), 1, "test").shape == (0, 12)
+    assert empty_matrix(np.empty((0, 3, 4)), 1, "test").shape == (0, 12)
 
 
 def test_scratch_is_reused_grows_and_belongs_to_its_thread():

@@ -64,8 +64,8 @@ def test_programs(program, arguments, tmp_path):
     (tmp_path / "net.prototxt").write_text(NET)
     run(program, *arguments, "--threads", 1, cwd=tmp_path)
     assert numba.get_num_threads() == 1
-    for wrong, message in [("two", "'two' is not a whole number from 1 up"),
-                           (0, "'0' is not a whole number from 1 up"), (MOST + 1, TOO_MANY)]:
+    for wrong, message in [("two", "'two' is not an integer of at least 1"),
+                           (0, "'0' is not an integer of at least 1"), (MOST + 1, TOO_MANY)]:
         ended = run(program, *arguments, "--threads", wrong, cwd=tmp_path)
         assert ended.returncode == 1
         assert ended.stderr == f"error: argument --threads: {message}; see {program} --help\n"

@@ -98,7 +98,7 @@ def test_slice_into_one_part_shares_memory():
     np.testing.assert_array_equal(forward(net, distinct((3, 3, 5, 5))), distinct((3, 3, 5, 5)))
 
 
-POINTS = "each slice_point must lie behind the one before it, above 0 and below 6, the size of axis 1; found "
+POINTS = "each slice_point must be larger than the one before it, above 0 and below 6, the size of axis 1; found "
 
 
 @pytest.mark.parametrize("param, tops, message", [
@@ -320,8 +320,8 @@ def test_filter_with_nothing_selected_then_all():
     ("type: 'Filter'", [(3, 2), (3,)], 2,
      "makes one top for each bottom but the last, the selector; found 2 bottoms and 2 top(s)"),
     ("type: 'Filter'", [(3, 2), (3, 2)], 1,
-     "the selector, the last bottom, must have one number a row, found shape 3 x 2"),
-    ("type: 'Filter'", [(3, 2), ()], 1, "the selector, the last bottom, must have one number a row, found shape ()"),
+     "the selector, the last bottom, must have one number per row, found shape 3 x 2"),
+    ("type: 'Filter'", [(3, 2), ()], 1, "the selector, the last bottom, must have one number per row, found shape ()"),
     ("type: 'Filter'", [(3,), (4, 2), (3,)], 2,
      "bottom 1 of shape 4 x 2 must have as many rows as the selector, which has 3"),
     ("type: 'Embed' embed_param { input_dim: 3 }", [(3,)], 1, "embed_param needs num_output, at least 1"),

@@ -158,11 +158,11 @@ def test_other_errors_are_left_alone(cupy, monkeypatch):
     cupy_kernel(monkeypatch, cupy, "CUBLAS_STATUS_INVALID_VALUE")
     with pytest.raises(RuntimeError, match="^CUBLAS_STATUS_INVALID_VALUE$") as error:
         made.forward()
-    assert backend.explained(error.value) is error.value
-    assert str(backend.explained(MemoryError("4 bytes"))) == (
+    assert backend.as_spp_error(error.value) is error.value
+    assert str(backend.as_spp_error(MemoryError("4 bytes"))) == (
         "needs more memory than there is (4 bytes); make its sizes, the input or the batch smaller")
     wrong = NetError("as it is")
-    assert backend.explained(wrong) is wrong
+    assert backend.as_spp_error(wrong) is wrong
 
 
 # --- a GPU that is lost

@@ -7,6 +7,7 @@ import pytest
 
 import cuda_kernels
 from cuda_kernels import compare, random
+from spp.backend.types import Combination
 from spp.backend import host
 
 pytestmark = cuda_kernels.needs_compiler
@@ -87,25 +88,26 @@ CHANNELS = [((3, 5, 7, 6), 1, 2), ((3, 5, 7, 6), 0, 2), ((3, 5, 7, 6), 2, 4), ((
 @pytest.mark.parametrize("shape, first, last", CHANNELS)
 def test_channels(cuda, dtype, shape, first, last, seed):
     x, z = random(shape, dtype, seed) + dtype(5), random(shape, dtype, seed + 2)
-    compare(cuda, "channel_moments", x, first, last)
-    compare(cuda, "channel_sums", x, first, last)
-    compare(cuda, "channel_dots", x, z, first, last)
+    axes = first, last - first
+    compare(cuda, "channel_moments", x, *axes)
+    compare(cuda, "channel_sums", x, *axes)
+    compare(cuda, "channel_dots", x, z, *axes)
     a, shift, b, c = (np.random.default_rng(k).standard_normal(shape[first:last]) for k in range(4))
     y = np.empty_like(x)
-    compare(cuda, "channel_combine", x, a, z, shift, b, c, y, first, last)
-    compare(cuda, "channel_affine", x, shift, a, b.astype(dtype), y, first, last)
-    compare(cuda, "channel_affine", x, 0, a.astype(dtype), 0.5, y, first, last)
+    compare(cuda, "channel_combine", x, z, Combination(a, shift, b, c), y, *axes)
+    compare(cuda, "channel_affine", x, shift, a, b.astype(dtype), y, *axes)
+    compare(cuda, "channel_affine", x, 0, a.astype(dtype), 0.5, y, *axes)
     x.flat[5] = np.nan
-    compare(cuda, "channel_affine", x, 5, a, b, y, first, last, True)       # with ReLU
+    compare(cuda, "channel_affine", x, 5, a, b, y, *axes, relu=True)
 
 
 def test_variance_far_from_zero(cuda):
     x = (1e4 + random((4, 2, 9, 8), np.float64)).astype(np.float32)
-    _, variance = cuda.channel_moments(cuda.from_host(x), 1, 2)
+    _, variance = cuda.channel_moments(cuda.from_host(x), 1, 1)
     np.testing.assert_allclose(cuda.to_host(variance), x.astype(np.float64).var((0, 2, 3)), 1e-9)
     constant = cuda.xp.full((3, 2), 7, np.float32)
-    assert not cuda.to_host(cuda.channel_moments(constant, 1, 2)[1]).any()
-    assert not cuda.to_host(cuda.channel_sums(cuda.xp.empty((0, 2), np.float32), 1, 2)).any()
+    assert not cuda.to_host(cuda.channel_moments(constant, 1, 1)[1]).any()
+    assert not cuda.to_host(cuda.channel_sums(cuda.xp.empty((0, 2), np.float32), 1, 1)).any()
 
 
 # --- what follows a convolution

@@ -6,6 +6,7 @@ import pytest
 
 import cuda_kernels
 from cuda_kernels import RELATIVE, compare, random
+from spp.backend.types import LrnParameters
 from spp.ops import resize
 
 pytestmark = cuda_kernels.needs_compiler
@@ -20,16 +21,16 @@ dtype = cuda_kernels.dtype
                                          ((2, 67, 6, 11), 0)])
 def test_lrn_across(cuda, dtype, shape, seed, size, beta):
     x, dy = random(shape, dtype, seed), random(shape, dtype, seed + 2)
-    compare(cuda, "lrn_across", x, np.empty_like(x), size, 1.0, beta, 2.0)
-    compare(cuda, "lrn_across_backward", dy, x, np.empty_like(x), size, 1.0, beta, 2.0)
+    compare(cuda, "lrn_across", x, np.empty_like(x), LrnParameters(size, 1.0, beta, 2.0))
+    compare(cuda, "lrn_across_backward", dy, x, np.empty_like(x), LrnParameters(size, 1.0, beta, 2.0))
 
 
 @pytest.mark.parametrize("size, beta", [(3, 0.75), (5, 0.6), (99, 0.75)])
 @pytest.mark.parametrize("shape, seed", [((2, 3, 9, 7), 0), ((2, 3, 9, 7), 1), ((1, 2, 19, 67), 0)])
 def test_lrn_within(cuda, dtype, shape, seed, size, beta):
     x, dy = random(shape, dtype, seed), random(shape, dtype, seed + 2)
-    compare(cuda, "lrn_within", x, np.empty_like(x), size, 1.0, beta)
-    compare(cuda, "lrn_within_backward", dy, x, np.empty_like(x), size, 1.0, beta)
+    compare(cuda, "lrn_within", x, np.empty_like(x), LrnParameters(size, 1.0, beta))
+    compare(cuda, "lrn_within_backward", dy, x, np.empty_like(x), LrnParameters(size, 1.0, beta))
 
 
 # --- bilinear resizing

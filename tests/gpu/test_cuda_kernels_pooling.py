@@ -8,6 +8,7 @@ import pytest
 import cuda_kernels
 from cuda_kernels import TESTED, compare, random
 from spp.backend import host
+from spp.backend.types import Bins, Geometry
 from spp.ops import pooling, roi, spp
 
 pytestmark = cuda_kernels.needs_compiler
@@ -18,12 +19,12 @@ dtype = cuda_kernels.dtype
 # --- pooling
 
 TABLES: dict[str, Any] = {       # the shape of a map; counts, regions and areas
-    "sliding": ((2, 5, 13, 10), pooling.sliding_regions((13, 10), (3, 2), (1, 0), (2, 2))),
-    "overlapping": ((1, 3, 9, 14), pooling.sliding_regions((9, 14), (5, 4), (2, 1), (1, 2))),
-    "line": ((2, 3, 41), pooling.sliding_regions((41,), (4,), (1,), (3,))),
-    "volume": ((1, 2, 5, 6, 7), pooling.sliding_regions((5, 6, 7), (2, 3, 2), (1, 0, 1), (2, 1, 2))),
+    "sliding": ((2, 5, 13, 10), pooling.sliding_regions((13, 10), Geometry((3, 2), (2, 2), (1, 0)))),
+    "overlapping": ((1, 3, 9, 14), pooling.sliding_regions((9, 14), Geometry((5, 4), (1, 2), (2, 1)))),
+    "line": ((2, 3, 41), pooling.sliding_regions((41,), Geometry((4,), (3,), (1,)))),
+    "volume": ((1, 2, 5, 6, 7), pooling.sliding_regions((5, 6, 7), Geometry((2, 3, 2), (2, 1, 2), (1, 0, 1)))),
     "pyramid": ((2, 7, 13, 10), spp.pyramid_regions(13, 10, (6, 3, 2, 1))),
-    "gaps": ((2, 3, 11, 8), pooling.sliding_regions((11, 8), (2, 1), (0, 0), (4, 3), ceil=False)),
+    "gaps": ((2, 3, 11, 8), pooling.sliding_regions((11, 8), Geometry((2, 1), (4, 3), (0, 0)), ceil=False)),
 }
 
 
@@ -103,16 +104,16 @@ def rois(size, images):
 def test_regions_of_interest(cuda, dtype, seed):
     x = random((3, 4, 13, 10), dtype, seed)
     boxes = rois(x.shape[2:], 3).astype(dtype)
-    image, (rows, columns) = boxes[:, 0].astype(np.int32), roi.max_bins(boxes, (3, 2), 1 / 16, x.shape[2:])
+    bins = Bins(boxes[:, 0].astype(np.int32), *roi.max_bins(boxes, (3, 2), 1 / 16, x.shape[2:]))
     y = random((9, 4, 3, 2), dtype, seed)
     argmax = np.empty_like(y, np.int32)
-    compare(cuda, "roi_max_pool", x, image, rows, columns, y, argmax, exact=True)
-    host.roi_max_pool(x, image, rows, columns, y.copy(), argmax)
+    compare(cuda, "roi_max_pool", x, bins, y, argmax, exact=True)
+    host.roi_max_pool(x, bins, y.copy(), argmax)
     assert (argmax == -1).any()
-    compare(cuda, "roi_max_pool_backward", y, argmax, image, rows, columns, np.empty_like(x))
+    compare(cuda, "roi_max_pool_backward", y, argmax, bins, np.empty_like(x))
     x[:, :, 1::3, 1::3] = np.nan
-    compare(cuda, "roi_max_pool", x, image, rows, columns, y, argmax, exact=True)
-    compare(cuda, "roi_max_pool", x, image, rows, columns, y, None, exact=True)
+    compare(cuda, "roi_max_pool", x, bins, y, argmax, exact=True)
+    compare(cuda, "roi_max_pool", x, bins, y, None, exact=True)
 
 
 @pytest.mark.parametrize("levels", [(6, 3, 2, 1), (1, 4), (2, 5)])
@@ -120,14 +121,14 @@ def test_pyramids_of_windows(cuda, dtype, levels):
     x = random((3, 4, 13, 10), dtype, 0)
     windows = np.array([[0, 13, 0, 10], [3, 4, 5, 6], [2, 9, 1, 10], [12, 13, 0, 7]])
     image, y = np.array([0, 2, 1, 0], np.int32), np.empty((4, 4, sum(n * n for n in levels)), dtype)
-    compare(cuda, "roi_max_pyramid", x, image, *spp.window_bins(windows, levels), levels, y, exact=True)
+    compare(cuda, "roi_max_pyramid", x, Bins(image, *spp.window_bins(windows, levels)), levels, y, exact=True)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_regions_of_interest_by_groups(cuda, dtype, seed):
     x = random((2, 5 * 9, 13, 10), dtype, seed)
     boxes = rois(x.shape[2:], 2).astype(dtype)
-    image, (rows, columns) = boxes[:, 0].astype(np.int32), roi.group_bins(boxes, 3, 1 / 16, x.shape[2:])
+    bins = Bins(boxes[:, 0].astype(np.int32), *roi.group_bins(boxes, 3, 1 / 16, x.shape[2:]))
     y = random((9, 5, 3, 3), dtype, seed)
-    compare(cuda, "roi_group_average", x, image, rows, columns, y)
-    compare(cuda, "roi_group_average_backward", y, image, rows, columns, np.empty_like(x))
+    compare(cuda, "roi_group_average", x, bins, y)
+    compare(cuda, "roi_group_average_backward", y, bins, np.empty_like(x))

@@ -6,6 +6,7 @@ import pytest
 
 import cuda_kernels
 from cuda_kernels import compare, random
+from spp.backend.types import UpdateStep
 
 pytestmark = cuda_kernels.needs_compiler
 cuda = cuda_kernels.cuda
@@ -57,9 +58,9 @@ def test_put_last(cuda, dtype, count, size):
 
 # --- updates
 
-RULES = {       # histories; numbers between the rates and the decays
+RULES = {       # histories; numbers after the step
     "sgd_update": (1, (0.9,)), "nesterov_update": (1, (0.9,)), "adagrad_update": (1, (0.01,)),
-    "rmsprop_update": (1, (0.8, 0.01)), "adadelta_update": (2, (0.95, 0.01)), "adam_update": (2, (0.9, 0.99, 0.01))}
+    "rmsprop_update": (1, (0.8, 0.01)), "adadelta_update": (2, (0.95, 0.01)), "adam_update": (2, ((0.9, 0.99), 0.01))}
 
 
 @pytest.mark.parametrize("l1", [False, True])
@@ -72,7 +73,7 @@ def test_update(cuda, dtype, rule, l1):
     histories = [[np.abs(array) for array in kind] for kind in histories]
     data[2][:3] = 0, np.nan, -0.0
     rates, decays = [0.1 * (i + 1) for i in range(len(sizes))], [0.01 * i for i in range(len(sizes))]
-    compare(cuda, rule, data, diff, *histories, rates, *numbers, decays, l1, 0.5)
+    compare(cuda, rule, data, diff, *histories, UpdateStep(rates, decays, l1, 0.5), *numbers)
 
 
 def test_the_table_of_an_update_is_made_once(cuda):
@@ -80,6 +81,6 @@ def test_the_table_of_an_update_is_made_once(cuda):
     data, diff, history = ([cuda.xp.ones(5, np.float32)] for _ in range(3))
     update._table.cache_clear()
     for rate in (0.1, 0.2, 0.3):
-        cuda.sgd_update(data, diff, history, [rate], 0.5, [0.0], False, 1.0)
+        cuda.sgd_update(data, diff, history, UpdateStep([rate], [0.0], False, 1.0), 0.5)
     assert update._table.cache_info().misses == 1
-    cuda.sgd_update([], [], [], [], 0.5, [], False, 1.0)
+    cuda.sgd_update([], [], [], UpdateStep([], [], False, 1.0), 0.5)

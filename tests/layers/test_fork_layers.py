@@ -254,7 +254,7 @@ PRIOR_BOX, DETECT = "type: 'PriorBox' prior_box_param", "type: 'DetectionOutput'
      "pad_beg -2 and pad_end -1 leave nothing of a map of 3 x 3"),
     ("type: 'Upsample'", [(1, 1, 3, 3)], "upsample_param needs scale"),
     ("type: 'Upsample' upsample_param { scale: 2 scale_h: 2 scale_w: 2 }", [(1, 1, 3, 3)],
-     "upsample_param takes either scale, or scale_h and scale_w"),
+     "upsample_param takes either scale, or scale_h and scale_w, not both"),
     ("type: 'Upsample' upsample_param { scale: 0 }", [(1, 1, 3, 3)],
      "upsample_param's scale must be at least 1, found 0"),
     ("type: 'Upsample' upsample_param { upsample_h: 2 }", [(1, 1, 3, 3)],
@@ -271,7 +271,7 @@ PRIOR_BOX, DETECT = "type: 'PriorBox' prior_box_param", "type: 'DetectionOutput'
     (f"{PRIOR_BOX} {{ min_size: 3 variance: 1 variance: 2 }}", [(1, 1, 3, 3)] * 2,
      "prior_box_param needs no, one or four variance, above 0; found 1, 2"),
     (f"{PRIOR_BOX} {{ min_size: 3 img_size: 9 img_h: 9 img_w: 9 }}", [(1, 1, 3, 3)] * 2,
-     "prior_box_param takes either img_size, or img_h and img_w"),
+     "prior_box_param takes either img_size, or img_h and img_w, not both"),
     (f"{PRIOR_BOX} {{ min_size: 3 step: 0 }}", [(1, 1, 3, 3)] * 2, "prior_box_param's step must be above 0, found 0"),
     (f"{PRIOR_BOX} {{ min_size: 3 }}", [(1, 1, 3, 3), (1, 3)], "bottom 1 must be N x C x H x W, found shape 1 x 3"),
     ("type: 'DetectionOutput'", [(1, 4), (1, 1), (1, 2, 4)], "detection_output_param needs num_classes, at least 1"),
@@ -297,7 +297,7 @@ def test_wrong_parameters_and_shapes(param, shapes, message):
      [np.zeros((2, 1, 3, 3)), np.array([[0, 0, 0, 1, 1], [2, 0, 0, 1.5, 1]])],
      "region 1 is (2, 0, 0, 1.5, 1), but its image must be 0 to 1 and its corners finite"),
     ("type: 'Upsample'", [np.zeros((1, 1, 1, 2)), np.array([[[[0.0, 8]]]])],
-     "place 8 lies outside the top of 2 x 4; give upsample_h and upsample_w the size of the map that was pooled"),
+     "place 8 is outside of the top of 2 x 4; give upsample_h and upsample_w the size of the map that was pooled"),
 ])
 def test_wrong_values(param, arrays, message):
     with pytest.raises(NetError) as error:

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from one_layer import OneLayer, assert_golden, assert_gradient, distinct, in_orders
+from spp.backend.types import Geometry, LrnParameters
 from spp.errors import NetError
 from spp.ops import lrn, pooling
 
@@ -72,10 +73,10 @@ def test_within_against_loops(shape, size, alpha, beta, dtype, tolerance):
 
 def test_within_is_average_pooling_of_squares():
     x = distinct((2, 3, 7, 5))
-    _, regions, areas = pooling.sliding_regions((7, 5), (3, 3), (1, 1), (1, 1))
+    _, regions, areas = pooling.sliding_regions((7, 5), Geometry((3, 3), (1, 1), (1, 1)))
     mean, y = np.empty_like(x), np.empty_like(x)
     pooling.average_forward(x * x, regions, areas, mean)
-    lrn.within_forward(x, y, 3, 1.3, 0.75)
+    lrn.within_forward(x, y, LrnParameters(3, 1.3, 0.75))
     np.testing.assert_allclose(y, x * (1 + 1.3 * mean) ** -0.75, 1e-13)
 
 
@@ -100,8 +101,8 @@ def test_any_order_of_memory(region, numbers):
     forward, backward = getattr(lrn, f"{region}_forward"), getattr(lrn, f"{region}_backward")
     results = []
     for a, b, y, dx in zip(*map(in_orders, [x, dy, np.zeros(x.shape), np.zeros(x.shape)])):
-        forward(a, y, *numbers)
-        backward(b, a, dx, *numbers)
+        forward(a, y, LrnParameters(*numbers))
+        backward(b, a, dx, LrnParameters(*numbers))
         results.append((y, dx))
     np.testing.assert_allclose(results[0][0], globals()[region](x, *numbers), 1e-13)
     assert len(results) == 5

@@ -138,9 +138,9 @@ def test_data_are_added_when_the_last_were_used():
     (np.zeros((3, 3, 4, 5), np.float32), np.zeros(3, np.float32), "the number of examples must be a multiple of "
                                                                   "batch_size 2, found 3"),
     (np.zeros((0, 3, 4, 5), np.float32), np.zeros(0, np.float32), "a multiple of batch_size 2, found 0"),
-    (np.zeros((2, 3, 4, 5), np.float32), np.zeros(4, np.float32), r"labels must be 2, one an example, found the shape "
+    (np.zeros((2, 3, 4, 5), np.float32), np.zeros(4, np.float32), "labels must be 2, one per example, found the shape "
                                                                   r"\(4,\)"),
-    (np.zeros((2, 3, 4, 5), np.float32), np.zeros((2, 2), np.float32), r"one an example, found the shape \(2, 2\)")])
+    (np.zeros((2, 3, 4, 5), np.float32), np.zeros((2, 2), np.float32), r"one per example, found the shape \(2, 2\)")])
 def test_arrays_that_do_not_fit(data, labels, message):
     with pytest.raises(SppError, match=r"layer 'l' \(MemoryData\): .*" + message):
         make().layer.set_input_arrays(data, labels)

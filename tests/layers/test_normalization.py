@@ -5,6 +5,7 @@ import pytest
 from layer_net import backward, forward, layer_net, refusal
 from one_layer import distinct, in_orders
 from spp.backend import host
+from spp.backend.types import Combination
 from spp.layers import TEST, TRAIN
 from spp.net import Net
 from spp.proto.text import parse_net
@@ -32,12 +33,12 @@ def test_sums_of_channels(shape, first, last):
     x, z = distinct(shape) + 0.3, distinct(shape, seed=1)
     for a in orders(x):
         for b in orders(z):
-            mean, variance = host.channel_moments(a, first, last)
+            mean, variance = host.channel_moments(a, first, last - first)
             assert mean.shape == variance.shape == shape[first:last]
             np.testing.assert_allclose(mean, x.mean(others), 1e-12)
             np.testing.assert_allclose(variance, x.var(others), 1e-12, 1e-14)
-            np.testing.assert_allclose(host.channel_sums(a, first, last), x.sum(others), 1e-12)
-            np.testing.assert_allclose(host.channel_dots(a, b, first, last), (x * z).sum(others), 1e-12, 1e-14)
+            np.testing.assert_allclose(host.channel_sums(a, first, last - first), x.sum(others), 1e-12)
+            np.testing.assert_allclose(host.channel_dots(a, b, first, last - first), (x * z).sum(others), 1e-12, 1e-14)
 
 
 @each_channels
@@ -51,11 +52,11 @@ def test_affine_maps_of_channels(shape, first, last):
         for other in orders(z):
             for y in (np.full_like(other, np.nan), laid.copy(order="K")):
                 given = laid if np.isnan(y).any() else y        # y may be x
-                host.channel_affine(given, shift, a, b, y, first, last)
+                host.channel_affine(given, shift, a, b, y, first, last - first)
                 np.testing.assert_allclose(y, affine, 1e-12, 1e-14)
             for y in (np.full_like(other, np.nan), laid.copy(order="K")):
                 given = laid if np.isnan(y).any() else y
-                host.channel_combine(given, a, other, shift, b, c, y, first, last)
+                host.channel_combine(given, other, Combination(a, shift, b, c), y, first, last - first)
                 np.testing.assert_allclose(y, combined, 1e-12, 1e-14)
 
 
@@ -71,14 +72,14 @@ def test_affine_maps_of_channels_with_relu(shape, first, last):
         assert np.isnan(expected.flat[0]) and (expected == 0).any()
         for laid in orders(x):
             y = laid.copy(order="K")
-            host.channel_affine(y, of, scale, bias, y, first, last, relu=True)
+            host.channel_affine(y, of, scale, bias, y, first, last - first, relu=True)
             np.testing.assert_allclose(y, expected, 1e-12, 1e-14)
 
 
 def test_moments_of_single_precision_far_from_zero():
     x = (1e4 + np.random.default_rng(0).normal(size=(64, 3, 40, 30))).astype(np.float32)
     for laid in in_orders(x):
-        mean, variance = host.channel_moments(laid, 1, 2)
+        mean, variance = host.channel_moments(laid, 1, 1)
         np.testing.assert_allclose(mean, x.astype(float).mean((0, 2, 3)), 1e-12)
         np.testing.assert_allclose(variance, x.astype(float).var((0, 2, 3)), 1e-6)
 
@@ -87,7 +88,7 @@ def test_a_nan_stays_in_its_channel():
     x = np.ones((2, 3, 4, 5), np.float32)
     x[1, 2, 3, 0] = np.nan
     for laid in in_orders(x):
-        for found in (*host.channel_moments(laid, 1, 2), host.channel_sums(laid, 1, 2)):
+        for found in (*host.channel_moments(laid, 1, 1), host.channel_sums(laid, 1, 1)):
             assert np.isnan(found).tolist() == [False, False, True]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from one_layer import OneLayer, assert_golden, assert_gradient, distinct, in_orders
+from spp.backend.types import Geometry
 from spp.errors import NetError
 from spp.layers import TRAIN
 from spp.ops import pooling
@@ -85,9 +86,13 @@ def param(geometry, method):
     return f"type: 'Pooling' pooling_param {{ {sizes} }}"
 
 
+def regions_of(shape, kernel, pad, stride, ceil=True):
+    return pooling.sliding_regions(shape, Geometry(kernel, stride, pad), ceil)
+
+
 def max_or_average(method, x, y, argmax, dy, dx, geometry):
     """Both passes of the ops, into the arrays given."""
-    _, regions, areas = pooling.sliding_regions(*geometry)
+    _, regions, areas = regions_of(*geometry)
     if method == "MAX":
         pooling.max_forward(x, regions, y, argmax)
         pooling.max_backward(dy, argmax, regions, dx)
@@ -111,7 +116,7 @@ def test_ops_against_loops(geometry, method, dtype, tolerance):
     if method == "MAX":
         np.testing.assert_array_equal(argmax, where)
         y[...] = np.nan
-        pooling.max_forward(x, pooling.sliding_regions(*geometry)[1], y, None)
+        pooling.max_forward(x, regions_of(*geometry)[1], y, None)
         np.testing.assert_array_equal(y, expected)
 
 
@@ -189,12 +194,12 @@ def test_output_size(size, kernel, pad, stride, ceil, expected):
 
 def test_clip_looks_at_every_axis_if_one_is_padded():
     # 10 rows, kernel 2, stride 5: ceil(8 / 5) + 1 = 3 windows; the third would start at row 10, outside
-    counts, regions, _ = pooling.sliding_regions((10, 4), (2, 2), (0, 1), (5, 2))
+    counts, regions, _ = regions_of((10, 4), (2, 2), (0, 1), (5, 2))
     assert counts == (2, 3)
     np.testing.assert_array_equal(regions[:, 2:], [(0, 2, 0, 1), (0, 2, 1, 3), (0, 2, 3, 4),
                                                    (5, 7, 0, 1), (5, 7, 1, 3), (5, 7, 3, 4)])
     with pytest.raises(NetError, match="wholly outside the input of 10"):
-        pooling.sliding_regions((10, 4), (2, 2), (0, 0), (5, 2))
+        regions_of((10, 4), (2, 2), (0, 0), (5, 2))
 
 
 def test_max_and_mask_by_hand():
@@ -261,7 +266,7 @@ def test_values_are_the_same_without_positions(geometry, dtype):
     x = rng.integers(-3, 3, (3, 37, *geometry[0])).astype(dtype)
     for value, often in (np.inf, 0.01), (-np.inf, 0.6), (np.nan, 0.02):
         x[rng.random(x.shape) < often] = value
-    counts, regions, _ = pooling.sliding_regions(*geometry)
+    counts, regions, _ = regions_of(*geometry)
     with_positions, without = np.empty((2, *x.shape[:2], *counts), dtype)
     argmax = np.empty(without.shape, np.int32)
     for laid, y in zip(in_orders(x), in_orders(without)):

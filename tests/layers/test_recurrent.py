@@ -377,8 +377,8 @@ def test_what_is_wrong_in_the_prototxt(params, tops, shapes, message):
 
 
 @pytest.mark.parametrize("later, message", [
-    (dict(x=(3, 2, 5)), "the weights take 4 inputs a time step, found 5 in shape 3 x 2 x 5"),
-    (dict(static=(2, 6)), "the weights take 5 static inputs a stream, found 6 in shape 2 x 6"),
+    (dict(x=(3, 2, 5)), "the weights take 4 inputs per time step, found 5 in shape 3 x 2 x 5"),
+    (dict(static=(2, 6)), "the weights take 5 static inputs per stream, found 6 in shape 2 x 6"),
     (dict(x=(4, 2, 4)), "bottom 1 must mark every time step of every stream, 4 x 2, as the beginning (0) or "
                         "continuation (1) of a sequence; found 3 x 2")])
 def test_a_bottom_that_does_not_fit_later(later, message):

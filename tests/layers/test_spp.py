@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from one_layer import OneLayer, assert_golden, assert_gradient, distinct, in_orders
+from spp.backend.types import Bins
 from spp.errors import NetError
 from spp.ops import pooling, spp
 from spp.proto.text import parse_net
@@ -272,7 +273,7 @@ def test_windows_are_pooled_as_maps_of_their_size(levels, dtype):
     rows, columns = spp.window_bins(windows, levels)
     shape = len(windows), 5, sum(n * n for n in levels)
     for x_, y in zip(in_orders(x), in_orders(np.full((*shape, 1), np.nan, dtype))):
-        spp.windows_forward(x_, image, rows, columns, levels, y[..., 0])
+        spp.windows_forward(x_, Bins(image, rows, columns), levels, y[..., 0])
         for r, (y0, y1, x0, x1) in enumerate(windows):
             window = x[image[r], :, y0:y1, x0:x1]
             _, regions, _ = spp.pyramid_regions(y1 - y0, x1 - x0, levels)
@@ -285,6 +286,7 @@ def test_a_nan_wins_all_bins_of_a_window_that_it_is_in():
     x[0, 1, 7, 2] = np.nan
     levels = 6, 3, 2, 1
     y = np.empty((1, 2, 50))
-    spp.windows_forward(x, np.zeros(1, np.int32), *spp.window_bins(np.array([[0, 12, 0, 12]]), levels), levels, y)
+    bins = Bins(np.zeros(1, np.int32), *spp.window_bins(np.array([[0, 12, 0, 12]]), levels))
+    spp.windows_forward(x, bins, levels, y)
     assert not np.isnan(y[0, 0]).any()
     assert np.flatnonzero(np.isnan(y[0, 1])).tolist() == [3 * 6 + 1, 36 + 3, 45 + 2, 49]

@@ -23,7 +23,7 @@ SIDES = {"zf5_spp": 64, "overfeat7_spp": 64, "alexnet": 67, "vgg16": 32, "squeez
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield lambda name: pytest.importorskip(name)
-    for name in ("gpu", "gpu_detection", "nets", "turns", "twins"):
+    for name in ("gpu", "gpu_detection", "nets", "turns", "torch_nets"):
         sys.modules.pop(name, None)
 
 
@@ -52,9 +52,9 @@ def randomised(net):
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_nets_and_their_twins(modules, name):
+def test_nets_and_their_torch_nets(modules, name):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    nets, twins = modules("nets"), modules("twins")
+    nets, torch_nets = modules("nets"), modules("torch_nets")
     param = small(nets.inference(name, 2, SIDES[name]))
     with Net(param, TEST, device="cpu") as net:
         randomised(net)
@@ -66,11 +66,12 @@ def test_nets_and_their_twins(modules, name):
         net.forward(data=x)
         for blob in list(net.params.values())[-1]:      # so that the scores have a deviation of 1
             blob.data[...] /= net.blobs["scores"].data.std()
-        twin = twins.Twin(param).eval()
+        torch_net = torch_nets.TorchNet(param).eval()
         with torch.no_grad():
-            twin(torch.from_numpy(x))
-            twins.load(twin, {layer: [np.array(blob.data) for blob in blobs] for layer, blobs in net.params.items()})
-            theirs = twin(torch.from_numpy(x)).numpy()
+            torch_net(torch.from_numpy(x))
+            torch_nets.load(torch_net, {layer: [np.array(blob.data) for blob in blobs]
+                                        for layer, blobs in net.params.items()})
+            theirs = torch_net(torch.from_numpy(x)).numpy()
         ours = net.forward(data=x)["prob"].reshape(theirs.shape[:2])
         assert 1e-4 < ours.std() < 0.1
         np.testing.assert_allclose(ours, theirs.reshape(ours.shape), rtol=2e-3)

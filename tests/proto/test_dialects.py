@@ -1,4 +1,4 @@
-"""Prototxts and binary files of Caffe's forks, the latter made byte by byte under the forks' own numbers."""
+"""Prototxts and binary files of Caffe's forks, the latter written byte by byte with the forks' own numbers."""
 import logging
 import struct
 
@@ -83,21 +83,21 @@ def test_a_forks_parameter_arrives_and_so_do_the_weights(tmp_path, kind, fork, c
     net = read(tmp_path, layer("a", kind, block(fork, content), block(7, BLOB)), IP)
     expected = parse_net(f"layer {{ name: 'a' type: '{kind}' {field} {{ {words} }} }}").layer[0]
     assert getattr(net.layer[0], field) == getattr(expected, field)
-    given = {f.name for f, _ in net.layer[0].ListFields()}
-    assert given == {"name", "type", "blobs", field}            # the number's meaning in Caffe has not been read
-    for found in net.layer:
-        np.testing.assert_array_equal(arrays.from_proto(found.blobs[0]), VALUES)
+    names = {f.name for f, _ in net.layer[0].ListFields()}
+    assert names == {"name", "type", "blobs", field}            # the number's meaning in Caffe has not been read
+    for upgraded in net.layer:
+        np.testing.assert_array_equal(arrays.from_proto(upgraded.blobs[0]), VALUES)
 
 
 def test_caffes_own_files_pass_as_they_are(caplog):
     caplog.set_level(logging.INFO)
     data = IP + layer("p", "Pooling", block(121, number(13, 1))) + layer("s", "Swish", block(147, real(1, 2)))
-    assert dialects.current(data, caffe_pb2.NetParameter(), "x") is data
+    assert dialects.to_current(data, caffe_pb2.NetParameter(), "x") is data
     state = number(1, 7) + block(3, BLOB)
-    assert dialects.current(state, caffe_pb2.SolverState(), "x") is state
-    assert dialects.current(BLOB, caffe_pb2.BlobProto(), "x") is BLOB
+    assert dialects.to_current(state, caffe_pb2.SolverState(), "x") is state
+    assert dialects.to_current(BLOB, caffe_pb2.BlobProto(), "x") is BLOB
     for damaged in (data[:-1], b"\xff" * 30, b"\x0b\x0c"):
-        assert dialects.current(damaged, caffe_pb2.NetParameter(), "x") is damaged
+        assert dialects.to_current(damaged, caffe_pb2.NetParameter(), "x") is damaged
     assert not caplog.text
 
 
@@ -109,9 +109,9 @@ def test_nvidias_raw_data(tmp_path, caplog, kind, dtype):
     net = read(tmp_path, layer("ip", "InnerProduct", block(7, raw), number(145, 2), number(148, 1)))
     blob = net.layer[0].blobs[0]
     for diff, expected in ((False, VALUES), (True, VALUES + 1)):
-        found = arrays.from_proto(blob, diff=diff)
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == (np.float64 if kind == 0 else np.float32)
+        values = arrays.from_proto(blob, diff=diff)
+        np.testing.assert_array_equal(values, expected)
+        assert values.dtype == (np.float64 if kind == 0 else np.float32)
     assert net.layer[0].forward_type == caffe_pb2.FLOAT16 and net.layer[0].backward_math == caffe_pb2.FLOAT
     assert "read as written by NVIDIA's fork of Caffe" in caplog.text
 
@@ -194,16 +194,16 @@ def test_what_is_unclear_is_read_as_caffes_and_said(tmp_path, caplog):
 def test_large_numbers_of_loose_values_are_not_searched():
     """Files from before packed values have a field a value; there, no raw data is looked for."""
     loose = SHAPE + real(5, 1) * 100 + number(10, 2)
-    assert dialects.current(loose, caffe_pb2.BlobProto(), "x") is loose
+    assert dialects.to_current(loose, caffe_pb2.BlobProto(), "x") is loose
 
 
 def test_shapes_may_differ_in_ones():
     """NVIDIA's BatchNorm has 1 x C x 1 x 1 where Caffe has C; SSD's Normalize has () where this one has 1."""
     proto = arrays.to_proto(VALUES.reshape(1, 6, 1, 1))
-    np.testing.assert_array_equal(arrays.fitted(proto, (6,), "b"), VALUES.ravel())
-    assert arrays.fitted(arrays.to_proto(np.array(3.0)), (1,), "b").tolist() == [3]
+    np.testing.assert_array_equal(arrays.from_proto_as(proto, (6,), "b"), VALUES.ravel())
+    assert arrays.from_proto_as(arrays.to_proto(np.array(3.0)), (1,), "b").tolist() == [3]
     with pytest.raises(NetError, match="^b: the file's shape is 1 x 6 x 1 x 1, the net's is 2 x 3$"):
-        arrays.fitted(proto, (2, 3), "b")
+        arrays.from_proto_as(proto, (2, 3), "b")
 
 
 # --- text

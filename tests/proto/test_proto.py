@@ -100,34 +100,34 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("wanted", READERS)
-@pytest.mark.parametrize("data, found", FOREIGN, ids=[found for _, found in FOREIGN])
-def test_foreign_file_is_named(tmp_path, wanted, data, found):
-    read, remedy = READERS[wanted]
+@pytest.mark.parametrize("expected_kind", READERS)
+@pytest.mark.parametrize("data, kind", FOREIGN, ids=[kind for _, kind in FOREIGN])
+def test_foreign_file_is_named(tmp_path, expected_kind, data, kind):
+    read, remedy = READERS[expected_kind]
     (tmp_path / "f").write_bytes(data)
-    if found == wanted:
+    if kind == expected_kind:
         read(tmp_path / "f")
         return
     with pytest.raises(ProtoError) as caught:
         read(tmp_path / "f")
-    assert str(caught.value) == f"{tmp_path / 'f'}: this is {found}, not {wanted}; {remedy}"
+    assert str(caught.value) == f"{tmp_path / 'f'}: this is {kind}, not {expected_kind}; {remedy}"
 
 
-@pytest.mark.parametrize("wanted", READERS)
+@pytest.mark.parametrize("expected_kind", READERS)
 @pytest.mark.parametrize("data", [WEIGHTS[:-1], WEIGHTS[:20], bytes(range(200)), b"\xff" * 9],
                          ids=["cut", "cut short", "noise", "ones"])
-def test_truncated_or_unknown_file(tmp_path, wanted, data):
-    read, remedy = READERS[wanted]
+def test_truncated_or_unknown_file(tmp_path, expected_kind, data):
+    read, remedy = READERS[expected_kind]
     (tmp_path / "f").write_bytes(data)
     with pytest.raises(ProtoError) as caught:
         read(tmp_path / "f")
-    assert str(caught.value) == (f"{tmp_path / 'f'}: not {wanted}, or truncated ({len(data)} bytes): "
+    assert str(caught.value) == (f"{tmp_path / 'f'}: not {expected_kind}, or truncated ({len(data)} bytes): "
                                  f"copy or download it again, or {remedy}")
 
 
-@pytest.mark.parametrize("wanted", READERS)
-def test_missing_file_and_folder(tmp_path, wanted):
-    read, _ = READERS[wanted]
+@pytest.mark.parametrize("expected_kind", READERS)
+def test_missing_file_and_folder(tmp_path, expected_kind):
+    read, _ = READERS[expected_kind]
     with pytest.raises(ProtoError, match="^File not found: /no/such; check the path$"):
         read("/no/such")
     with pytest.raises(ProtoError) as caught:

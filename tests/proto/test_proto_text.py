@@ -169,12 +169,12 @@ def test_text_keeps_floats_short_and_letters_readable():
 
 # --- files ---
 
-@pytest.mark.parametrize("read, wanted", [
-    (read_net, "a net's prototxt; weights are given apart from it"), (read_solver, "a solver's prototxt")])
-def test_files_that_are_no_prototxt(tmp_path, read, wanted):
+@pytest.mark.parametrize("read, expected", [
+    (read_net, "a net's prototxt; weights are given separately"), (read_solver, "a solver's prototxt")])
+def test_files_that_are_no_prototxt(tmp_path, read, expected):
     weights = caffe_pb2.NetParameter(name="n", layer=[caffe_pb2.LayerParameter(name="a")]).SerializeToString()
     path = tmp_path / "file"
-    for data, found in [
+    for data, content in [
         (weights, "this is a caffemodel, not text"),
         (caffe_pb2.SolverState(iter=3, learned_net='n').SerializeToString(),
          "this is a solverstate, not text"),
@@ -187,7 +187,7 @@ def test_files_that_are_no_prototxt(tmp_path, read, wanted):
         path.write_bytes(data)
         with pytest.raises(ProtoError) as caught:
             read(path)
-        assert str(caught.value) == f"{path}: {found}; give {wanted}"
+        assert str(caught.value) == f"{path}: {content}; give {expected}"
 
 
 @pytest.mark.parametrize("read", [read_net, read_solver])

@@ -146,5 +146,5 @@ def test_the_pyramid_has_the_papers_levels_in_its_order():
 def test_the_stages_of_the_demo_net_each_keep_one_data_layer(stages, batch, crop):
     data = [layer for layer in filter_net(read_net("demo_spp_train_val"), TEST, 0, stages).layer
             if layer.type == "Data"]
-    found = [(layer.data_param.batch_size, layer.transform_param.crop_size) for layer in data]
-    assert found == [(batch, crop)]
+    sizes = [(layer.data_param.batch_size, layer.transform_param.crop_size) for layer in data]
+    assert sizes == [(batch, crop)]

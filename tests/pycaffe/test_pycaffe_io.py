@@ -114,16 +114,16 @@ def test_resize_as_scikit_image_without_antialiasing(size, channels, order):
     x = image(9, 7, channels) * 7 - 2
     unit = (x - x.min()) / (x.max() - x.min())
     expected = resize(unit, size, order=order, mode="constant", anti_aliasing=False) * (x.max() - x.min()) + x.min()
-    found = io.resize_image(x, size, order)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
+    resized = io.resize_image(x, size, order)
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, expected, 1e-5, 1e-5)
 
 
 def test_resize_other_images():
     x = np.add.outer(np.arange(5.0), 10 * np.arange(4.0))[:, :, None] * [1, 2, 3, 4]
-    found = io.resize_image(x, (9, 7))
-    np.testing.assert_allclose(found[::2, ::2], x, 1e-5)       # corners on corners: every second pixel is an old one
-    np.testing.assert_allclose(found[1, 3], (x[0, 1] + x[1, 1] + x[0, 2] + x[1, 2]) / 4, 1e-5)
+    resized = io.resize_image(x, (9, 7))
+    np.testing.assert_allclose(resized[::2, ::2], x, 1e-5)       # corners on corners: every second pixel is an old one
+    np.testing.assert_allclose(resized[1, 3], (x[0, 1] + x[1, 1] + x[0, 2] + x[1, 2]) / 4, 1e-5)
     constant = io.resize_image(np.full((3, 3, 3), 0.5), (4, 6))
     assert constant.shape == (4, 6, 3) and (constant == 0.5).all() and constant.dtype == np.float32
 
@@ -141,42 +141,42 @@ def test_oversample():
 # --- Transformer
 
 def test_order_of_the_transformations():
-    made = io.Transformer({"data": (2, 3, 5, 4)})
+    transformer = io.Transformer({"data": (2, 3, 5, 4)})
     x = image(5, 4)
     before = x.copy()
-    np.testing.assert_array_equal(made.preprocess("data", x), x)
-    made.set_input_scale("data", 0.5)
-    made.set_mean("data", np.array([1.0, 2, 3]))
-    made.set_raw_scale("data", 255)
-    made.set_channel_swap("data", (2, 0, 1))
-    made.set_transpose("data", (2, 0, 1))
-    found = made.preprocess("data", x)
+    np.testing.assert_array_equal(transformer.preprocess("data", x), x)
+    transformer.set_input_scale("data", 0.5)
+    transformer.set_mean("data", np.array([1.0, 2, 3]))
+    transformer.set_raw_scale("data", 255)
+    transformer.set_channel_swap("data", (2, 0, 1))
+    transformer.set_transpose("data", (2, 0, 1))
+    result = transformer.preprocess("data", x)
     planes = x.transpose(2, 0, 1)[[2, 0, 1]]
-    np.testing.assert_allclose(found, (planes * 255 - np.array([1, 2, 3])[:, None, None]) * 0.5, 1e-5, 1e-5)
-    assert found.dtype == np.float32
+    np.testing.assert_allclose(result, (planes * 255 - np.array([1, 2, 3])[:, None, None]) * 0.5, 1e-5, 1e-5)
+    assert result.dtype == np.float32
     np.testing.assert_array_equal(x, before)
-    np.testing.assert_allclose(made.deprocess("data", found[None]), x, 1e-5, 1e-5)
+    np.testing.assert_allclose(transformer.deprocess("data", result[None]), x, 1e-5, 1e-5)
 
 
 def test_preprocess_resizes():
-    made = io.Transformer({"data": (1, 3, 5, 4)})
+    transformer = io.Transformer({"data": (1, 3, 5, 4)})
     x = image(10, 8)
-    np.testing.assert_array_equal(made.preprocess("data", x), io.resize_image(x, (5, 4)))
-    assert made.preprocess("data", (x * 255).astype(np.uint8)).max() > 1
+    np.testing.assert_array_equal(transformer.preprocess("data", x), io.resize_image(x, (5, 4)))
+    assert transformer.preprocess("data", (x * 255).astype(np.uint8)).max() > 1
 
 
 def test_mean_images():
-    made = io.Transformer({"data": (1, 3, 5, 4)})
-    made.set_transpose("data", (2, 0, 1))
+    transformer = io.Transformer({"data": (1, 3, 5, 4)})
+    transformer.set_transpose("data", (2, 0, 1))
     mean = image(10, 8, 3, 5).transpose(2, 0, 1)
-    made.set_mean("data", mean)
+    transformer.set_mean("data", mean)
     resized = io.resize_image(mean.transpose(1, 2, 0), (5, 4))
-    np.testing.assert_array_equal(made.mean["data"], resized.transpose(2, 0, 1))
-    made.set_mean("data", mean[:, :5, :4])
-    np.testing.assert_array_equal(made.mean["data"], mean[:, :5, :4])
-    made.set_mean("data", mean[0, :5, :4])
+    np.testing.assert_array_equal(transformer.mean["data"], resized.transpose(2, 0, 1))
+    transformer.set_mean("data", mean[:, :5, :4])
+    np.testing.assert_array_equal(transformer.mean["data"], mean[:, :5, :4])
+    transformer.set_mean("data", mean[0, :5, :4])
     x = image(5, 4)
-    np.testing.assert_allclose(made.preprocess("data", x), x.transpose(2, 0, 1) - mean[0, :5, :4], 1e-6, 1e-6)
+    np.testing.assert_allclose(transformer.preprocess("data", x), x.transpose(2, 0, 1) - mean[0, :5, :4], 1e-6, 1e-6)
 
 
 @pytest.mark.parametrize("call, kind, message", [
@@ -222,19 +222,19 @@ def model(tmp_path):
 def test_classifier(model):
     path, weights, scores = model
     mean = np.array([10.0, 20, 30])
-    made = caffe.Classifier(path, weights, image_dims=(9, 8), mean=mean, raw_scale=255, channel_swap=(2, 1, 0),
-                            input_scale=0.01)
+    classifier = caffe.Classifier(path, weights, image_dims=(9, 8), mean=mean, raw_scale=255, channel_swap=(2, 1, 0),
+                                  input_scale=0.01)
     images = [image(12, 10, 3, 1), image(9, 8, 3, 2), image(20, 9, 3, 3)]
     resized = [io.resize_image(x, (9, 8)) for x in images]
-    found = made.predict(images)
-    assert found.shape == (3, 5)
+    prediction = classifier.predict(images)
+    assert prediction.shape == (3, 5)
 
     def planes(crops):
         return (np.array(crops).transpose(0, 3, 1, 2)[:, ::-1] * 255 - mean[:, None, None]) * 0.01
 
     for i, x in enumerate(resized):
-        np.testing.assert_allclose(found[i], scores(planes(io.oversample([x], (6, 6)))).mean(0), 1e-4, 1e-6)
-    centre = made.predict(images, oversample=False)
+        np.testing.assert_allclose(prediction[i], scores(planes(io.oversample([x], (6, 6)))).mean(0), 1e-4, 1e-6)
+    centre = classifier.predict(images, oversample=False)
     np.testing.assert_allclose(centre, scores(planes([x[1:7, 1:7] for x in resized])), 1e-4, 1e-6)
     plain = caffe.Classifier(path, weights)
     assert plain.image_dims.tolist() == [6, 6]
@@ -251,58 +251,58 @@ def photo(tmp_path):
 
 def test_detector(model, photo):
     path, weights, scores = model
-    made = caffe.Detector(path, weights, mean=np.array([0.1, 0.2, 0.3]))
+    detector = caffe.Detector(path, weights, mean=np.array([0.1, 0.2, 0.3]))
     windows = [(2, 3, 20, 30), (0, 0, 30, 40), (5, 5, 11, 11), (1, 2, 9, 8), (7, 7, 29, 20)]
-    found = made.detect_windows([(photo, windows[:2]), (photo, np.array(windows[2:]))])
-    assert [list(one["window"]) for one in found] == [list(w) for w in windows]
-    assert {one["filename"] for one in found} == {photo}
+    detections = detector.detect_windows([(photo, windows[:2]), (photo, np.array(windows[2:]))])
+    assert [list(one["window"]) for one in detections] == [list(w) for w in windows]
+    assert {one["filename"] for one in detections} == {photo}
     x = io.load_image(photo)
-    for one, (ymin, xmin, ymax, xmax) in zip(found, windows):
+    for one, (ymin, xmin, ymax, xmax) in zip(detections, windows):
         crop = io.resize_image(x[ymin:ymax, xmin:xmax], (6, 6)).transpose(2, 0, 1)
         expected = scores((crop - np.array([0.1, 0.2, 0.3])[:, None, None])[None])[0]
         np.testing.assert_allclose(one["prediction"], expected, 1e-4, 1e-6)
-    assert made.detect_windows([]) == []
+    assert detector.detect_windows([]) == []
 
 
 def test_context_around_windows(model):
     path, weights, _ = model
     mean = np.arange(3 * 6 * 6, dtype=float).reshape(3, 6, 6)
-    made = caffe.Detector(path, weights, mean=mean, raw_scale=2, channel_swap=(2, 1, 0), context_pad=1)
-    np.testing.assert_array_equal(made.crop_mean, mean[::-1].transpose(1, 2, 0) / 2)
+    detector = caffe.Detector(path, weights, mean=mean, raw_scale=2, channel_swap=(2, 1, 0), context_pad=1)
+    np.testing.assert_array_equal(detector.crop_mean, mean[::-1].transpose(1, 2, 0) / 2)
     x = image(40, 50)
     # of 6 pixels 2 are context: a window of 12 x 8 pixels (both ends included) grows to 18 x 12
-    inside = made.crop(x, np.array([10, 20, 21, 27]))
+    inside = detector.crop(x, np.array([10, 20, 21, 27]))
     np.testing.assert_array_equal(inside, io.resize_image(x[7:25, 18:30], (6, 6)))
-    # at the corner, 3 rows and 2 columns of the grown window lie outside
-    corner = made.crop(x, np.array([0, 0, 11, 7]))
-    np.testing.assert_array_equal(corner[:1], made.crop_mean[:1])
-    np.testing.assert_array_equal(corner[:, :1], made.crop_mean[:, :1])
+    # at the corner, 3 rows and 2 columns of the grown window are outside
+    corner = detector.crop(x, np.array([0, 0, 11, 7]))
+    np.testing.assert_array_equal(corner[:1], detector.crop_mean[:1])
+    np.testing.assert_array_equal(corner[:, :1], detector.crop_mean[:, :1])
     assert (corner[1:, 1:] <= 1).all()
-    made.configure_crop(None)
-    np.testing.assert_array_equal(made.crop(x, np.array([0, 1, 11, 7])), x[0:11, 1:7])
+    detector.configure_crop(None)
+    np.testing.assert_array_equal(detector.crop(x, np.array([0, 1, 11, 7])), x[0:11, 1:7])
 
 
 def test_detector_errors(model):
     path, weights, _ = model
     with pytest.raises(RuntimeError, match="context_pad needs a square input"):
         caffe.Detector(path, weights, context_pad=3)
-    made = caffe.Detector(path, weights, context_pad=2)
+    detector = caffe.Detector(path, weights, context_pad=2)
     with pytest.raises(RuntimeError, match="a window from 90 to 95 is outside its image, which ends at 9"):
-        made.crop(image(), np.array([90, 0, 95, 4]))
+        detector.crop(image(), np.array([90, 0, 95, 4]))
     with pytest.raises(RuntimeError, match="needs the module selective_search_ijcv_with_python"):
-        made.detect_selective_search(["a.png"])
+        detector.detect_selective_search(["a.png"])
 
 
 def test_selective_search_by_its_module(model, photo, monkeypatch):
     path, weights, _ = model
     module = types.ModuleType("selective_search_ijcv_with_python")
-    asked = []
+    calls = []
 
     def get_windows(names, cmd):
-        asked.append((names, cmd))
+        calls.append((names, cmd))
         return [np.array([[0, 0, 9, 9]])]
 
     setattr(module, "get_windows", get_windows)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    found = caffe.Detector(path, weights).detect_selective_search([photo])
-    assert asked == [([photo], "selective_search_rcnn")] and found[0]["prediction"].shape == (5,)
+    detections = caffe.Detector(path, weights).detect_selective_search([photo])
+    assert calls == [([photo], "selective_search_rcnn")] and detections[0]["prediction"].shape == (5,)

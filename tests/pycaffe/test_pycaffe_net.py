@@ -12,9 +12,9 @@ from spp.errors import SppError
 
 @pytest.fixture
 def net(tmp_path):
-    made = caffe.Net(write(tmp_path, NET % 13), caffe.TRAIN)
-    made.blobs["label"].data[...] = np.random.default_rng(0).integers(0, 13, made.blobs["label"].shape)
-    return made
+    caffe_net = caffe.Net(write(tmp_path, NET % 13), caffe.TRAIN)
+    caffe_net.blobs["label"].data[...] = np.random.default_rng(0).integers(0, 13, caffe_net.blobs["label"].shape)
+    return caffe_net
 
 
 @pytest.fixture
@@ -140,12 +140,13 @@ def test_the_diff_of_a_loss_is_its_weight_until_it_is_set(net):
 
 
 def test_a_loss_of_another_shape_gets_its_weight(tmp_path):
-    made = caffe.Net(write(tmp_path, DEPLOY.replace("'pool' pooling", "'pool' loss_weight: 2 pooling")), caffe.TEST)
+    text = DEPLOY.replace("'pool' pooling", "'pool' loss_weight: 2 pooling")
+    caffe_net = caffe.Net(write(tmp_path, text), caffe.TEST)
     for size in (3, 6):
-        made.blobs["data"].reshape(2, 2, size, 5)
-        made.forward()
-        made.backward()
-        assert (made.blobs["pool"].diff == 2).all() and made.params["conv"][1].diff.any()
+        caffe_net.blobs["data"].reshape(2, 2, size, 5)
+        caffe_net.forward()
+        caffe_net.backward()
+        assert (caffe_net.blobs["pool"].diff == 2).all() and caffe_net.params["conv"][1].diff.any()
 
 
 # --- inputs
@@ -173,11 +174,11 @@ def test_reshape(deploy):
 
 def test_forward_all_pads_the_last_batch(deploy):
     x = np.random.default_rng(4).normal(size=(10, 2, 3, 5)).astype(np.float32)
-    found = deploy.forward_all(["conv"], data=x)
-    assert found["pool"].shape == (10, 3, 1, 1) and found["conv"].shape == (10, 3, 2, 4)
+    outputs = deploy.forward_all(["conv"], data=x)
+    assert outputs["pool"].shape == (10, 3, 1, 1) and outputs["conv"].shape == (10, 3, 2, 4)
     for i in (0, 5, 9):
         one = deploy.forward(data=np.repeat(x[i:i + 1], 4, 0))["pool"][0]
-        np.testing.assert_allclose(found["pool"][i], one, 1e-5, 1e-6)
+        np.testing.assert_allclose(outputs["pool"][i], one, 1e-5, 1e-6)
 
 
 def test_forward_backward_all(deploy):
@@ -194,8 +195,8 @@ def test_forward_backward_all(deploy):
 
 def test_a_scalar_output_of_forward_all_has_a_value_a_batch(tmp_path):
     text = DEPLOY + "layer { name: 'sum' type: 'Reduction' bottom: 'pool' top: 'sum' }"
-    made = caffe.Net(write(tmp_path, text), caffe.TEST)
-    assert made.forward_all(data=np.ones((10, 2, 3, 5), np.float32))["sum"].shape == (3,)
+    caffe_net = caffe.Net(write(tmp_path, text), caffe.TEST)
+    assert caffe_net.forward_all(data=np.ones((10, 2, 3, 5), np.float32))["sum"].shape == (3,)
 
 
 @pytest.mark.parametrize("call, message", [
@@ -238,13 +239,13 @@ def test_backward_says_when_there_is_nothing_to_begin_with(deploy, tmp_path):
 def test_memory_data(tmp_path):
     text = ("layer { name: 'm' type: 'MemoryData' top: 'x' top: 'y' memory_data_param { batch_size: 2 channels: 1 "
             "height: 2 width: 3 } }")
-    made = caffe.Net(write(tmp_path, text), caffe.TEST)
+    caffe_net = caffe.Net(write(tmp_path, text), caffe.TEST)
     x = np.arange(24, dtype=np.float32).reshape(4, 1, 2, 3)
-    made.set_input_arrays(x, np.array([3, 1, 4, 1], np.float32))
+    caffe_net.set_input_arrays(x, np.array([3, 1, 4, 1], np.float32))
     for part in (slice(0, 2), slice(2, 4), slice(0, 2)):
-        np.testing.assert_array_equal(made.forward()["x"], x[part])
+        np.testing.assert_array_equal(caffe_net.forward()["x"], x[part])
     with pytest.raises(RuntimeError, match="layer 'm' .*multiple of batch_size 2"):
-        made.set_input_arrays(x[:3], np.array([3, 1, 4], np.float32))
+        caffe_net.set_input_arrays(x[:3], np.array([3, 1, 4], np.float32))
 
 
 # --- making, loading, saving
@@ -304,8 +305,8 @@ layer { name: 'silence' type: 'Silence' bottom: 'zero' }
 
 @pytest.mark.parametrize("level, names", [(0, ["data", "zero", "low"]), (1, ["data", "zero", "one"])])
 def test_levels(tmp_path, level, names):
-    made = caffe.Net(write(tmp_path, LEVELS), caffe.TEST, level=level)
-    assert [name for name in made.blobs if "split" not in name] == names
+    caffe_net = caffe.Net(write(tmp_path, LEVELS), caffe.TEST, level=level)
+    assert [name for name in caffe_net.blobs if "split" not in name] == names
 
 
 STAGES = """
@@ -324,8 +325,8 @@ layer { name: 'both' type: 'InnerProduct' bottom: 'data' top: 'both' include { s
 @pytest.mark.parametrize("stages, names", [(["A"], "A either"), (["B"], "B either"),
                                            (["A", "B"], "A B either both")])
 def test_stages(tmp_path, stages, names):
-    made = caffe.Net(write(tmp_path, STAGES), caffe.TEST, stages=stages)
-    assert [name for name in made.blobs if "split" not in name] == ["data", *names.split()]
+    caffe_net = caffe.Net(write(tmp_path, STAGES), caffe.TEST, stages=stages)
+    assert [name for name in caffe_net.blobs if "split" not in name] == ["data", *names.split()]
 
 
 ALL_IN_ONE = """
@@ -345,6 +346,6 @@ layer { name: 'pred' type: 'Softmax' bottom: 'ip' top: 'pred' include: { phase: 
 @pytest.mark.parametrize("phase, stage, outputs", [(caffe.TRAIN, "train", ["loss"]), (caffe.TEST, "val", ["loss"]),
                                                    (caffe.TEST, "deploy", ["pred"])])
 def test_one_file_for_training_validation_and_deployment(tmp_path, phase, stage, outputs):
-    made = caffe.Net(write(tmp_path, ALL_IN_ONE), phase, stages=[stage])
-    assert made.outputs == outputs and list(made.blobs["data"].shape) == [1, 1, 10, 10]
-    assert made.forward()[outputs[0]].size == len(made.params["ip"][1].data) - (outputs == ["loss"])
+    caffe_net = caffe.Net(write(tmp_path, ALL_IN_ONE), phase, stages=[stage])
+    assert caffe_net.outputs == outputs and list(caffe_net.blobs["data"].shape) == [1, 1, 10, 10]
+    assert caffe_net.forward()[outputs[0]].size == len(caffe_net.params["ip"][1].data) - (outputs == ["loss"])

@@ -65,7 +65,7 @@ def test_what_a_script_finds(script, tmp_path):
 
 
 def test_a_python_layer_beside_its_prototxt(tmp_path):
-    """The solver, its net and the layer's module lie in other folders than the script and the current one."""
+    """The solver, its net and the layer's module are in other folders than the script and the current one."""
     model, scripts = tmp_path / "model", tmp_path / "scripts"
     model.mkdir()
     scripts.mkdir()

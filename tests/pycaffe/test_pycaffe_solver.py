@@ -236,15 +236,15 @@ def python_net(tmp_path):
 
 @pytest.mark.parametrize("rest, factor", [("", 1000), ("param_str: '2'", 8)])
 def test_python_layers(python_net, rest, factor):
-    made = python_net(INPUT + "".join(PYTHON.format(name, bottom, "Times10", rest) for name, bottom in
-                                      (("one", "data"), ("two", "one"), ("three", "two"))))
-    made.blobs["data"].data[...] = 7
-    assert (made.forward()["three"] == 7 * factor).all()
-    made.blobs["three"].diff[...] = 3
-    assert (made.backward()["data"] == 3 * factor).all()
-    made.blobs["data"].reshape(4, 4, 4, 4)
-    made.forward()
-    assert [blob.shape for blob in made.blobs.values()] == [(4, 4, 4, 4)] * 4
+    caffe_net = python_net(INPUT + "".join(PYTHON.format(name, bottom, "Times10", rest) for name, bottom in
+                                           (("one", "data"), ("two", "one"), ("three", "two"))))
+    caffe_net.blobs["data"].data[...] = 7
+    assert (caffe_net.forward()["three"] == 7 * factor).all()
+    caffe_net.blobs["three"].diff[...] = 3
+    assert (caffe_net.backward()["data"] == 3 * factor).all()
+    caffe_net.blobs["data"].reshape(4, 4, 4, 4)
+    caffe_net.forward()
+    assert [blob.shape for blob in caffe_net.blobs.values()] == [(4, 4, 4, 4)] * 4
 
 
 def test_errors_of_python_layers_come_through(python_net):
@@ -254,15 +254,15 @@ def test_errors_of_python_layers_come_through(python_net):
 
 def test_parameters_of_python_layers(python_net, tmp_path):
     text = INPUT + PYTHON.format("layer", "data", "WithParameter", "")
-    made, weights = python_net(text), str(tmp_path / "w.caffemodel")
-    assert made.params["layer"][0].data[0] == 0
-    made.params["layer"][0].data[0] += 1
-    made.save(weights)
+    caffe_net, weights = python_net(text), str(tmp_path / "w.caffemodel")
+    assert caffe_net.params["layer"][0].data[0] == 0
+    caffe_net.params["layer"][0].data[0] += 1
+    caffe_net.save(weights)
     loaded, sharing = python_net(text), python_net(text)
     loaded.copy_from(weights)
     assert loaded.params["layer"][0].data[0] == 1
-    sharing.share_with(made)
-    made.params["layer"][0].data[0] = 5
+    sharing.share_with(caffe_net)
+    caffe_net.params["layer"][0].data[0] = 5
     assert sharing.params["layer"][0].data[0] == 5
 
 
@@ -270,10 +270,10 @@ def test_parameters_of_python_layers(python_net, tmp_path):
 def test_python_layers_know_the_phase(python_net, phase):
     text = ("layer { name: 'layer' type: 'Python' top: 'phase' python_param { module: 'pycaffe_test_layers' "
             "layer: 'Phase' } }")
-    made = python_net(text, phase)
-    assert made.forward()["phase"] == phase and made.blobs["phase"].shape == ()
-    made.layers[0].set_roidb([1, 2])          # as py-faster-rcnn does
-    assert made.layers[0].roidb == [1, 2]
+    caffe_net = python_net(text, phase)
+    assert caffe_net.forward()["phase"] == phase and caffe_net.blobs["phase"].shape == ()
+    caffe_net.layers[0].set_roidb([1, 2])          # as py-faster-rcnn does
+    assert caffe_net.layers[0].roidb == [1, 2]
 
 
 # --- the process
@@ -312,7 +312,7 @@ def test_modes(monkeypatch, tmp_path):
         raise SppError(f"no {device}")
     monkeypatch.setattr("spp.backend.select", no_gpu)
     caffe.set_device(2)
-    with pytest.warns(RuntimeWarning, match="no GPU to be had, computing on the CPU: no cuda:2"):
+    with pytest.warns(RuntimeWarning, match="no GPU can be used, computing on the CPU: no cuda:2"):
         caffe.set_mode_gpu()
     monkeypatch.undo()
     caffe.set_device(0)
@@ -344,10 +344,10 @@ def test_log(solver_file, monkeypatch):
         assert logger.handlers == before[1]
     lines = stream.getvalue().splitlines()
     assert all(line[0] == "I" and line[1:5].isdigit() and "] " in line for line in lines)
-    told = [line.split("] ", 1)[1] for line in lines]
-    assert told[:3] == ["hello", "Solving testnet", "Learning Rate Policy: inv"]
-    assert told[-1] == "shown again" and "Optimization Done." in told and "not shown" not in told
-    assert any(line.startswith("    Train net output #0: loss = ") for line in told)
+    messages = [line.split("] ", 1)[1] for line in lines]
+    assert messages[:3] == ["hello", "Solving testnet", "Learning Rate Policy: inv"]
+    assert messages[-1] == "shown again" and "Optimization Done." in messages and "not shown" not in messages
+    assert any(line.startswith("    Train net output #0: loss = ") for line in messages)
 
 
 def test_timer():

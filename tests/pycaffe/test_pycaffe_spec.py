@@ -163,7 +163,7 @@ def test_conv_pool_deconv(settings, scale, shift):
 
 @pytest.mark.parametrize("settings", [{}, dict(ks=5, stride=2, pad=2), dict(pool=3, dstride=4, dpad=1)])
 def test_maps_are_those_of_centres(settings):
-    """The centre of a unit's window lies where the map from a convolution or pooling to its bottom says."""
+    """The centre of a unit's window is where the map from a convolution or pooling to its bottom says."""
     n = spec(**settings)
     _, a, b = coord_map_from_to(n.conv, n.data)
     ks, stride, pad = settings.get("ks", 3), settings.get("stride", 1), settings.get("pad", 0)
@@ -186,7 +186,7 @@ def test_padding_shifts():
     n = spec()
     ax, a, b = coord_map_from_to(n.deconv, n.data)
     padded = spec(pad=4)
-    # an upsampled pixel lies 4 pixels further up in what was padded
+    # an upsampled pixel is 4 pixels further up in what was padded
     assert coord_map_from_to(padded.deconv, padded.data) == (ax, a, b - 4)
 
 
@@ -275,18 +275,17 @@ layer { name: 'ip' type: 'InnerProduct' bottom: 'pool' top: 'ip' inner_product_p
 def test_graph():
     dot = caffe.draw.get_pydot_graph(text.parse_net(NET), "TB", phase=caffe.TRAIN, display_lrm=True).to_string()
     lines = dot.splitlines()
-    assert lines[:2] == [r'digraph "a \"net\"" {', "rankdir=TB;"] and lines[-1] == "}"
-    assert ('"conv_Convolution_1" [shape=record, style=filled, fillcolor="#FF5050", label="conv\\n(Convolution)\\n'
-            'kernel size: 11\\nstride: 4\\npad: 0\\nlr_mult: 1, 2"];') in lines
-    assert ('"pool_Pooling_3" [shape=record, style=filled, fillcolor="#FF9900", label="pool\\n(Pooling)\\nave\\n'
-            'kernel size: 3x2\\nstride: 1\\npad: 1"];') in lines
-    assert any('"relu_ReLU_2"' in line and "#90EE90" in line for line in lines)
-    assert '"data_Data_0" -> "data_blob" [label="batch 64"];' in lines
-    assert '"ip_InnerProduct_4" -> "ip_blob" [label="10"];' in lines
-    assert '"data_blob" [shape=octagon, style=filled, fillcolor="#E0E0E0", label="data"];' in lines
-    assert dot.count("octagon") == 4 and "Input" not in dot
+    assert lines[:2] == [r'digraph "a \"net\"" {', "  rankdir=TB;"] and lines[-1] == "}"
+    assert ('  layer_1 [shape=box, fillcolor="#f4a582", label="conv\\nConvolution 96\\nkernel 11, stride 4\\n'
+            'lr_mult 1, 2"];') in lines
+    assert '  layer_3 [shape=box, fillcolor="#fddbc7", label="pool\\nPooling AVE\\nkernel 3x2, pad 1"];' in lines
+    assert '  layer_0 -> "blob_data" [label="batch 64"];' in lines
+    assert '  layer_1 -> layer_2 [label="96"];' in lines and '  layer_2 -> "blob_conv";' in lines
+    assert '  layer_4 -> "blob_ip" [label="10"];' in lines
+    assert '  "blob_data" [shape=ellipse, fillcolor="#f0f0f0", label="data"];' in lines
+    assert dot.count("ellipse") == 4 and "Input" not in dot
     both = caffe.draw.get_pydot_graph(text.parse_net(NET), "LR", label_edges=False).to_string()
-    assert "data_Data_0" in both and "data_Input_1" in both and "batch 64" not in both
+    assert "data\\nData" in both and "data\\nInput" in both and "batch 64" not in both and "lr_mult" not in both
 
 
 @pytest.mark.parametrize("path", [path for folder in ("prototxt", "tests/golden/squeezenet")
@@ -294,9 +293,9 @@ def test_graph():
                                   if "solver" not in path.name], ids=lambda path: path.stem)
 def test_every_net_can_be_drawn(path):
     net = text.read_net(path)
-    drawn = caffe.draw.draw_net(net, "LR", "dot").decode()
-    assert drawn.count("shape=record") == len(net.layer)
-    assert drawn.count(" -> ") == sum(len(layer.bottom) + len(layer.top) for layer in net.layer)
+    dot = caffe.draw.draw_net(net, "LR", "dot").decode()
+    assert dot.count("shape=box") == len(net.layer)
+    assert dot.count("shape=ellipse") == len({name for layer in net.layer for name in layer.top})
 
 
 def test_draw_to_a_file(tmp_path):
@@ -318,13 +317,13 @@ def test_what_cannot_be_drawn(call, message, monkeypatch):
 
 
 def test_drawing_by_graphviz(tmp_path, monkeypatch):
-    """A stand-in for the program tells what it was asked, and fails when it is told to."""
+    """A stand-in for the program prints its arguments, and fails for the format `bad`."""
     program = tmp_path / "dot"
     program.write_text('#!/bin/sh\n[ "$1" = -Tbad ] && { echo "no such format" >&2; exit 1; }\necho "$1"; /bin/cat\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     net = text.parse_net(NET)
-    drawn = caffe.draw.draw_net(net, "LR", "svg")
-    assert drawn == b"-Tsvg\n" + caffe.draw.draw_net(net, "LR", "dot")
+    dot = caffe.draw.draw_net(net, "LR", "svg")
+    assert dot == b"-Tsvg\n" + caffe.draw.draw_net(net, "LR", "dot")
     with pytest.raises(RuntimeError, match="dot -Tbad failed: no such format"):
         caffe.draw.draw_net(net, "LR", "bad")

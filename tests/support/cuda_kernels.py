@@ -57,6 +57,8 @@ def random(shape, dtype, seed=0):
 
 def on(move, value):
     """A function's argument with `move` done to the arrays in it."""
+    if hasattr(value, "_make"):         # a named tuple
+        return value._make(on(move, part) for part in value)
     if isinstance(value, (list, tuple)):
         return type(value)(on(move, part) for part in value)
     return move(value) if isinstance(value, np.ndarray) or hasattr(value, "get") else value
@@ -68,13 +70,13 @@ def arrays(value):
     return [value] if isinstance(value, (np.ndarray, np.generic)) else []
 
 
-def compare(cuda, name, *args, exact=False):
+def compare(cuda, name, *args, exact=False, **named):
     """Call both backends: what is returned, and every array after the call, must be the same."""
     args = tuple(args)
     here = on(lambda array: array.copy(order="K"), args)
     there = on(cuda.from_host, args)
-    expected = getattr(host, name)(*here)
-    found = on(cuda.to_host, getattr(cuda, name)(*there))
+    expected = getattr(host, name)(*here, **named)
+    found = on(cuda.to_host, getattr(cuda, name)(*there, **named))
     pairs = list(zip(arrays([here, expected]), arrays([on(cuda.to_host, there), found]), strict=True))
     assert pairs
     for mine, its in pairs:

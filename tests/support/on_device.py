@@ -50,18 +50,17 @@ def _engines(function: Any) -> Any:
     return run
 
 
-class _Hooks(list):
-    """A list of functions of the tests that the engine calls: they are outside of it."""
-
-    def append(self, function: Any) -> None:
-        def outside(*args: Any) -> Any:
-            with host_copy.host_access(list(_blobs)):
-                depth, _inside.depth = _depth(), 0
-                try:
-                    return function(*args)
-                finally:
-                    _inside.depth = depth
-        super().append(outside)
+def _outside(function: Any) -> Any:
+    """A function of the tests that the engine calls: it sees NumPy arrays."""
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with host_copy.host_access(list(_blobs)):
+            depth, _inside.depth = _depth(), 0
+            try:
+                return function(*args, **kwargs)
+            finally:
+                _inside.depth = depth
+    return run
 
 
 @contextmanager
@@ -81,7 +80,7 @@ def used(device: str) -> Iterator[None]:
     undo = []
 
     def put(owner: Any, name: str, value: Any) -> None:
-        undo.append((owner, name, owner.__dict__[name]))
+        undo.append((owner, name, owner.__dict__[name] if name in owner.__dict__ else getattr(owner, name)))
         setattr(owner, name, value)
 
     def engines(owner: Any, *names: str) -> None:
@@ -120,9 +119,9 @@ def used(device: str) -> Iterator[None]:
                 engines(cls, "setup", "reshape", "backward", "state", "restore")
                 if "forward" in vars(cls):
                     put(cls, "forward", _settled(_engines(cls.forward)))
-    put(solver.Solver, "__init__", _hooked(solver.Solver.__init__))
+    put(solver.Solver, "_notify", _outside(solver.Solver._notify))
     engines(base.Layer, "add_filled")
-    engines(debug, "tell_norms", "_mean_size")
+    engines(debug, "log_norms", "_mean_abs")
     engines(flops, "costs")
     chosen = common.device
     put(common, "device", lambda: chosen() if common._state["gpu"] else device)
@@ -131,15 +130,6 @@ def used(device: str) -> Iterator[None]:
     finally:
         for owner, name, value in reversed(undo):
             setattr(owner, name, value)
-
-
-def _hooked(init: Any) -> Any:
-    """Solver.__init__, with lists for functions that see NumPy arrays."""
-    @functools.wraps(init)
-    def run(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        self.before_step, self.after_gradients = _Hooks(), _Hooks()
-    return run
 
 
 def _settled(forward: Any) -> Any:

@@ -31,16 +31,29 @@ def weights(solver):
     return [np.array(entry.blob.data) for entry in solver.net.learnable]
 
 
+class Hook(Listener):
+    """Calls functions of a test at the two events within an iteration."""
+
+    def __init__(self, on_gradients=lambda: None, on_step_begin=lambda: None):
+        self._functions = on_gradients, on_step_begin
+
+    def on_gradients(self, solver):
+        self._functions[0]()
+
+    def on_step_begin(self, solver):
+        self._functions[1]()
+
+
 class Recorder(Listener):
     def __init__(self):
-        self.losses, self.tests, self.messages, self.snapshots, self.shown = {}, {}, [], [], []
+        self.losses, self.tests, self.messages, self.snapshots, self.displayed = {}, {}, [], [], []
 
     def on_step(self, solver, iteration, loss, lr, images):
         self.losses[iteration] = (loss, lr)
         assert images == 4 * solver.param.iter_size
 
     def on_display(self, solver, iteration, loss, lr, outputs):
-        self.shown.append((iteration, loss, outputs))
+        self.displayed.append((iteration, loss, outputs))
 
     def on_test(self, solver, iteration, index, outputs, loss):
         self.tests[iteration] = outputs

@@ -100,7 +100,7 @@ def test_a_folder_for_each_class(run, classes):
         np.testing.assert_array_equal(image, classes[key[9:]])
     assert Path("db/labels.txt").read_text() == "cat\ndog\n"
     assert sorted(os.listdir("db")) == ["data.mdb", "labels.txt"]
-    assert err == "note: the records are in the order of their classes; training wants --shuffle\n"
+    assert err == "note: the records are in the order of their classes; training needs --shuffle\n"
 
 
 def test_shuffling(run, classes):
@@ -191,7 +191,7 @@ def test_checking_the_size(run, classes):
                                                "there is --resize-short"),
     (["--resize-short=4", "--resize-width=4", "--resize-height=4", "a", "b"], "--resize-short does not go"),
     (["--encode-type", "png", "photos", "db"], "--encode-type needs --encoded"),
-    (["--resize-short", "0", "photos", "db"], "'0' is not a whole number from 1 up"),
+    (["--resize-short", "0", "photos", "db"], "'0' is not an integer of at least 1"),
     (["no", "db"], r"root folder 'no' not found \(looked from /.*\); check the path"),
     (["photos", "no.txt", "db"], "list file 'no.txt' cannot be read: No such file or directory"),
     (["photos", "photos/list", "db"], "list:2: expected `path label`, the label a whole number, found 'x y'"),
@@ -235,8 +235,8 @@ def test_an_accident_leaves_no_database(run, tmp_path, number, code):
     left = [name for name in os.listdir() if name.startswith("db")]
     assert len(left) == (number == signal.SIGKILL) and "db" not in left
     code, _, err = run(convert_imageset, IMAGES, LIST, "db")
-    assert code == 0 and err == "".join(f"note: '{name}' is left from a run that was killed; remove it, if "
-                                        "no run is writing it now\n" for name in left)
+    assert code == 0 and err == "".join(f"note: '{name}' is left from a run that was killed; remove it unless "
+                                        "a run is writing it now\n" for name in left)
 
 
 # --- compute_image_mean
@@ -288,7 +288,7 @@ def test_the_mean_without_a_file(run, classes):
     (["no"], "error: LMDB 'no' not found .*; build it with tools/convert_imageset ROOT_FOLDER LISTFILE no"),
     (["bad"], "error: record '0' of LMDB 'bad': cannot be decoded as an image"),
     ([golden.path("data", "raw_lmdb"), "no/mean"], "error: no/mean: cannot be written: there is no folder"),
-    ([golden.path("data", "raw_lmdb"), "--crop-size", "x"], "error: .*'x' is not a whole number from 1 up")])
+    ([golden.path("data", "raw_lmdb"), "--crop-size", "x"], "error: .*'x' is not an integer of at least 1")])
 def test_mistakes_with_means_get_one_line(run, arguments, message):
     with DatabaseWriter("bad") as writer:
         writer.put(b"0", datum.encoded(b"no image", 0))

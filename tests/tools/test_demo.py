@@ -32,10 +32,10 @@ def test_the_demo_trains_tests_at_three_sizes_and_draws(tmp_path):
     assert [name for name, _ in figures] == [
         "64 x 64, a size it was trained at", "96 x 96, a size it was never trained at",
         "whole rectangles, one at a time", "chance"]
-    # what is printed is what test_net found
-    found = [float(value) for value in re.findall(r"^accuracy = (\S+)$", text, re.MULTILINE)]
-    assert [f"{100 * value:.1f}" for value in found] == [value for _, value in figures[:3]]
-    assert figures[3][1] == "8.3" and found[0] > 0.1      # a little better than chance after 20 iterations
+    # the demo prints what test_net computes
+    accuracies = [float(value) for value in re.findall(r"^accuracy = (\S+)$", text, re.MULTILINE)]
+    assert [f"{100 * value:.1f}" for value in accuracies] == [value for _, value in figures[:3]]
+    assert figures[3][1] == "8.3" and accuracies[0] > 0.1      # a little better than chance after 20 iterations
 
     databases = [Database(str(tmp_path / "demo" / f"{part}_lmdb")) for part in ("train", "test")]
     assert [len(database) for database in databases] == [1200, 300]
@@ -46,7 +46,7 @@ def test_the_demo_trains_tests_at_three_sizes_and_draws(tmp_path):
 
 
 def test_the_crops_of_training_and_test_do_not_overlap(tmp_path, monkeypatch):
-    """A photograph whose pixels tell their column: all training crops lie left of all test crops."""
+    """A photograph whose pixels tell their column: all training crops are left of all test crops."""
     monkeypatch.chdir(tmp_path)
     photo = tmp_path / "ramp.png"
     ramp = [[(x % 256, x // 256, 0) for x in range(401)]] * 120

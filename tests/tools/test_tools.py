@@ -43,16 +43,16 @@ def test_every_program_is_a_link_to_the_launcher(program):
 @pytest.mark.parametrize("program, arguments, message", [
     ("train_net", [], "error: the following arguments are required: --solver; see train_net --help"),
     ("train_net", ["--solver", "s", "--iterations", "0"],
-     "error: argument --iterations: '0' is not a whole number from 1 up; see train_net --help"),
+     "error: argument --iterations: '0' is not an integer of at least 1; see train_net --help"),
     ("train_net", ["--solver", "s", "--snapshot", "x", "--resume"],
      "error: argument --resume: not allowed with argument --snapshot; see train_net --help"),
     ("train_net", ["--solver", "s", "--snapshot", "x", "--weights", "w"],
-     "error: give --snapshot to go on, or --weights to start from them, not both; see train_net --help"),
+     "error: give --snapshot to resume, or --weights to start from them, not both; see train_net --help"),
     ("test_net", ["--model", "m"],
      "error: the following arguments are required: --weights; see test_net --help"),
     ("plot_training", [], "error: the following arguments are required: LOG; see plot_training --help"),
     ("demo", ["--iterations", "x"],
-     "error: argument --iterations: 'x' is not a whole number from 1 up; see demo --help")])
+     "error: argument --iterations: 'x' is not an integer of at least 1; see demo --help")])
 def test_wrong_arguments(program, arguments, message, tmp_path):
     assert error_of(run(program, *arguments, cwd=tmp_path)) == message
 
@@ -188,4 +188,4 @@ def test_plot_training_with_wrong_files(tmp_path):
     assert "cannot be read as a training history" in error_of(run("plot_training", "gone", cwd=tmp_path))
     (tmp_path / "history.jsonl").write_text("")
     assert error_of(run("plot_training", ".", cwd=tmp_path)) == (
-        "error: ./history.jsonl: holds nothing yet; train_net writes a line at every display and every test")
+        "error: ./history.jsonl: is still empty; train_net writes a line at every display and every test")

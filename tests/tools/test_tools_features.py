@@ -82,7 +82,7 @@ def test_classify_says_what_is_no_probability(folder):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--mean", "1,2"], "error: --mean has 2 values, the net's input 3 channels; give one for each"),
-    (["--mean", "x"], "error: --mean x: neither a file nor numbers with commas, such as 104,117,123"),
+    (["--mean", "x"], "error: --mean x: neither a file nor comma-separated numbers, such as 104,117,123"),
     (["--resize", 5],
      "error: --resize 5 makes the photo 5 x 15 pixels (height x width), and the net takes 6 x 8; give a larger "
      "--resize"),
@@ -175,8 +175,8 @@ def test_features_as_hdf5(features):
                          "--help"),
     (["poool", "a", 1], "error: no blob 'poool' in net ''; its blobs are data, "),
     (["pool", "a", 1, "hdf5", "CPU", "--device", "cpu"],
-     "error: --device cpu and CPU both say where to run; drop one; see extract_features --help"),
-    (["pool", "a", 0], "error: argument BATCHES: '0' is not a whole number from 1 up; see extract_features --help")])
+     "error: --device cpu and CPU both set the device; drop one; see extract_features --help"),
+    (["pool", "a", 0], "error: argument BATCHES: '0' is not an integer of at least 1; see extract_features --help")])
 def test_extract_features_refuses(features, arguments, message):
     assert error_of(extract(features, *arguments)).startswith(message)
     assert sorted(os.listdir(features)) == ["net.caffemodel", "net.prototxt"]

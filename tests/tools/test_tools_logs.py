@@ -78,7 +78,7 @@ def test_our_log_of_a_training_that_was_resumed(tmp_path):
 def test_a_log_of_something_else(tmp_path):
     (tmp_path / "log").write_text("I0101 00:00:08.500000 1 net.cpp:1] Creating Layer\n")
     assert error_of(run("parse_log", "log", ".", cwd=tmp_path)) == (
-        "error: log: holds no line such as 'Iteration 100, ...' followed by 'Train net output #0: loss = 1.5'; give a "
+        "error: log: has no line such as 'Iteration 100, ...' followed by 'Train net output #0: loss = 1.5'; give a "
         "log of a training whose solver has display or test_interval")
     assert error_of(run("parse_log", "none", ".", cwd=tmp_path)) == "error: none: No such file or directory"
     assert "--delimiter takes one character" in error_of(run("parse_log", "log", ".", "--delimiter", "", cwd=tmp_path))

@@ -1,4 +1,4 @@
-"""Programs that look at a net: time_net, summarize_net, draw_net, and the costs behind them."""
+"""Programs about a net: time_net, summarize_net, draw_net; and layer costs."""
 import os
 import re
 import shutil
@@ -65,10 +65,10 @@ def test_time_net_prints_the_lines_of_caffe_time(tmp_path):
     for words in ("Performing Forward", "Performing Backward", "*** Benchmark begins ***", "Testing for 3 iterations.",
                   "Average time per layer: ", "*** Benchmark ends ***"):
         assert lines.count(words) == 1
-    found = re.findall(r"(?m)^ *(\S+)\t(forward|backward): ([\d.e-]+) ms\.", result.stdout)
-    assert [(name, what) for name, what, _ in found] == [
+    rows = re.findall(r"(?m)^ *(\S+)\t(forward|backward): ([\d.e-]+) ms\.", result.stdout)
+    assert [(name, what) for name, what, _ in rows] == [
         (name, what) for name in ("data", "fc", "loss") for what in ("forward", "backward")]
-    assert all(float(value) > 0 for _, _, value in found)
+    assert all(float(value) > 0 for _, _, value in rows)
     assert len(re.findall(r"(?m)^Iteration: \d forward-backward time: [\d.]+ ms\.$", result.stdout)) == 3
     for words in ("Average Forward pass", "Average Backward pass", "Average Forward-Backward", "Total Time"):
         assert re.search(rf"(?m)^{words}: [\d.e-]+ ms\.$", result.stdout)
@@ -137,7 +137,7 @@ def test_draw_net_writes_text_for_graphviz(tmp_path):
     assert 'label="pool\\nPooling AVE\\nkernel 3"' in words and 'label="spp\\nSPP\\nbins 2, 1"' in words
     edges = {tuple(edge) for edge in re.findall(r"^  (\S+) -> (\S+);$", words, re.M)}
     assert {("layer_1", "layer_2"), ("layer_2", '"blob_conv"'), ('"blob_conv"', "layer_3")} <= edges
-    assert ("layer_1", '"blob_conv"') not in edges       # the ReLU works in place, behind the convolution
+    assert ("layer_1", '"blob_conv"') not in edges       # the ReLU works in-place, after the convolution
     assert len(re.findall(r'"blob_pool" \[', words)) == 1
     assert {('"blob_pool"', "layer_5"), ('"blob_pool"', "layer_6")} <= edges
     assert ("layer_9", '"blob_prob"') in edges
@@ -159,8 +159,8 @@ def test_pictures_need_graphviz(tmp_path, monkeypatch):
     (tmp_path / "net.prototxt").write_text(CONVS)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert error_of(run("draw_net", "net.prototxt", "net.png", cwd=tmp_path)) == (
-        "error: net.png: drawing needs the program dot; install graphviz, or write a .dot file, or print the net as a "
-        "table with summarize_net")
+        "error: net.png: drawing needs Graphviz's program 'dot'; install graphviz, or write a .dot file, or print the "
+        "net as a table with summarize_net")
     assert "net.jpg: cannot tell what to write" in error_of(run("draw_net", "net.prototxt", "net.jpg", cwd=tmp_path))
     dot = tmp_path / "dot"
     dot.write_text("#!/bin/sh\n/bin/echo \"$1\"; /bin/cat\n")
@@ -169,7 +169,7 @@ def test_pictures_need_graphviz(tmp_path, monkeypatch):
     assert (tmp_path / "net.svg").read_text().startswith('-Tsvg\ndigraph "convs"')
     dot.write_text("#!/bin/sh\n/bin/echo broken >&2; exit 3\n")
     assert error_of(run("draw_net", "net.prototxt", "net.pdf", cwd=tmp_path)) == (
-        "error: net.pdf: dot failed: broken; write a .dot file instead and look at it")
+        "error: net.pdf: dot -Tpdf failed: broken; write a .dot file instead and look at it")
     assert not os.path.exists(tmp_path / "net.pdf")
 
 

@@ -22,8 +22,8 @@ def test_all_rules_and_policies_of_caffe_are_among_the_cases():
 
 @pytest.fixture
 def solver(request):
-    with Solver(golden.path("solvers", request.param, "solver.prototxt")) as made:
-        yield request.param, made
+    with Solver(golden.path("solvers", request.param, "solver.prototxt")) as trained:
+        yield request.param, trained
 
 
 def follow(case, solver, first):
@@ -46,15 +46,15 @@ def follow(case, solver, first):
 
 @pytest.mark.parametrize("solver", CASES, indirect=True)
 def test_from_the_start(solver):
-    case, made = solver
-    made.net.copy_from(golden.path("solvers", case, "init.caffemodel"))
-    follow(case, made, 0)
+    case, trained = solver
+    trained.net.copy_from(golden.path("solvers", case, "init.caffemodel"))
+    follow(case, trained, 0)
 
 
 @pytest.mark.parametrize("solver", CASES, indirect=True)
 def test_from_the_references_snapshot(solver):
-    case, made = solver
+    case, trained = solver
     suffix = ".h5" if case.endswith("hdf5") else ""
-    made.restore(golden.path("solvers", case, f"s_iter_6.solverstate{suffix}"))
-    assert made.iter == 6
-    follow(case, made, 6)
+    trained.restore(golden.path("solvers", case, f"s_iter_6.solverstate{suffix}"))
+    assert trained.iter == 6
+    follow(case, trained, 6)

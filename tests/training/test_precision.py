@@ -9,12 +9,12 @@ import pytest
 
 import cuda_cpu
 from programs import error_of, run
-from small_solver import NET as SMALL_NET, Recorder, weights
+from small_solver import NET as SMALL_NET, Hook, Recorder, weights
 from spp.training import snapshot
 from spp.backend import host
 from spp.errors import NetError, SolverError
 from spp.layers import TEST, TRAIN
-from spp.training.loss_scale import FIRST, PATIENCE
+from spp.training.loss_scale import INITIAL, PATIENCE
 from spp.net import Net
 from spp.proto import text
 
@@ -77,7 +77,7 @@ def test_training_in_16_bits_is_training(make, monkeypatch, precision, kind):
         solver = make(net=net, device="cuda", precision=precision)
         solver.step(4)
         found = [entry.blob.data.get() for entry in solver.net.learnable]
-        assert solver.net.loss_scale == (FIRST if precision == "fp16" else 1)
+        assert solver.net.loss_scale == (INITIAL if precision == "fp16" else 1)
         solver.close()
     assert {graph.kinds[0].name for graph in fake_cudnn.Graph.made} == {kind}
     for mine, theirs in zip(found, weights(wanted)):
@@ -95,7 +95,7 @@ def test_scaling_changes_nothing_but_the_range(make, any_precision):
     plain, scaled = make(device="cpu"), make(device="cpu", precision="fp16")
     for solver in (plain, scaled):
         solver.step(6)
-    assert scaled.net.loss_scale == scaled.loss_scale.value == FIRST and plain.net.loss_scale == 1
+    assert scaled.net.loss_scale == scaled.loss_scale.value == INITIAL and plain.net.loss_scale == 1
     for mine, theirs in zip(weights(plain), weights(scaled)):
         np.testing.assert_allclose(mine, theirs, rtol=1e-6)
     scaled.net.clear_param_diffs()
@@ -106,7 +106,7 @@ def test_scaling_changes_nothing_but_the_range(make, any_precision):
     plain.net.forward()
     plain.net.backward()
     for found, entry in zip(large, plain.net.learnable):
-        np.testing.assert_allclose(found, FIRST * abs(entry.blob.diff).max(), rtol=1e-4)
+        np.testing.assert_allclose(found, INITIAL * abs(entry.blob.diff).max(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
@@ -118,12 +118,12 @@ def test_an_overflow_skips_the_update(make, any_precision, bad):
         if solver.iter == 2:
             solver.net.learnable[1].blob.diff[3] = bad
 
-    solver.after_gradients.append(spoil)
+    solver.listeners.append(Hook(spoil))
     solver.step(2)
     before, history = weights(solver), [h.copy() for h in solver.history]
     solver.step(1)
     assert all(np.array_equal(*pair) for pair in zip([*before, *history], [*weights(solver), *solver.history]))
-    assert solver.iter == 3 and solver.loss_scale.value == solver.net.loss_scale == FIRST / 2
+    assert solver.iter == 3 and solver.loss_scale.value == solver.net.loss_scale == INITIAL / 2
     assert "no update in iteration 2, next loss scale 32768" in recorder.messages[-1]
     solver.step(1)
     assert not np.array_equal(before[0], weights(solver)[0]) and np.isfinite(weights(solver)[0]).all()
@@ -150,6 +150,6 @@ def test_the_scale_grows_slowly_and_is_in_snapshots(make, any_precision):
 def test_gradients_that_overflow_without_scaling(make, any_precision):
     solver = make(device="cpu", precision="fp16")
     solver.loss_scale.restore({"value": 1.0, "updates": 0})
-    solver.after_gradients.append(lambda: solver.net.learnable[0].blob.diff.fill(np.inf))
+    solver.listeners.append(Hook(lambda: solver.net.learnable[0].blob.diff.fill(np.inf)))
     with pytest.raises(SolverError, match="overflow fp16 without any loss scaling: training has diverged; lower"):
         solver.step(1)

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from small_solver import NET, Recorder, weights
+from small_solver import NET, Hook, Recorder, weights
 from spp.training import policies
 from spp.training import snapshot
 from spp.errors import SolverError, SppError
@@ -17,10 +17,10 @@ def test_train_20_is_train_10_resume_train_10_bit_for_bit(make, tmp_path, extra)
     whole, first, second = Recorder(), Recorder(), Recorder()
 
     def solver(listener):
-        made = make(extra, listeners=[listener])
+        solver = make(extra, listeners=[listener])
         if extra:
-            made.param.lr_policy = "plateau"
-        return made
+            solver.param.lr_policy = "plateau"
+        return solver
 
     uninterrupted = solver(whole)
     assert uninterrupted.solve() == "done"
@@ -66,8 +66,8 @@ def test_display_test_and_snapshot_events(make):
     recorder = Recorder()
     solver = make("display: 5 snapshot: 6 average_loss: 3", listeners=[recorder])
     solver.solve()
-    assert [iteration for iteration, _, _ in recorder.shown] == [0, 5, 10, 15, 20]
-    assert [name for name, _, _ in recorder.shown[0][2]] == ["loss"]
+    assert [iteration for iteration, _, _ in recorder.displayed] == [0, 5, 10, 15, 20]
+    assert [name for name, _, _ in recorder.displayed[0][2]] == ["loss"]
     assert [(name, weight) for name, _, weight in recorder.tests[0]] == [("accuracy", 0), ("loss", 1)]
     kinds = ("caffemodel", "solverstate")
     assert recorder.snapshots == [f"s_iter_{i}.{kind}" for i in (6, 12, 18, 20) for kind in kinds]
@@ -94,8 +94,7 @@ def test_functions_called_where_a_step_begins_and_where_its_gradients_are_comple
         gradient = max(abs(entry.blob.diff).max() for entry in solver.net.learnable)
         seen.append((name, solver.iter, gradient > 0, weights(solver)[0].copy()))
 
-    solver.before_step.append(lambda: look("begins"))
-    solver.after_gradients.append(lambda: look("complete"))
+    solver.listeners.append(Hook(lambda: look("complete"), lambda: look("begins")))
     solver.step(2)
     assert [entry[:3] for entry in seen] == [("begins", 0, False), ("complete", 0, True), ("begins", 1, True),
                                              ("complete", 1, True)]
@@ -159,11 +158,11 @@ def test_weights_to_start_from(make, tmp_path):
 # --- policies
 
 def param(**fields):
-    made = parse_solver('base_lr: 0.1 lr_policy: "fixed" gamma: 0.1 stepsize: 10 power: 0.5 max_iter: 100 '
-                        'stepvalue: 5 stepvalue: 8')
+    result = parse_solver('base_lr: 0.1 lr_policy: "fixed" gamma: 0.1 stepsize: 10 power: 0.5 max_iter: 100 '
+                          'stepvalue: 5 stepvalue: 8')
     for name, value in fields.items():
-        setattr(made, name, value)
-    return made
+        setattr(result, name, value)
+    return result
 
 
 @pytest.mark.parametrize("policy, iteration, expected", [

@@ -204,7 +204,7 @@ def test_a_terminal_gets_a_bar_instead_of_the_log(folder):
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     process = subprocess.Popen(command("train_net", "--solver", "solver.prototxt"), cwd=folder, stderr=slave)
     os.close(slave)
-    shown = b""
+    output = b""
     while True:
         try:
             part = os.read(master, 4096)
@@ -212,10 +212,10 @@ def test_a_terminal_gets_a_bar_instead_of_the_log(folder):
             part = b""
         if not part:
             break
-        shown += part
+        output += part
     os.close(master)
     assert process.wait(60) == 0
-    text = shown.decode()
+    text = output.decode()
     assert "20/20" in text and "img/s" in text and "lr 0.1" in text
     assert "iteration 20: test net 0: accuracy 1, loss" in text and "] Solving" not in text
     assert "] Solving tiny" in (folder / "runs" / "train.log").read_text()

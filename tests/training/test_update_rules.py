@@ -9,6 +9,7 @@ import pytest
 from spp import weights
 from spp.training import snapshot
 from spp.backend import host
+from spp.backend.types import UpdateStep
 from spp.errors import NetError, SolverError
 from spp.net import Net
 from spp.proto import binary, text
@@ -91,7 +92,8 @@ def test_rule(kind, dtype, tolerance):
     histories = [np.zeros(7, dtype) for _ in range(RULES[kind].histories)]
     gradients = rng.standard_normal((5, 7)).astype(dtype)
     for iteration, gradient in enumerate(gradients):
-        RULES[kind].update([data], [gradient * 4], [[h] for h in histories], p, iteration, [0.1], [0.0], False, 0.25)
+        RULES[kind].update([data], [gradient * 4], [[h] for h in histories],
+                           UpdateStep([0.1], [0.0], False, 0.25, iteration), p)
     np.testing.assert_allclose(data, reference(kind, before.astype(np.float64), gradients, 0.1), tolerance, tolerance)
     assert all(history.any() for history in histories)
 
@@ -103,7 +105,7 @@ def test_rule_with_decay(kind, l1):
     before = np.array([-2.0, 0.5, 3.0])
     data, histories = before.copy(), [np.zeros(3) for _ in range(RULES[kind].histories)]
     gradient = np.array([1.0, -1.0, 0.25])
-    RULES[kind].update([data], [gradient], [[h] for h in histories], p, 0, [0.1], [0.3], l1, 2.0)
+    RULES[kind].update([data], [gradient], [[h] for h in histories], UpdateStep([0.1], [0.3], l1, 2.0), p)
     whole = 2 * gradient + 0.3 * (np.sign(before) if l1 else before)
     np.testing.assert_allclose(data, reference(kind, before, [whole], 0.1), 1e-6)
 
@@ -113,7 +115,7 @@ def test_a_gradient_that_is_no_number_stays_seen(kind):
     p = text.parse_solver(f'type: "{kind}" {NUMBERS[kind]}')
     data, histories = np.ones(3, np.float32), [np.zeros(3, np.float32) for _ in range(RULES[kind].histories)]
     gradient = np.array([1, np.nan, 1], np.float32)
-    RULES[kind].update([data], [gradient], [[h] for h in histories], p, 0, [0.1], [0.0], False, 1.0)
+    RULES[kind].update([data], [gradient], [[h] for h in histories], UpdateStep([0.1], [0.0], False, 1.0), p)
     assert np.isnan(data).tolist() == [False, True, False]
 
 
@@ -211,31 +213,31 @@ def test_snapshot_diff(tmp_path):
 
 def devices_of_nets(monkeypatch):
     """A list that gets the device of every net that a solver makes; the nets are on the host."""
-    asked = []
+    devices = []
 
     def net(*args, device, **more):
-        asked.append(device)
+        devices.append(device)
         return Net(*args, **more)
 
     monkeypatch.setattr("spp.solver.Net", net)
-    return asked
+    return devices
 
 
 @pytest.mark.parametrize("extra, device, expected", [
     ("solver_mode: CPU", "auto", "cpu"), ("solver_mode: CPU", "cpu", "cpu"), ("solver_mode: GPU", "auto", "auto"),
     ("", "auto", "auto")])
 def test_the_device_is_the_solvers_where_the_user_gives_none(tmp_path, monkeypatch, extra, device, expected):
-    asked = devices_of_nets(monkeypatch)
+    devices = devices_of_nets(monkeypatch)
     make(tmp_path, extra, device=device)
-    assert asked == [expected]
+    assert devices == [expected]
 
 
 def test_the_device_id_counts_where_it_can_be_had(tmp_path, monkeypatch):
-    asked = devices_of_nets(monkeypatch)
+    devices = devices_of_nets(monkeypatch)
     monkeypatch.setattr("spp.backend.select", lambda device: host)
     make(tmp_path, "device_id: 2")
     make(tmp_path, "device_id: 2 solver_mode: CPU")
-    assert asked == ["cuda:2", "cpu"]
+    assert devices == ["cuda:2", "cpu"]
 
 
 def test_weights_reach_layers_that_only_the_test_net_has(tmp_path):

@@ -1,15 +1,17 @@
-"""NVIDIA GPUs: CuPy arrays, the kernels of kernels.cu, cuDNN and cuBLAS. The same functions as the host's.
+"""NVIDIA GPUs: CuPy arrays, the kernels of kernels.cu, cuDNN and cuBLAS.
 
-Arrays lie in C order (N x C x H x W); every function is right for any strides. All work goes to the current
-stream of the current device, where its arrays must lie: `on(index)` is this backend for one device, and its `use`
-makes that device current.
+The functions are those of spp.backend.host, whose docstrings give the shapes and dtypes of their arguments.
+
+New arrays are in C order (N x C x H x W); every function accepts any strides. All work goes to the current stream of
+the current device, where the arguments must be stored: `DeviceBackend(index)` is this backend for one GPU, and its
+`use` makes that GPU current.
 """
 import functools
-from types import ModuleType
 from typing import Any, Callable, ContextManager
 
 import cupy
 import cupyx
+import numpy as np
 
 from spp.backend.cuda import failures
 from spp.backend.cuda.channels import channel_affine, channel_combine, channel_dots, channel_moments, channel_sums
@@ -18,7 +20,7 @@ from spp.backend.cuda.dropout import draw_mask
 from spp.backend.cuda.elementwise import relu, relu_backward, weighted_sum
 from spp.backend.cuda.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
-from spp.backend.cuda.layout import from_host, load_matrix, matrix, store, to_host
+from spp.backend.cuda.layout import empty_matrix, from_host, load_matrix, store, to_host
 from spp.backend.cuda.lrn import lrn_across, lrn_across_backward, lrn_within, lrn_within_backward
 from spp.backend.cuda.nms import nms
 from spp.backend.cuda.pinned import Feed
@@ -33,19 +35,7 @@ from spp.backend.cuda.softmax import softmax, softmax_backward, softmax_loss, so
 from spp.backend.cuda.transform import transform
 from spp.backend.cuda.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
                                      sgd_update)
-
-__all__ = [
-    "Feed", "adadelta_update", "adagrad_update", "adam_update", "add_rows", "asynchronous", "average_pool",
-    "average_pool_backward", "bilinear", "bilinear_backward", "channel_affine", "channel_combine", "channel_dots",
-    "channel_moments", "channel_sums", "convolution_backward_data", "convolution_backward_weights",
-    "convolution_forward", "draw_mask", "fetch", "from_host", "inner_product_backward_data",
-    "inner_product_backward_weights", "inner_product_forward", "largest", "load_matrix", "lrn_across",
-    "lrn_across_backward", "lrn_within", "lrn_within_backward", "matrix", "max_pool", "max_pool_backward",
-    "nesterov_update", "nms", "number", "precisions", "prefers_channels_last", "put_last", "relu", "relu_backward",
-    "rmsprop_update", "roi_group_average", "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward",
-    "roi_max_pyramid", "sample_pool", "scratch", "scratch_like", "sgd_update", "softmax", "softmax_backward",
-    "softmax_loss", "softmax_loss_backward", "store", "synchronize", "take_columns", "take_rows", "to_host",
-    "transform", "use", "weighted_sum", "xp", "zeros"]
+from spp.backend.protocol import Backend
 
 xp = cupy
 prefers_channels_last = False
@@ -54,31 +44,31 @@ asynchronous = True
 
 
 def synchronize() -> None:
-    """Wait until all that was begun on this backend's device is done."""
+    """Wait for all work on the current device. Raises SppError if the device has failed."""
     with use():
         cupy.cuda.Device().synchronize()
 
 
 def use() -> ContextManager:
-    """While the block runs, new arrays lie on this backend's device: the current one, for `on` another.
+    """A context manager in which the device is current, so that new arrays are stored on it.
 
-    Raises SppError where the device fails or has too little memory.
+    Raises SppError if the device fails or has too little memory.
     """
     return failures.used(cupy.cuda.Device())
 
 
-def zeros(count: int, dtype: type) -> cupy.ndarray:
-    """A flat array of `count` zeros: the memory behind a blob."""
+def zeros(count: int, dtype: Any) -> cupy.ndarray:
+    """A flat array of `count` zeros: the memory of a blob."""
     return cupy.zeros(count, dtype)
 
 
 def number(array: cupy.ndarray) -> Any:
-    """An array without axes as a number to compute with: the array itself, so that nobody waits for it."""
+    """An array without axes as a number to compute with: the array itself, so that nothing waits for it."""
     return array
 
 
 def fetch(value: Any) -> Callable[[], float]:
-    """Begin to bring a `number` to the host; what is returned waits for it, and for nothing begun later."""
+    """Begin to copy a `number` to the host; the function returned waits for this copy, and for nothing begun later."""
     if not isinstance(value, cupy.ndarray):
         return functools.partial(float, value)
     pinned = cupyx.empty_pinned((), value.dtype)
@@ -86,28 +76,46 @@ def fetch(value: Any) -> Callable[[], float]:
     copied, device = cupy.cuda.Event(disable_timing=True), cupy.cuda.Device()
     copied.record()
 
-    def arrived() -> float:
+    def wait() -> float:
         with failures.used(device):
             copied.synchronize()
         return float(pinned)
 
-    return arrived
+    return wait
 
 
-@functools.cache
-def on(index: int) -> ModuleType:
-    """This backend with all that it makes from nothing on one device."""
-    bound: Any = ModuleType(f"{__name__}:{index}")
-    bound.__dict__.update({name: globals()[name] for name in __all__})
-    bound.use = lambda: failures.used(cupy.cuda.Device(index))
-    for function in (zeros, from_host, synchronize):
-        setattr(bound, function.__name__, _bound(function, index))
-    return bound
+class DeviceBackend:
+    """The backend of one GPU: the functions of this package, with new arrays stored on GPU `index`.
+
+    Only functions that create arrays or wait need the index; all others work on the device of their arguments.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __getattr__(self, name: str) -> Any:
+        if name in vars(Backend):
+            return globals()[name]
+        raise AttributeError(f"backends have no {name!r}")
+
+    def use(self) -> ContextManager:
+        """A context manager in which the GPU is current. Raises SppError if it fails or has too little memory."""
+        return failures.used(cupy.cuda.Device(self.index))
+
+    def zeros(self, count: int, dtype: Any) -> cupy.ndarray:
+        """A flat array of `count` zeros on the GPU."""
+        with cupy.cuda.Device(self.index):
+            return zeros(count, dtype)
+
+    def from_host(self, array: np.ndarray) -> cupy.ndarray:
+        """A NumPy array as an array of the GPU, with the same order of axes in memory."""
+        with cupy.cuda.Device(self.index):
+            return from_host(array)
+
+    def synchronize(self) -> None:
+        """Wait for all work on the GPU. Raises SppError if it has failed."""
+        with cupy.cuda.Device(self.index):
+            synchronize()
 
 
-def _bound(function: Callable, index: int) -> Callable:
-    @functools.wraps(function)
-    def made(*args: Any) -> Any:
-        with cupy.cuda.Device(index):
-            return function(*args)
-    return made
+device_backend = functools.cache(DeviceBackend)     # one per GPU, so that backends can be compared by `is`

@@ -4,7 +4,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from spp.backend.cuda.failures import with_room
+from spp.backend.cuda.failures import with_free_memory
 
 # What cuBLAS multiplies in, for float32 matrices: the products are rounded to it and summed in float32.
 _COMPUTE = {"fp32": "CUBLAS_COMPUTE_32F", "tf32": "CUBLAS_COMPUTE_32F_FAST_TF32",
@@ -31,7 +31,8 @@ def product(a: cupy.ndarray, b: cupy.ndarray, out: cupy.ndarray, precision: str 
     b, turn_b, step_b = _seen(b)
     a, turn_a, step_a = _seen(a)
     factors = np.array([1, add], out.dtype)
-    cublas.gemmEx(with_room(get_cublas_handle), turn_b, turn_a, n, m, k, factors.ctypes.data, b.data.ptr, kind, step_b,
+    handle = with_free_memory(get_cublas_handle)
+    cublas.gemmEx(handle, turn_b, turn_a, n, m, k, factors.ctypes.data, b.data.ptr, kind, step_b,
                   a.data.ptr, kind, step_a, factors.ctypes.data + factors.itemsize, out.data.ptr, kind, n, compute,
                   cublas.CUBLAS_GEMM_DEFAULT)
 

@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 
 from spp.backend import EXACT
-from spp.backend.cuda.failures import lacks_memory, line, lost, with_room
+from spp.backend.cuda.failures import device_error, lacks_memory, one_line, with_free_memory
 
 log = logging.getLogger("spp.backend")
 
@@ -84,10 +84,10 @@ def library() -> Any:
         import cudnn
         cudnn.backend_version()
     except Exception as error:      # an ImportError, or what loading a library of another CUDA raises
-        if lacks_memory(error) or lost():
+        if lacks_memory(error) or device_error():
             raise
         log.warning("no cuDNN (%s): convolutions are computed with im2col and cuBLAS, which is slower; for cuDNN pip "
-                    "install 'nvidia-cudnn-frontend<1.19' and nvidia-cudnn-cu12 or nvidia-cudnn-cu13", line(error))
+                    "install 'nvidia-cudnn-frontend<1.19' and nvidia-cudnn-cu12 or nvidia-cudnn-cu13", one_line(error))
         return None
     atexit.register(_find.cache_clear)      # plans hold memory of the driver, which ends before Python does
     return cudnn
@@ -98,12 +98,12 @@ def _load_runtime() -> None:
 
     Without cuBLAS cuDNN would end the process; here an error says so.
     """
-    with_room(cupy.cuda.get_cublas_handle)
+    with_free_memory(cupy.cuda.get_cublas_handle)
     try:
         from cuda import pathfinder
         pathfinder.load_nvidia_dynamic_lib("cudart")
     except Exception as error:      # then the frontend looks for it in the system's folders
-        log.debug("libcudart is not among the installed packages: %s", line(error))
+        log.debug("libcudart is not among the installed packages: %s", one_line(error))
 
 
 def find(problem: Problem) -> Plan | None:
@@ -117,12 +117,12 @@ def find(problem: Problem) -> Plan | None:
 def _find(thread: int, device: int, problem: Problem) -> Plan | None:
     """A plan belongs to a thread and a device, as does the handle that it is made with."""
     try:
-        return with_room(make, library(), problem, handle=_handle(device))
+        return with_free_memory(make, library(), problem, handle=_handle(device))
     except Exception as error:      # cuDNN declines with several types
-        if lacks_memory(error) or lost():
+        if lacks_memory(error) or device_error():
             raise
         _say_declined(problem.kind, problem.operation)
-        log.info("cuDNN declines %s: %s", problem, line(error))
+        log.info("cuDNN declines %s: %s", problem, one_line(error))
         return None
 
 
@@ -184,14 +184,14 @@ def run(plan: Plan, left: Any, right: Any, result: Any, bias: Any = None) -> Non
         arrays[BIAS] = bias
     # Of CuPy's pool, which gives it to what follows on this stream, once this function has ended.
     workspace = cupy.empty(max(plan.workspace, 1), np.uint8)
-    with_room(plan.graph.execute, {uid: array.data.ptr for uid, array in arrays.items()}, workspace.data.ptr,
-              handle=_handle(cupy.cuda.runtime.getDevice()))
+    with_free_memory(plan.graph.execute, {uid: array.data.ptr for uid, array in arrays.items()}, workspace.data.ptr,
+                     handle=_handle(cupy.cuda.runtime.getDevice()))
 
 
 def _handle(device: int) -> Any:
     """This thread's handle for the device, which is the current one, on CuPy's current stream."""
     handles = _local.__dict__.setdefault("handles", {})
     if device not in handles:
-        handles[device] = with_room(library().create_handle)
+        handles[device] = with_free_memory(library().create_handle)
     library().set_stream(handles[device], cupy.cuda.get_current_stream().ptr)
     return handles[device]

@@ -10,7 +10,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from spp.backend.cuda.failures import with_room
+from spp.backend.cuda.failures import with_free_memory
 
 TILE, BLOCK, MOST_BLOCKS = 32, 256, 1 << 16     # as half.cu has them
 
@@ -24,7 +24,7 @@ def source() -> str:
 @functools.cache
 def _kernel(name: str, precision: str) -> Any:
     options = ("--std=c++17", *(("-DFP16=1",) if precision == "fp16" else ()))
-    return with_room(cupy.RawModule(code=source(), options=options).get_function, name)
+    return with_free_memory(cupy.RawModule(code=source(), options=options).get_function, name)
 
 
 def empty(shape: tuple[int, ...]) -> Any:
@@ -55,5 +55,5 @@ def _launch(name: str, precision: str, shape: tuple[int, ...], *arrays: Any, fla
     images, channels, pixels = shape[0], shape[1], math.prod(shape[2:])
     tiles = images * -(-channels // TILE) * -(-pixels // TILE)
     if tiles:
-        with_room(_kernel(name, precision), (min(tiles, MOST_BLOCKS),), (BLOCK,), (
+        with_free_memory(_kernel(name, precision), (min(tiles, MOST_BLOCKS),), (BLOCK,), (
             np.int64(tiles), *arrays, np.int32(channels), np.int32(pixels), *flags))

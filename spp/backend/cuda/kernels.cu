@@ -1,12 +1,11 @@
-// The GPU's kernels. kernels.py compiles them once for each type `real` (float, double), and gives the constants:
-// BLOCK, the number of threads of a block, and PLANES, TILE, CHANNELS, NEAR and CHUNK, how much a thread or block works
-// on.
+// The kernels for GPUs. kernels.py compiles them once per type `real` (float, double) and defines the constants:
+// BLOCK, the number of threads of a block; PLANES, TILE, CHANNELS, NEAR and CHUNK, the work of a thread or block.
 // No header is needed.
 //
-// Arrays lie in C order (N x C x H x W), so that adjacent threads work on adjacent elements of a row; a plane is
-// one channel of one image. Every kernel goes over `count` elements or items in strides of the whole grid, so that
-// any grid gives the same results. Gradients are gathered, an element of dx by one thread, in the host's order of
-// additions: no atomic additions, and the same result in every run.
+// Arrays are in C order (N x C x H x W), so that adjacent threads work on adjacent elements of a row; a plane is
+// one channel of one image. Every kernel loops over `count` elements or items in strides of the whole grid, so that
+// the result does not depend on the grid. One thread gathers the gradient of one element of dx, in the same order of
+// additions as the host: no atomic additions, and the same result in every run.
 
 // The elements of this thread.
 #define FOR_EACH(i, count) \
@@ -16,7 +15,7 @@
 #define FOR_EACH_BY_BLOCK(i, count) \
     for (long long i = blockIdx.x; i < (count); i += gridDim.x)
 
-// a / b and the remainder; in 32 bits where a allows it, which takes a GPU a fraction of the time.
+// a / b and the remainder; in 32 bits if a allows it, which is several times as fast on a GPU.
 __device__ inline long long divide(long long a, int b, int &remainder) {
     if (a < 0x80000000LL) {
         unsigned quotient = (unsigned)a / (unsigned)b;
@@ -27,7 +26,7 @@ __device__ inline long long divide(long long a, int b, int &remainder) {
     return a / b;
 }
 
-// The sum of one value a thread, in all threads of the block; always added in the same order.
+// The sum over the threads of the block of one value per thread, returned in all threads; always in the same order.
 __device__ inline double block_sum(double value) {
     __shared__ double sums[BLOCK];
     sums[threadIdx.x] = value;
@@ -38,11 +37,11 @@ __device__ inline double block_sum(double value) {
         __syncthreads();
     }
     double total = sums[0];
-    __syncthreads();        // all have read it before a next call writes
+    __syncthreads();        // all threads have read it before the next call writes
     return total;
 }
 
-// The largest of one value a thread, in all threads of the block.
+// The largest over the threads of the block of one value per thread, returned in all threads.
 __device__ inline real block_max(real value) {
     __shared__ real largest[BLOCK];
     largest[threadIdx.x] = value;
@@ -95,13 +94,13 @@ __device__ inline void philox(unsigned long long key, unsigned long long counter
     }
 }
 
-// mask = kept with probability 1 - ratio, else 0; four elements a counter.
-extern "C" __global__ void draw_mask(long long count, unsigned long long key, float ratio, real kept, real *mask) {
+// mask = value with probability 1 - ratio, else 0; four elements per counter.
+extern "C" __global__ void draw_mask(long long count, unsigned long long key, float ratio, real value, real *mask) {
     FOR_EACH(quad, (count + 3) / 4) {
         unsigned word[4];
         philox(key, quad, word);
         for (int k = 0; k < 4 && 4 * quad + k < count; ++k)
-            mask[4 * quad + k] = (word[k] >> 8) * (1.0f / 16777216) >= ratio ? kept : real(0);
+            mask[4 * quad + k] = (word[k] >> 8) * (1.0f / 16777216) >= ratio ? value : real(0);
     }
 }
 
@@ -116,8 +115,8 @@ struct Region { int z0, z1, y0, y1, x0, x1; };
             for (int position = (z * height + h) * width + (r).x0, end = position + (r).x1 - (r).x0; \
                  position < end; ++position)
 
-// A thread pools one region in PLANES planes, so that the table is read less often: i goes over the regions, then
-// over the groups of planes. argmax is written where `keep`.
+// A thread pools one region in PLANES planes, so that the table is read less often: i counts the regions, then the
+// groups of planes. argmax is written if `keep`.
 
 extern "C" __global__ void max_pool(long long count, const real *x, const int *regions, real *y, int *argmax,
                                     bool keep, int planes, int n_regions, int depth, int height, int width) {
@@ -142,12 +141,12 @@ extern "C" __global__ void max_pool(long long count, const real *x, const int *r
 }
 
 // For many more regions than positions. x: N x positions x channels, so that a warp reads TILE channels of a position
-// at once, wherever its region lies. An item is TILE regions of TILE channels, turned round in shared memory: what a
-// warp writes is adjacent too.
+// at once, wherever its region is. An item is TILE regions of TILE channels, transposed in shared memory, so that a
+// warp also writes adjacent elements.
 extern "C" __global__ void max_pool_by_tile(long long count, const real *x, const int *regions, real *y, int *argmax,
                                             bool keep, int channels, int n_regions, int depth, int height,
                                             int width) {
-    __shared__ real best_of[TILE][TILE + 1];        // one more, or a column would lie in one bank of the memory
+    __shared__ real best_of[TILE][TILE + 1];        // one more, else a column would be in one memory bank
     __shared__ int where_of[TILE][TILE + 1];
     const int lane = threadIdx.x % TILE, warp = threadIdx.x / TILE;
     FOR_EACH_BY_BLOCK(item, count) {
@@ -300,7 +299,8 @@ extern "C" __global__ void roi_max_pyramid(long long count, const real *x, const
     }
 }
 
-// A position asks the bins that it lies in, of its image's regions; a warp's threads read nearly the same ones.
+// A thread reads the bins that contain its position, of its image's regions; the threads of a warp read nearly the
+// same bins.
 extern "C" __global__ void roi_max_pool_backward(long long count, const real *dy, const int *argmax,
                                                  const int *image, const int *rows, const int *columns, real *dx,
                                                  int n_regions, int channels, int n_rows, int n_columns, int height,
@@ -314,7 +314,7 @@ extern "C" __global__ void roi_max_pool_backward(long long count, const real *dy
                 continue;
             const int *row = rows + 2LL * r * n_rows, *column = columns + 2LL * r * n_columns;
             if (h < row[0] || h >= row[2 * n_rows - 1] || w < column[0] || w >= column[2 * n_columns - 1])
-                continue;       // outside of the region: bins ascend
+                continue;       // outside of the region: bins are in ascending order
             const long long first = ((long long)r * channels + c) * n_rows * n_columns;
             for (int p = 0; p < n_rows; ++p) {
                 if (h < row[2 * p] || h >= row[2 * p + 1])
@@ -366,7 +366,7 @@ extern "C" __global__ void roi_group_average_backward(long long count, const rea
     }
 }
 
-// --- local response normalisation (lrn.py); x is N x C x size
+// --- local response normalization (lrn.py); x is N x C x size
 
 __device__ inline real power_of(real scale, real beta) {
     return beta == real(0.75) ? sqrt(sqrt(scale)) / scale : pow(scale, -beta);
@@ -382,8 +382,8 @@ __device__ inline real scale_across(const real *map, int c, int channels, int si
     return scale;
 }
 
-// A thread works on CHANNELS neighbouring channels at one position: they share what they read. i goes over the
-// positions, then over the groups of channels, then over the images.
+// A thread works on CHANNELS adjacent channels at one position, which share their inputs. i counts the positions, then
+// the groups of channels, then the images.
 #define FOR_EACH_CHANNEL(c, group) \
     for (int c = (group) * CHANNELS; c < min((group) * CHANNELS + CHANNELS, channels); ++c)
 
@@ -416,7 +416,7 @@ extern "C" __global__ void lrn_across_ratio(long long count, const real *dy, con
     }
 }
 
-// Second pass backward: dx -= 2 a beta * x * the sum of the ratios around.
+// Second pass backward: dx -= 2 a beta * x * the sum of the ratios in the window.
 extern "C" __global__ void lrn_across_backward(long long count, const real *ratio, const real *x, real *dx,
                                                int channels, int groups, int size, int half, real a, real beta) {
     const real factor = a * beta + a * beta;
@@ -433,8 +433,8 @@ extern "C" __global__ void lrn_across_backward(long long count, const real *rati
     }
 }
 
-// Both passes at once, without memory for the ratios, for regions of at most NEAR to each side: the block of a tile,
-// TILE channels of TILE positions, has the ratios of its own channels and of those around. dx must not be dy.
+// Both passes at once, without memory for the ratios, for windows of at most NEAR to each side: the block of a tile,
+// TILE channels of TILE positions, computes the ratios of its own channels and of those around. dx must not be dy.
 extern "C" __global__ void lrn_across_backward_by_tile(long long count, const real *dy, const real *x, real *dx,
                                                        int channels, int size, int across, int down, int half, real a,
                                                        real beta, real k) {
@@ -515,8 +515,7 @@ extern "C" __global__ void lrn_within_backward(long long count, const real *rati
     }
 }
 
-// Both passes at once, as lrn_across_backward_by_tile: a tile is TILE columns of as many rows as the block has threads
-// for.
+// Both passes at once, like lrn_across_backward_by_tile: a tile is TILE columns of BLOCK / TILE rows.
 extern "C" __global__ void lrn_within_backward_by_tile(long long count, const real *dy, const real *x, real *dx,
                                                        int height, int width, int across, int down, int half, real a,
                                                        real beta) {
@@ -552,7 +551,7 @@ extern "C" __global__ void lrn_within_backward_by_tile(long long count, const re
     }
 }
 
-// --- bilinear resizing (resize.py); an axis: for each pixel of the output two of the input, and the second's weight
+// --- bilinear resizing (resize.py); an axis: per output pixel two input pixels, and the second's weight
 
 extern "C" __global__ void bilinear(long long count, const real *x, const int *top, const int *bottom,
                                     const real *down, const int *left, const int *right, const real *across, real *y,
@@ -567,7 +566,7 @@ extern "C" __global__ void bilinear(long long count, const real *x, const int *t
     }
 }
 
-// The first place from which on all of the ascending values are k or more.
+// The first index from which on all of the ascending values are at least k.
 __device__ inline int first_from(const int *values, int n, int k) {
     int low = 0;
     while (low < n) {
@@ -580,7 +579,7 @@ __device__ inline int first_from(const int *values, int n, int k) {
     return low;
 }
 
-// Both pixels of an axis ascend, so that the outputs which a pixel has a part in follow each other.
+// Both pixels of an axis ascend, so that the outputs that depend on a pixel are adjacent.
 extern "C" __global__ void bilinear_backward(long long count, const real *dy, const int *top, const int *bottom,
                                              const real *down, const int *left, const int *right,
                                              const real *across, real *dx, int height, int width, int out_height,
@@ -610,10 +609,10 @@ extern "C" __global__ void bilinear_backward(long long count, const real *dy, co
     const long long c = divide(item, parts, part), length = (long long)outer * inner; \
     const long long from = part * length / parts, to = (part + 1) * length / parts
 
-// The place in memory of element e of channel c.
+// The index in memory of element e of channel c.
 #define AT(e) (quotient = divide(e, inner, rest), (quotient * channels + c) * inner + rest)
 
-// For each part the sum of x * z, or of x where z is not wanted.
+// For each part the sum of x * z, or of x unless `dots`.
 extern "C" __global__ void channel_sums(long long count, const real *x, const real *z, bool dots, double *sums,
                                         int outer, int channels, int inner, int parts) {
     FOR_EACH_BY_BLOCK(item, count) {
@@ -630,7 +629,7 @@ extern "C" __global__ void channel_sums(long long count, const real *x, const re
     }
 }
 
-// For each part the sum of x and of its square, counted from the channel's first element: from 0 the squares of
+// For each part the sum of the differences from the channel's first element, and of their squares: the squares of
 // values far from 0 would cancel.
 extern "C" __global__ void channel_squares(long long count, const real *x, double *sums, double *squares, int outer,
                                            int channels, int inner, int parts) {
@@ -672,7 +671,7 @@ extern "C" __global__ void moments_of_parts(long long count, const real *x, cons
     }
 }
 
-// One value a channel, or one for all: `by` is then 0, else 1.
+// One value per channel, or one for all channels: `..._by` is then 0, else 1.
 extern "C" __global__ void channel_affine(long long count, const real *x, const real *shift, const real *scale,
                                           const real *bias, real *y, int channels, int inner, int shift_by,
                                           int scale_by, int bias_by, bool relu) {
@@ -696,7 +695,7 @@ extern "C" __global__ void channel_combine(long long count, const real *x, const
 
 // --- softmax and its loss (softmax.py); x is outer x classes x inner
 
-// A thread a position: for many positions, which are adjacent.
+// One thread per position: for many positions, which are adjacent.
 extern "C" __global__ void softmax_by_thread(long long count, const real *x, real *y, int classes, int inner) {
     FOR_EACH(i, count) {
         int rest;
@@ -714,7 +713,7 @@ extern "C" __global__ void softmax_by_thread(long long count, const real *x, rea
     }
 }
 
-// A block a position: for many classes, which are adjacent or nearly so.
+// One block per position: for many classes, which are adjacent or nearly so.
 extern "C" __global__ void softmax_by_block(long long count, const real *x, real *y, int classes, int inner) {
     FOR_EACH_BY_BLOCK(i, count) {
         int rest;
@@ -765,7 +764,7 @@ extern "C" __global__ void softmax_backward_by_block(long long count, const real
     }
 }
 
-// For each part of the positions the sum of -log(max(probability of the label, least)), where counted.
+// For each part of the positions the sum of -log(max(probability of the label, least)), if counted.
 extern "C" __global__ void softmax_loss(long long parts, const real *prob, const long long *labels,
                                         const bool *counted, double *sums, long long positions, int classes,
                                         int inner, real least) {
@@ -794,10 +793,10 @@ extern "C" __global__ void softmax_loss_backward(long long count, const real *pr
     }
 }
 
-// --- rows added, and elements written, where an index says (rows.py)
+// --- rows added and elements written at indices (rows.py)
 
 // y[index[i]] += rows[i], rows of `length` elements: the block of an index's first occurrence adds all of them, in
-// their order. Looks for them BLOCK at a time.
+// their order. It searches BLOCK indices at a time.
 extern "C" __global__ void add_rows(long long count, const real *rows, const long long *index, real *y,
                                     long long y_rows, int length) {
     __shared__ bool same[BLOCK], any;
@@ -805,7 +804,7 @@ extern "C" __global__ void add_rows(long long count, const real *rows, const lon
         const long long target = index[i];
         bool first = target >= 0 && target < y_rows;
         for (long long start = 0; first && start < count; start += BLOCK) {
-            __syncthreads();        // all have read what was found before
+            __syncthreads();        // all threads have read `any`
             if (threadIdx.x == 0)
                 any = false;
             __syncthreads();
@@ -816,7 +815,7 @@ extern "C" __global__ void add_rows(long long count, const real *rows, const lon
             for (int k = 0; any && first && k < BLOCK; ++k) {
                 if (!same[k])
                     continue;
-                first = start + k >= i;     // an earlier occurrence's block has this row
+                first = start + k >= i;     // the block of an earlier occurrence adds this row
                 for (int at = threadIdx.x; first && at < length; at += BLOCK)
                     y[target * length + at] += rows[(start + k) * length + at];
             }
@@ -831,7 +830,7 @@ __device__ inline real area_of(const real *box) {
     return box[2] >= box[0] && box[3] >= box[1] ? (box[2] - box[0]) * (box[3] - box[1]) : real(0);
 }
 
-// By one block, box after box: overlaps[j] is the largest overlap of box j with any box kept so far.
+// One block, box after box: overlaps[j] is the largest overlap of box j with any box kept so far.
 extern "C" __global__ void nms(long long boxes, const real *box, double threshold, double eta, double *overlaps,
                                bool *kept) {
     for (long long j = threadIdx.x; j < boxes; j += BLOCK)
@@ -869,7 +868,7 @@ struct Parameter { real *data; const real *diff; real *first, *second; long long
 // The elements start .. stop - 1 of a parameter.
 struct Part { Parameter of; real rate, decay; long long start, stop; };
 
-// Chunk number `chunk` of all parameters. numbers: each parameter's rate, then each one's decay.
+// Chunk number `chunk` of all parameters. numbers: the rates of all parameters, then their decays.
 __device__ inline Part part_of(long long chunk, const long long *table, const real *numbers, int parameters) {
     const Parameter *parameter = (const Parameter *)table;
     int low = 0, high = parameters;
@@ -888,7 +887,7 @@ __device__ inline Part part_of(long long chunk, const long long *table, const re
 #define FOR_EACH_OF_PART(i, part) \
     for (long long i = (part).start + threadIdx.x; i < (part).stop; i += BLOCK)
 
-// What clipping, averaging and regularisation make of the gradient.
+// The gradient after clipping, averaging and regularization.
 __device__ inline real regularised(const Part &part, long long i, bool l1, real scale) {
     const real value = part.of.data[i], sign = value > 0 ? real(1) : value < 0 ? real(-1) : value;
     return scale * part.of.diff[i] + part.decay * (l1 ? sign : value);
@@ -986,7 +985,7 @@ extern "C" __global__ void adam_update(long long chunks, const long long *table,
 extern "C" __global__ void im2col(long long count, const real *x, real *columns, int channels, int height, int width,
                                   int kernel_h, int kernel_w, int images, int out_height, int out_width,
                                   int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w) {
-    FOR_EACH(i, count) {        // a window of a plane each
+    FOR_EACH(i, count) {        // one window of a plane per thread
         int h, w, n;
         const long long c = divide(divide(divide(i, out_width, w), out_height, h), images, n);
         const long long windows = (long long)images * out_height * out_width;
@@ -1005,7 +1004,7 @@ extern "C" __global__ void im2col(long long count, const real *x, real *columns,
 extern "C" __global__ void col2im(long long count, const real *columns, real *x, int channels, int height, int width,
                                   int kernel_h, int kernel_w, int images, int out_height, int out_width,
                                   int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w) {
-    FOR_EACH(i, count) {        // a pixel each: the sum over the taps that meet it
+    FOR_EACH(i, count) {        // one pixel per thread: the sum over the taps that read it
         int h, w, c;
         const long long n = divide(divide(divide(i, width, w), height, h), channels, c);
         const long long windows = (long long)images * out_height * out_width;
@@ -1024,7 +1023,7 @@ extern "C" __global__ void col2im(long long count, const real *columns, real *x,
     }
 }
 
-// last[k] = the largest i with index[i] = k. A maximum of whole numbers is the same in whatever order it is taken.
+// last[k] = the largest i with index[i] = k. A maximum of whole numbers does not depend on the order.
 extern "C" __global__ void last_of_index(long long count, const long long *index, long long *last, long long size) {
     FOR_EACH(i, count)
         if (index[i] >= 0 && index[i] < size)
@@ -1042,8 +1041,8 @@ extern "C" __global__ void put_last(long long count, const real *values, const l
 
 struct alignas(16) Four { real value[4]; };
 
-// y (N x channels x inner, on a multiple of 16 bytes) = (y + bias) * scale + shift, then the ReLU: what is wanted of
-// it. Four neighbours a thread, so that memory is read in whole lines and the channel is divided out only once.
+// y (N x channels x inner, on a multiple of 16 bytes) = (y + bias) * scale + shift, then the ReLU, each
+// optional. Four adjacent elements per thread: memory is read in whole lines, and the channel computed once.
 extern "C" __global__ void convolution_finish(long long count, real *y, const real *bias, const real *scale,
                                               const real *shift, int channels, int inner, bool biased, bool scaled,
                                               bool relu) {
@@ -1076,9 +1075,9 @@ extern "C" __global__ void convolution_finish(long long count, real *y, const re
 
 // --- from images to a net's input (transform.py)
 
-// images: uint8, N x height x width x C. y (N x C x height x width) = (images + shift - mean) * scale, mirrored where
-// wanted. place: row and column of an image's first pixel in the mean, which is mean_width pixels wide. mean_by: how
-// far apart the means of neighbouring pixels lie, 0 where all pixels have the same.
+// images: uint8, N x height x width x C. y (N x C x height x width) = (images + shift - mean) * scale, flipped if
+// mirrored. place: row and column of an image's first pixel in the mean, which is mean_width pixels wide. mean_by: the
+// distance of the means of adjacent pixels, 0 if all pixels have the same mean.
 extern "C" __global__ void transform(long long count, const unsigned char *images, const bool *mirrored,
                                      const float *shift, const int *place, const float *mean, int mean_width,
                                      int mean_by, float scale, real *y, int height, int width, int channels) {

@@ -1,4 +1,4 @@
-"""Launching the kernels of kernels.cu, which is compiled when a kernel is first used, once for each dtype."""
+"""Launches of the kernels of kernels.cu, which is compiled once per dtype, when a kernel is first used."""
 import functools
 import os
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import cupy
 import numpy as np
 
-from spp.backend.cuda.failures import with_room
+from spp.backend.cuda.failures import with_free_memory
 
 BLOCK = 256             # threads of a block, a power of 2
-PLANES = 4              # planes that a thread pools a region in
-TILE = 32               # regions, and channels, that a block pools at once
-CHANNELS = 8            # neighbouring channels that a thread normalises
-NEAR = 2                # channels, rows or columns to each side, whose ratios a block normalises with its own
+PLANES = 4              # planes in which a thread pools a region
+TILE = 32               # regions, and channels, that a block pools together
+CHANNELS = 8            # adjacent channels that a thread normalizes
+NEAR = 2                # channels, rows or columns to each side whose ratios a block computes besides its own
 CHUNK = 4096            # elements of a parameter that a block updates
-MOST_BLOCKS = 1 << 16   # a larger count is gone over by a grid of so many blocks
-# As on the host every product is rounded before it is added to: only so do ties and borders fall alike.
+MOST_BLOCKS = 1 << 16   # of a grid, which loops over a larger count
+# As on the host, every product is rounded before an addition: only then do both break ties in the same way.
 OPTIONS = ("--std=c++17", "--fmad=false", f"-DBLOCK={BLOCK}", f"-DPLANES={PLANES}", f"-DTILE={TILE}",
            f"-DCHANNELS={CHANNELS}", f"-DNEAR={NEAR}", f"-DCHUNK={CHUNK}")
 _C_NAMES = {"f": "float", "d": "double"}
@@ -27,18 +27,8 @@ def source() -> str:
         return file.read()
 
 
-def in_c_order(array: cupy.ndarray) -> cupy.ndarray:
-    """The array for a kernel to read: itself, or a copy."""
-    return cupy.ascontiguousarray(array)
-
-
-def room_for(array: cupy.ndarray) -> cupy.ndarray:
-    """The array for a kernel to write, or new memory that `store` then copies to it."""
-    return array if array.flags.c_contiguous else cupy.empty(array.shape, array.dtype)
-
-
 def on_device(value: Any, dtype: Any) -> cupy.ndarray:
-    """A number, or an array of one, as an array of one element of this dtype."""
+    """A number, or an array of one element, as an array of shape (1,) and this dtype."""
     if isinstance(value, cupy.ndarray):
         return value.reshape(1).astype(dtype, copy=False)
     return _constant(float(value), np.dtype(dtype), cupy.cuda.Device().id)
@@ -56,31 +46,32 @@ def _module(kind: str) -> Any:
 
 @functools.cache
 def _kernel(name: str, kind: str) -> Any:
-    return with_room(_module(kind).get_function, name)
+    return with_free_memory(_module(kind).get_function, name)
 
 
 def launch(name: str, count: int, dtype: Any, *args: Any) -> None:
-    """Run a kernel for `count` elements, a thread each; `dtype` (float32 or float64) is what it calls real.
+    """Run a kernel with one thread per element, `count` in all; `dtype` (float32 or float64) is its type `real`.
 
-    args: C-contiguous arrays; Python's integers are passed as int, its floats as real, NumPy's scalars as they are.
+    args: C-contiguous arrays, and numbers: Python's integers are passed as int, its floats as real, NumPy's scalars
+    with their own type. Raises RuntimeError or MemoryError if the GPU fails (see failures.as_spp_error).
     """
     _launch(name, -(-count // BLOCK), count, np.dtype(dtype), args)
 
 
 def launch_blocks(name: str, count: int, dtype: Any, *args: Any) -> None:
-    """As `launch`, with a block of BLOCK threads for each of `count` items."""
+    """Like `launch`, with one block of BLOCK threads per item, `count` in all."""
     _launch(name, count, count, np.dtype(dtype), args)
 
 
 def launch_one_block(name: str, count: int, dtype: Any, *args: Any) -> None:
-    """As `launch`, with one block for all elements."""
+    """Like `launch`, with one block for all elements."""
     _launch(name, 1, count, np.dtype(dtype), args)
 
 
 def _launch(name: str, blocks: int, count: int, dtype: np.dtype, args: tuple) -> None:
     if count:
         values = (np.int64(count), *(_argument(arg, dtype) for arg in args))
-        with_room(_kernel(name, dtype.char), (min(blocks, MOST_BLOCKS),), (BLOCK,), values)
+        with_free_memory(_kernel(name, dtype.char), (min(blocks, MOST_BLOCKS),), (BLOCK,), values)
 
 
 def _argument(value: Any, dtype: np.dtype) -> Any:

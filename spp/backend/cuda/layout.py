@@ -1,52 +1,66 @@
-"""The order in which arrays lie in memory."""
+"""Contiguous arrays for kernels, with three functions: load, empty and store; and arrays to and from the host.
+
+`load` returns a contiguous array with the values of an array; `empty` one for a kernel to write, whose values are
+undefined; `store` copies such a result to its array. Where the array is in C order already, all three work on the
+array itself and copy nothing. `load_matrix` and `empty_matrix` do the same for matrices.
+"""
 import math
 
 import cupy
 import numpy as np
 
 from spp.backend.cuda.failures import used
-from spp.backend.cuda.scratch import scratch
 
 
-def from_host(array: np.ndarray) -> cupy.ndarray:
-    """A NumPy array as an array of the current device, with its order of axes in memory."""
-    laid, axes = _in_order(array)
-    return cupy.asarray(np.asarray(laid, order="C")).transpose(_inverse(axes))
+def load(array: cupy.ndarray) -> cupy.ndarray:
+    """The values of an array in C order."""
+    return cupy.ascontiguousarray(array)
 
 
-def to_host(array: cupy.ndarray) -> np.ndarray:
-    """An array of a device as a NumPy array, with its order of axes in memory; waits for the device."""
-    laid, axes = _in_order(array)
-    with used(array.device):
-        return laid.get().transpose(_inverse(axes))
+def empty(array: cupy.ndarray) -> cupy.ndarray:
+    """An array in C order to write the results for `array` to."""
+    return array if array.flags.c_contiguous else cupy.empty(array.shape, array.dtype)
 
 
 def store(result: cupy.ndarray, target: cupy.ndarray) -> None:
-    """Copy `result` to the equally shaped `target`, unless it is a view of it already."""
+    """Copy `result` to the equally shaped `target`, unless it is a view of it."""
     if not cupy.may_share_memory(result, target):
         target[...] = result
 
 
-def matrix(array: cupy.ndarray, axis: int, name: str) -> cupy.ndarray:
-    """A C-contiguous matrix for the array's elements in Caffe's order: axes before `axis` by those from it on.
-
-    A view where the array lies so, else new memory, uninitialised.
-    """
-    laid = array if array.flags.c_contiguous else scratch(name, array.shape, array.dtype)
-    return laid.reshape(math.prod(array.shape[:axis]), math.prod(array.shape[axis:]))
-
-
 def load_matrix(array: cupy.ndarray, axis: int, name: str) -> cupy.ndarray:
-    """As `matrix`, with the array's values."""
-    loaded = matrix(array, axis, name)
-    store(array, loaded.reshape(array.shape))
-    return loaded
+    """The values of an array as a C-contiguous matrix: the axes before `axis`, flattened, by all other axes."""
+    return _matrix(load(array), axis)
 
 
-def _in_order(array):
-    """The array with its axes from the longest stride to the shortest, and which axes these are."""
-    axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    return array.transpose(axes), axes
+def empty_matrix(array: cupy.ndarray, axis: int, name: str) -> cupy.ndarray:
+    """A C-contiguous matrix to write the results for `array` to; its shape is that of `load_matrix`."""
+    return _matrix(empty(array), axis)
+
+
+def _matrix(array: cupy.ndarray, axis: int) -> cupy.ndarray:
+    return array.reshape(math.prod(array.shape[:axis]), math.prod(array.shape[axis:]))
+
+
+def from_host(array: np.ndarray) -> cupy.ndarray:
+    """A NumPy array as an array of the current device, with the same order of axes in memory."""
+    axes = _axes_by_stride(array)
+    return cupy.asarray(np.asarray(array.transpose(axes), order="C")).transpose(_inverse(axes))
+
+
+def to_host(array: cupy.ndarray) -> np.ndarray:
+    """An array of a device as a NumPy array, with the same order of axes in memory; waits for the device.
+
+    Raises SppError if the device has failed.
+    """
+    axes = _axes_by_stride(array)
+    with used(array.device):
+        return array.transpose(axes).get().transpose(_inverse(axes))
+
+
+def _axes_by_stride(array: np.ndarray | cupy.ndarray) -> list[int]:
+    """The axes from the longest stride to the shortest."""
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
 
 
 def _inverse(axes: list[int]) -> list[int]:

@@ -5,11 +5,7 @@ import numpy as np
 from spp.backend.cuda.kernels import launch_one_block
 
 
-def nms(boxes: cupy.ndarray, threshold: float, eta: float, kept: cupy.ndarray) -> None:
-    """kept (K, bool) = whether a box overlaps no kept box before it by more than `threshold` (IoU).
-
-    boxes: (K, 4), x1, y1, x2, y2 without the pixel's own width, best first. With eta below 1 the threshold is
-    multiplied by it after every box kept, while it is above 0.5.
-    """
+def nms(boxes: cupy.ndarray, threshold: float, eta: float, mask: cupy.ndarray) -> None:
+    """mask (K, bool) = whether a box is kept: its IoU with every box kept before it is at most `threshold`."""
     overlaps = cupy.empty(len(boxes), np.float64)
-    launch_one_block("nms", len(boxes), boxes.dtype, boxes, np.float64(threshold), np.float64(eta), overlaps, kept)
+    launch_one_block("nms", len(boxes), boxes.dtype, boxes, np.float64(threshold), np.float64(eta), overlaps, mask)

@@ -1,4 +1,4 @@
-"""Batches on their way to the GPU: pinned memory, and a stream of copies beside the stream that computes."""
+"""Copies of batches to the GPU: pinned memory, and a stream for copies beside the stream that computes."""
 import itertools
 import weakref
 from typing import Any, Sequence
@@ -11,24 +11,24 @@ from spp.backend.cuda.transform import transform
 
 
 class _Slot:
-    """Device memory of one batch, and the events by which the two streams wait for each other."""
+    """Device memory of one batch, and the events with which the two streams wait for each other."""
 
     def __init__(self) -> None:
         self.flat: dict[tuple[int, str], Any] = {}              # by place in the batch and dtype; only grows
-        self.batch: Sequence[Any] | None = None                 # what is in it, or on its way
-        self.views: list[Any] = []                              # the arrays on the device, a list a top
-        self.copied = cupy.cuda.Event(disable_timing=True)      # the batch has left the host's memory
-        self.used = cupy.cuda.Event(disable_timing=True)        # the net has taken the batch out
+        self.batch: Sequence[Any] | None = None                 # the batch that is stored here, or being copied
+        self.views: list[Any] = []                              # the arrays on the device, one list per top
+        self.copied = cupy.cuda.Event(disable_timing=True)      # the batch has been read from the host's memory
+        self.used = cupy.cuda.Event(disable_timing=True)        # the net has read the batch
 
 
 class Feed:
-    """The host's Feed, on a GPU: two slots, one being computed from while the other is filled.
+    """The host's Feed, for a GPU: two slots, of which one is read by the net while the other is filled.
 
-    The streams wait for each other by events. The host waits only where it is more than a batch ahead of the GPU:
-    in `finish`, for a copy that began a whole step earlier. Works on the device that is current when it is made.
+    The streams wait for each other by events. The host waits only if it is more than a batch ahead of the GPU: in
+    `finish`, for a copy that began a whole step earlier. The device is the one that is current at construction.
 
-    Images come as bytes (spp.data.pixels.Pixels). The stream that computes transforms them, into the net's array
-    itself, which only that stream knows to be free: it has to read what was copied and to write there anyway.
+    Images are copied as bytes (spp.data.pixels.Pixels). The stream that computes transforms them, directly into the
+    net's array: only that stream knows that the array is free, and it has to write there anyway.
     """
 
     transforms = True
@@ -42,17 +42,17 @@ class Feed:
         self._mean: tuple[Any, Any] = None, None    # the last batch's mean, on the host and on the device
 
     def empty(self, size: int) -> np.ndarray:
-        """Pinned memory of `size` bytes: the GPU copies from it by itself."""
-        with cupy.cuda.Device(self._device):        # or a reading thread would make a context on GPU 0
+        """Pinned memory of `size` bytes, which the GPU reads without the host. May be called on any thread."""
+        with cupy.cuda.Device(self._device):        # else a reading thread would create a context on GPU 0
             return cupyx.empty_pinned((size,), np.uint8)
 
     def finish(self) -> None:
-        """Return when the memory of the batch that was last put has been read."""
+        """Wait until the memory of the batch that was last put has been read and can be overwritten."""
         if self._put is not None:
             self._put.copied.synchronize()
 
     def put(self, arrays: Sequence[Any], targets: Sequence[Any]) -> None:
-        """Write each of a batch's arrays to the equally shaped target, an array of the net, on the current stream."""
+        """Write each array of a batch to the equally shaped target, an array of the net, on the current stream."""
         with cupy.cuda.Device(self._device):
             if self._started is None or self._started.batch is not arrays:
                 self.start(arrays)
@@ -71,14 +71,14 @@ class Feed:
             self._put = slot
 
     def start(self, arrays: Sequence[Any]) -> None:
-        """Begin to copy the arrays that `put` will be given next, on the stream of copies."""
+        """Begin to copy the arrays of the next `put`, on the stream of copies."""
         with cupy.cuda.Device(self._device):
             if self._stream is None:
                 self._stream = cupy.cuda.Stream(non_blocking=True)
                 self._slots = [_Slot(), _Slot()]
                 weakref.finalize(self, _settle, self._slots).atexit = False
             slot = self._slots[self._slots[0] is self._put]
-            # Done long ago, but for a batch that was started and never put, whose pinned memory is given back here.
+            # Complete by now, except for a batch that was started but never put, whose pinned memory is released here.
             slot.copied.synchronize()
             self._stream.wait_event(slot.used)
             place = itertools.count()
@@ -88,28 +88,28 @@ class Feed:
             self._started = slot
 
     def _copy(self, slot: _Slot, index: int, values: np.ndarray) -> Any:
-        """Begin to copy an array to the slot's memory: the array there, its axes lying as they do here."""
+        """Begin to copy an array to the slot's memory; returns the copy, with the same order of axes in memory."""
         axes = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))
-        laid = np.ascontiguousarray(values.transpose(axes))
-        key = index, laid.dtype.char
+        contiguous = np.ascontiguousarray(values.transpose(axes))
+        key = index, contiguous.dtype.char
         flat = slot.flat.get(key)
-        if flat is None or flat.size < laid.size:
-            # made for this stream: the pool gives what is freed here to this stream only, which has waited for `used`
+        if flat is None or flat.size < contiguous.size:
+            # allocated for this stream: only this stream, which waits for `used`, gets its memory again
             with self._stream:
-                flat = slot.flat[key] = cupy.empty(laid.size, laid.dtype)
-        part = flat[:laid.size].reshape(laid.shape)
-        part.set(laid, self._stream)
+                flat = slot.flat[key] = cupy.empty(contiguous.size, contiguous.dtype)
+        part = flat[:contiguous.size].reshape(contiguous.shape)
+        part.set(contiguous, self._stream)
         return part.transpose([axes.index(axis) for axis in range(values.ndim)])
 
     def _on_device(self, mean: np.ndarray) -> Any:
-        """A mean in the device's memory; it is the same for many batches, and of the stream that computes."""
+        """A mean in the device's memory, allocated for the stream that computes. Many batches have the same mean."""
         if self._mean[0] is not mean:
             self._mean = mean, cupy.asarray(mean)
         return self._mean[1]
 
 
 def _settle(slots: list[_Slot]) -> None:
-    """Wait for a forgotten feed's streams: the pool gives its memory to the next stream that has this one's handle."""
+    """Wait for the streams of a deleted feed: the pool reuses its memory for the next stream with the same handle."""
     for slot in slots:
         slot.copied.synchronize()
         slot.used.synchronize()

@@ -1,7 +1,7 @@
 """The host: NumPy arrays, Numba kernels, BLAS.
 
-4-D arrays always have the shape N x C x H x W; the host prefers them channels-last in memory, and every
-function is right for any strides.
+4-D arrays always have the shape N x C x H x W; the host prefers them channels-last in memory, but every function
+accepts any strides.
 """
 import functools
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from spp.backend.host.elementwise import relu, relu_backward, weighted_sum
 from spp.backend.host.feed import Feed
 from spp.backend.host.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
-from spp.backend.host.layout import load_matrix, matrix, store
+from spp.backend.host.layout import empty_matrix, load_matrix, store
 from spp.backend.host.lrn import lrn_across, lrn_across_backward, lrn_within, lrn_within_backward
 from spp.backend.host.nms import nms
 from spp.backend.host.pooling import (average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
@@ -32,27 +32,14 @@ from spp.backend.host.transform import transform
 from spp.backend.host.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
                                      sgd_update)
 
-__all__ = [
-    "Feed", "adadelta_update", "adagrad_update", "adam_update", "add_rows", "asynchronous", "average_pool",
-    "average_pool_backward", "bilinear", "bilinear_backward", "channel_affine", "channel_combine", "channel_dots",
-    "channel_moments", "channel_sums", "convolution_backward_data", "convolution_backward_weights",
-    "convolution_forward", "draw_mask", "fetch", "from_host", "inner_product_backward_data",
-    "inner_product_backward_weights", "inner_product_forward", "largest", "load_matrix", "lrn_across",
-    "lrn_across_backward", "lrn_within", "lrn_within_backward", "matrix", "max_pool", "max_pool_backward",
-    "nesterov_update", "nms", "number", "precisions", "prefers_channels_last", "put_last", "relu", "relu_backward",
-    "rmsprop_update", "roi_group_average", "roi_group_average_backward", "roi_max_pool", "roi_max_pool_backward",
-    "roi_max_pyramid", "sample_pool", "scratch", "scratch_like", "sgd_update", "softmax", "softmax_backward",
-    "softmax_loss", "softmax_loss_backward", "store", "synchronize", "take_columns", "take_rows", "to_host",
-    "transform", "use", "weighted_sum", "xp", "zeros"]
-
 xp = np
 prefers_channels_last = True
-precisions = ("fp32",)       # of convolution and inner product
+precisions = ("fp32",)      # of convolution and inner product
 asynchronous = False        # do functions return before their work is done?
 
 
-def zeros(count: int, dtype: type) -> np.ndarray:
-    """A flat array of `count` zeros: the memory behind a blob."""
+def zeros(count: int, dtype: Any) -> np.ndarray:
+    """A flat array of `count` zeros: the memory of a blob."""
     return np.zeros(count, dtype)
 
 
@@ -67,19 +54,19 @@ def to_host(array: np.ndarray) -> np.ndarray:
 
 
 def number(array: Any) -> Any:
-    """An array without axes as a number to compute with; on a device it stays there, so that nobody waits for it."""
+    """An array without axes as a number to compute with; on a GPU it stays there, so that nothing waits for it."""
     return float(array)
 
 
 def fetch(value: Any) -> Callable[[], float]:
-    """Begin to bring a `number` to the host; what is returned waits for it, and for nothing begun later."""
+    """Begin to copy a `number` to the host; the function returned waits for this copy, and for nothing begun later."""
     return functools.partial(float, value)
 
 
 def synchronize() -> None:
-    """Wait until all that was begun on this backend's device is done."""
+    """Wait for all work on the device; on the host nothing is left to wait for."""
 
 
 def use() -> ContextManager:
-    """While the block runs, new arrays lie on this backend's device."""
+    """A context manager in which the device is current, so that new arrays are stored on it; here it does nothing."""
     return nullcontext()

@@ -1,23 +1,25 @@
-"""Statistics and affine maps of channels: of every position along the axes first .. last - 1 of an array.
+"""Statistics and affine maps of channels: a channel is one index of the `num_axes` axes from `axis` on.
 
-Axis 1 for a bias or a batch normalisation, axes 0 and 1 for the maps of single images. The kernels take arrays
-whose channels lie last in memory (N x C, and 4-D channels-last); NumPy does all others, in any order of memory.
+Axis 1 alone for a bias or a batch normalization, axes 0 and 1 for the maps of single images. The kernels take arrays
+whose channels are last in memory (N x C, and 4-D channels-last); NumPy computes all others, in any order of memory.
 Sums are in double precision, and the same for any number of threads.
 """
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
 
 from spp.backend.host.scratch import scratch_like
 from spp.backend.host.threads import by_one_if_short
+from spp.backend.types import Array, Combination, Numbers
 
-BLOCKS = 16     # parts of the rows that are summed each by itself
+BLOCKS = 16     # into which the rows are divided; each is summed by itself
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _moments(x, mean, variance):
+def _moments(x: Array, mean: Array, variance: Array) -> None:
     groups, rows, channels = x.shape
     blocks = min(BLOCKS, rows)
     sums = np.zeros((groups * blocks, 2, channels))
@@ -38,12 +40,12 @@ def _moments(x, mean, variance):
                 square += sums[group * blocks + block, 1, c]
             step = total_step / rows
             mean[group, c] = x[group, 0, c] + step
-            found = square / rows - step * step
-            variance[group, c] = 0.0 if found < 0 else found
+            difference = square / rows - step * step
+            variance[group, c] = 0.0 if difference < 0 else difference
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _sums(x, out):
+def _sums(x: Array, out: Array) -> None:
     groups, rows, channels = x.shape
     blocks = min(BLOCKS, rows)
     sums = np.zeros((groups * blocks, channels))
@@ -57,7 +59,7 @@ def _sums(x, out):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _dots(x, z, out):
+def _dots(x: Array, z: Array, out: Array) -> None:
     groups, rows, channels = x.shape
     blocks = min(BLOCKS, rows)
     sums = np.zeros((groups * blocks, channels))
@@ -71,7 +73,7 @@ def _dots(x, z, out):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _affine(x, shift, scale, bias, floor, y):
+def _affine(x: Array, shift: Array, scale: Array, bias: Array, floor: float, y: Array) -> None:
     groups, rows, channels = x.shape
     for i in prange(groups * rows):
         group, row = i // rows, i % rows
@@ -81,7 +83,7 @@ def _affine(x, shift, scale, bias, floor, y):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _combine(x, a, z, shift, b, c, y):
+def _combine(x: Array, a: Array, z: Array, shift: Array, b: Array, c: Array, y: Array) -> None:
     groups, rows, channels = x.shape
     for i in prange(groups * rows):
         group, row = i // rows, i % rows
@@ -90,40 +92,41 @@ def _combine(x, a, z, shift, b, c, y):
                                 + c[group, k])
 
 
-def _rows(first, last, *arrays):
-    """The arrays as views groups x rows x channels, C-contiguous; None unless all lie so."""
-    shape = arrays[0].shape
-    channels = math.prod(shape[first:last])
+def _as_rows(axis: int, num_axes: int, *arrays: np.ndarray) -> list[np.ndarray] | None:
+    """Views groups x rows x channels of equally shaped arrays, C-contiguous; None if any array would need a copy."""
+    shape, end = arrays[0].shape, axis + num_axes
+    channels = math.prod(shape[axis:end])
     if channels == 0 or math.prod(shape) == 0:
         return None
-    if math.prod(shape[last:]) == 1 and all(array.flags.c_contiguous for array in arrays):
-        return [array.reshape(1, math.prod(shape[:first]), channels) for array in arrays]
-    if len(shape) != 4 or last != 2 or first > 1:
+    if math.prod(shape[end:]) == 1 and all(array.flags.c_contiguous for array in arrays):
+        return [array.reshape(1, math.prod(shape[:axis]), channels) for array in arrays]
+    if len(shape) != 4 or end != 2 or axis > 1:
         return None
-    laid = [array.transpose(0, 2, 3, 1) for array in arrays]
-    if not all(array.flags.c_contiguous for array in laid):
+    channels_last = [array.transpose(0, 2, 3, 1) for array in arrays]
+    if not all(array.flags.c_contiguous for array in channels_last):
         return None
-    groups = 1 if first == 1 else shape[0]
-    return [array.reshape(groups, shape[0] * shape[2] * shape[3] // groups, shape[1]) for array in laid]
+    groups = 1 if axis == 1 else shape[0]
+    rows = shape[0] * shape[2] * shape[3] // groups
+    return [array.reshape(groups, rows, shape[1]) for array in channels_last]
 
 
-def _one_pass(x, *_):
+def _microseconds(x: np.ndarray, *_: Any) -> float:
     return x.size / 5_000
 
 
-def _others(ndim, first, last):
-    return tuple(axis for axis in range(ndim) if not first <= axis < last)
+def _others(ndim: int, axis: int, num_axes: int) -> Numbers:
+    return tuple(i for i in range(ndim) if not axis <= i < axis + num_axes)
 
 
-def _along(values, x, first, last):
-    """A number, or one value a channel, as an array of x's dtype that broadcasts against x."""
-    shape = x.shape[first:last]
+def _broadcast(values: Array | float, x: np.ndarray, axis: int, num_axes: int) -> np.ndarray:
+    """A number, or one value per channel, as an array of x's dtype that broadcasts against x."""
+    shape = x.shape[axis:axis + num_axes]
     values = np.broadcast_to(np.asarray(values, x.dtype), shape)
-    return values.reshape((1,) * first + shape + (1,) * (x.ndim - last))
+    return values.reshape((1,) * axis + shape + (1,) * (x.ndim - axis - num_axes))
 
 
-def _by_group(values, rows):
-    """A number, or one value a channel, as a contiguous array of the rows' dtype, groups x channels."""
+def _by_group(values: Array | float, rows: np.ndarray) -> np.ndarray:
+    """A number, or one value per channel, as a contiguous array of the rows' dtype, groups x channels."""
     groups, _, channels = rows.shape
     if not isinstance(values, np.ndarray):
         return _constant(float(values), (groups, channels), rows.dtype)
@@ -133,83 +136,83 @@ def _by_group(values, rows):
 
 
 @functools.lru_cache(64)
-def _constant(value, shape, dtype):
+def _constant(value: float, shape: Numbers, dtype: np.dtype) -> np.ndarray:
     return np.full(shape, value, dtype)
 
 
-@by_one_if_short(_one_pass)
-def channel_moments(x: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance of each channel, float64 of shape x.shape[first:last]. x must not be empty."""
-    laid = _rows(first, last, x)
-    if laid is None:
-        others = _others(x.ndim, first, last)
+@by_one_if_short(_microseconds)
+def channel_moments(x: np.ndarray, axis: int, num_axes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance of each channel, float64 in the shape of the channels' axes. x must not be empty."""
+    shape, views = x.shape[axis:axis + num_axes], _as_rows(axis, num_axes, x)
+    if views is None:
+        others = _others(x.ndim, axis, num_axes)
         mean = x.mean(others, dtype=np.float64, keepdims=True)
         steps = scratch_like("channels.steps", x, np.float64)
         np.subtract(x, mean, out=steps)
         np.multiply(steps, steps, out=steps)
-        return mean.reshape(x.shape[first:last]), steps.mean(others)
-    rows = laid[0]
-    mean, variance = np.empty((2, len(rows), rows.shape[2]))
-    _moments(rows, mean, variance)
-    return mean.reshape(x.shape[first:last]), variance.reshape(x.shape[first:last])
+        return mean.reshape(shape), steps.mean(others)
+    mean, variance = np.empty((2, len(views[0]), views[0].shape[2]))
+    _moments(views[0], mean, variance)
+    return mean.reshape(shape), variance.reshape(shape)
 
 
-@by_one_if_short(_one_pass)
-def channel_sums(x: np.ndarray, first: int, last: int) -> np.ndarray:
-    """The sum of each channel, float64 of shape x.shape[first:last]."""
-    laid = _rows(first, last, x)
-    if laid is None:
-        return x.sum(_others(x.ndim, first, last), dtype=np.float64)
-    out = np.empty((len(laid[0]), laid[0].shape[2]))
-    _sums(laid[0], out)
-    return out.reshape(x.shape[first:last])
+@by_one_if_short(_microseconds)
+def channel_sums(x: np.ndarray, axis: int, num_axes: int) -> np.ndarray:
+    """The sum over each channel, float64 in the shape of the channels' axes."""
+    views = _as_rows(axis, num_axes, x)
+    if views is None:
+        return x.sum(_others(x.ndim, axis, num_axes), dtype=np.float64)
+    out = np.empty((len(views[0]), views[0].shape[2]))
+    _sums(views[0], out)
+    return out.reshape(x.shape[axis:axis + num_axes])
 
 
-@by_one_if_short(_one_pass)
-def channel_dots(x: np.ndarray, z: np.ndarray, first: int, last: int) -> np.ndarray:
-    """The sum of x * z over each channel, float64 of shape x.shape[first:last]."""
-    laid = _rows(first, last, x, z)
-    if laid is None:
+@by_one_if_short(_microseconds)
+def channel_dots(x: np.ndarray, z: np.ndarray, axis: int, num_axes: int) -> np.ndarray:
+    """The sum of x * z over each channel, float64 in the shape of the channels' axes."""
+    views = _as_rows(axis, num_axes, x, z)
+    if views is None:
         product = scratch_like("channels.product", x)
         np.multiply(x, z, out=product)
-        return product.sum(_others(x.ndim, first, last), dtype=np.float64)
-    out = np.empty((len(laid[0]), laid[0].shape[2]))
-    _dots(laid[0], laid[1], out)
-    return out.reshape(x.shape[first:last])
+        return product.sum(_others(x.ndim, axis, num_axes), dtype=np.float64)
+    out = np.empty((len(views[0]), views[0].shape[2]))
+    _dots(views[0], views[1], out)
+    return out.reshape(x.shape[axis:axis + num_axes])
 
 
-@by_one_if_short(_one_pass)
+@by_one_if_short(_microseconds)
 def channel_affine(x: np.ndarray, shift: np.ndarray | float, scale: np.ndarray | float, bias: np.ndarray | float,
-                   y: np.ndarray, first: int, last: int, relu: bool = False) -> None:
-    """y = (x - shift) * scale + bias, each a number or one value a channel; y may be x.
+                   y: np.ndarray, axis: int, num_axes: int, *, relu: bool = False) -> None:
+    """y = (x - shift) * scale + bias, then max(y, 0) if `relu`, where NaN stays NaN; y may be x.
 
-    relu: then max(y, 0), where NaN stays NaN.
+    shift, scale, bias: a number, or an array with one value per channel.
     """
-    laid = _rows(first, last, x, y)
-    if laid is not None:
-        source, out = laid
+    views = _as_rows(axis, num_axes, x, y)
+    if views is not None:
+        source, out = views
         shifts, scales, biases = _by_group(shift, source), _by_group(scale, source), _by_group(bias, source)
         _affine(source, shifts, scales, biases, x.dtype.type(0 if relu else -np.inf), out)
         return
-    np.subtract(x, _along(shift, x, first, last), out=y)
-    y *= _along(scale, x, first, last)
-    y += _along(bias, x, first, last)
+    np.subtract(x, _broadcast(shift, x, axis, num_axes), out=y)
+    y *= _broadcast(scale, x, axis, num_axes)
+    y += _broadcast(bias, x, axis, num_axes)
     if relu:
         np.maximum(y, 0, out=y)
 
 
-@by_one_if_short(_one_pass)
-def channel_combine(x: np.ndarray, a: np.ndarray, z: np.ndarray, shift: np.ndarray, b: np.ndarray, c: np.ndarray,
-                    y: np.ndarray, first: int, last: int) -> None:
-    """y = a * x + b * (z - shift) + c, with one a, shift, b, c a channel; y may be x."""
-    laid = _rows(first, last, x, z, y)
-    if laid is not None:
-        by_a, shifts, by_b, by_c = (_by_group(values, laid[0]) for values in (a, shift, b, c))
-        _combine(laid[0], by_a, laid[1], shifts, by_b, by_c, laid[2])
+@by_one_if_short(_microseconds)
+def channel_combine(x: np.ndarray, z: np.ndarray, terms: Combination, y: np.ndarray, axis: int, num_axes: int) -> None:
+    """y = a * x + b * (z - shift) + c, with one a, shift, b and c per channel; y may be x."""
+    views = _as_rows(axis, num_axes, x, z, y)
+    if views is not None:
+        source, other, out = views
+        a, shift, b, c = (_by_group(values, source) for values in terms)
+        _combine(source, a, other, shift, b, c, out)
         return
+    a, shift, b, c = (_broadcast(values, x, axis, num_axes) for values in terms)
     rest = scratch_like("channels.rest", x)
-    np.subtract(z, _along(shift, x, first, last), out=rest)
-    rest *= _along(b, x, first, last)
-    rest += _along(c, x, first, last)
-    np.multiply(x, _along(a, x, first, last), out=y)
+    np.subtract(z, shift, out=rest)
+    rest *= b
+    rest += c
+    np.multiply(x, a, out=y)
     y += rest

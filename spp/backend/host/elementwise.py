@@ -1,14 +1,15 @@
-"""Elementwise functions whose speed counts: one pass over memory, by all threads."""
+"""Elementwise functions whose speed matters: one pass over memory, by all threads."""
 import numba
 import numpy as np
 
-from spp.backend.host.layout import flat_alike
+from spp.backend.host.layout import flat_views
 from spp.backend.host.scratch import scratch, scratch_like
 from spp.backend.host.threads import by_one_if_short
+from spp.backend.types import Array
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _relu(x, y, slope):
+def _relu(x: Array, y: Array, slope: float) -> None:
     zero = x.dtype.type(0)
     for i in numba.prange(x.size):
         value = x[i]
@@ -17,14 +18,14 @@ def _relu(x, y, slope):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _relu_backward(dy, x, dx, slope):
+def _relu_backward(dy: Array, x: Array, dx: Array, slope: float) -> None:
     for i in numba.prange(x.size):
         gradient = dy[i]
         dx[i] = gradient if x[i] > 0 else slope * gradient
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _weighted_sum(x, a, z, b, floor, y):
+def _weighted_sum(x: Array, a: float, z: Array, b: float, floor: float, y: Array) -> None:
     for i in numba.prange(x.size):
         value = a * x[i] + b * z[i]
         y[i] = floor if value <= floor else value       # NaN stays NaN
@@ -33,42 +34,42 @@ def _weighted_sum(x, a, z, b, floor, y):
 @by_one_if_short(lambda x, *_: x.size / 10_000)
 def relu(x: np.ndarray, y: np.ndarray, negative_slope: float) -> None:
     """y = max(x, 0) + negative_slope * min(x, 0); y may be x."""
-    flat = flat_alike(x, y)
-    if flat is None:
+    views = flat_views(x, y)
+    if views is None:
         copy = scratch("elementwise.x", x.shape, x.dtype)
         copy[...] = x
         relu(copy, copy, negative_slope)
         y[...] = copy
     else:
-        source, out = flat
+        source, out = views
         _relu(source, out, x.dtype.type(negative_slope))
 
 
 @by_one_if_short(lambda dy, *_: dy.size / 7_000)
 def relu_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray, negative_slope: float) -> None:
     """dx = dy where x > 0, else negative_slope * dy; dx may be dy."""
-    flat = flat_alike(dy, x, dx)
-    if flat is None:
+    views = flat_views(dy, x, dx)
+    if views is None:
         gradient, values = (scratch(f"elementwise.{name}", x.shape, x.dtype) for name in ("dy", "x"))
         gradient[...], values[...] = dy, x
         relu_backward(gradient, values, gradient, negative_slope)
         dx[...] = gradient
     else:
-        gradient, values, out = flat
+        gradient, values, out = views
         _relu_backward(gradient, values, out, x.dtype.type(negative_slope))
 
 
 @by_one_if_short(lambda x, *_: x.size / 7_000)
 def weighted_sum(x: np.ndarray, a: float, z: np.ndarray, b: float, y: np.ndarray, relu: bool = False) -> None:
-    """y = a * x + b * z, then max(y, 0) if relu, where NaN stays NaN; y may be x or z."""
-    flat = flat_alike(x, z, y)
-    if flat is None:
+    """y = a * x + b * z, then max(y, 0) if `relu`, where NaN stays NaN; y may be x or z."""
+    views = flat_views(x, z, y)
+    if views is None:
         share = np.multiply(z, b, out=scratch_like("elementwise.share", z))
         np.multiply(x, a, out=y)
         y += share
         if relu:
             np.maximum(y, 0, out=y)
     else:
-        first, second, out = flat
+        first, second, out = views
         real = x.dtype.type
         _weighted_sum(first, real(a), second, real(b), real(0 if relu else -np.inf), out)

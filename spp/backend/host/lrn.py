@@ -1,6 +1,6 @@
-"""Local response normalisation, y = x * scale^-beta.
+"""Local response normalization, y = x * scale^-beta.
 
-The scale is computed again in the backward pass: that costs less than writing and reading it would.
+The backward pass computes the scale again, which costs less than writing and reading it.
 """
 import math
 
@@ -8,61 +8,64 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from spp.backend.host.pooling import lay, load, unload
+from spp.backend.host.layout import empty_channels_last, load_channels_last, store_channels_last
+from spp.backend.types import Array, LrnParameters
 
-CHUNK = 64      # positions of a map that one task works on
+CHUNK = 64      # positions of a map per task
 
 
-def lrn_across(x: np.ndarray, y: np.ndarray, size: int, alpha: float, beta: float, k: float) -> None:
-    """scale = k + alpha / size * sum of x^2 over `size` (odd) channels around each.
+def lrn_across(x: np.ndarray, y: np.ndarray, p: LrnParameters) -> None:
+    """y = x * scale^-beta; scale = k + alpha / size * sum of x^2 over the `size` channels around each.
 
-    x, y: N x C x (any axes). Zeros lie beyond the first and the last channel.
+    x, y: N x C x (any axes), one floating dtype. Beyond the first and the last channel x counts as 0.
     """
-    out = lay(y, "lrn.out")
-    real = x.dtype.type
-    _across(_rows(load(x, "lrn.x")), _rows(out), min(size // 2, x.shape[1]), real(alpha / size), real(beta), real(k))
-    unload(out, y)
+    out = empty_channels_last(y, "lrn.out")
+    real, half = x.dtype.type, min(p.size // 2, x.shape[1])
+    _across(_positions(x, "lrn.x"), _as_positions(out), half, real(p.alpha / p.size), real(p.beta), real(p.k))
+    store_channels_last(out, y)
 
 
-def lrn_across_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray,
-                        size: int, alpha: float, beta: float, k: float) -> None:
+def lrn_across_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray, p: LrnParameters) -> None:
     """dx = dy * scale^-beta - 2 alpha beta / size * x * sum of dy * y / scale over the same channels."""
-    out = lay(dx, "lrn.out")
-    real = x.dtype.type
-    _across_backward(_rows(load(dy, "lrn.dy")), _rows(load(x, "lrn.x")), _rows(out), min(size // 2, x.shape[1]),
-                     real(alpha / size), real(beta), real(k))
-    unload(out, dx)
+    out = empty_channels_last(dx, "lrn.out")
+    real, half = x.dtype.type, min(p.size // 2, x.shape[1])
+    _across_backward(_positions(dy, "lrn.dy"), _positions(x, "lrn.x"), _as_positions(out), half,
+                     real(p.alpha / p.size), real(p.beta), real(p.k))
+    store_channels_last(out, dx)
 
 
-def lrn_within(x: np.ndarray, y: np.ndarray, size: int, alpha: float, beta: float) -> None:
-    """scale = 1 + alpha / size^2 * sum of x^2 over the size x size (odd) positions around each, same channel.
+def lrn_within(x: np.ndarray, y: np.ndarray, p: LrnParameters) -> None:
+    """y = x * scale^-beta; scale = 1 + alpha / size^2 * sum of x^2 over the size x size window around each position.
 
-    x, y: N x C x H x W. Zeros lie beyond the border.
+    x, y: N x C x H x W, one floating dtype. Beyond the border x counts as 0; the divisor is size^2 there too.
     """
-    out = lay(y, "lrn.out")
-    real = x.dtype.type
-    _within(load(x, "lrn.x"), out, min(size // 2, max(x.shape[2:])), real(alpha / size ** 2), real(beta))
-    unload(out, y)
+    out = empty_channels_last(y, "lrn.out")
+    real, half = x.dtype.type, min(p.size // 2, max(x.shape[2:]))
+    _within(load_channels_last(x, "lrn.x"), out, half, real(p.alpha / p.size ** 2), real(p.beta))
+    store_channels_last(out, y)
 
 
-def lrn_within_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray,
-                        size: int, alpha: float, beta: float) -> None:
-    """dx = dy * scale^-beta - 2 alpha beta / size^2 * x * sum of dy * y / scale over the same positions."""
-    out = lay(dx, "lrn.out")
-    real = x.dtype.type
+def lrn_within_backward(dy: np.ndarray, x: np.ndarray, dx: np.ndarray, p: LrnParameters) -> None:
+    """dx = dy * scale^-beta - 2 alpha beta / size^2 * x * sum of dy * y / scale over the same window."""
+    out = empty_channels_last(dx, "lrn.out")
+    real, half = x.dtype.type, min(p.size // 2, max(x.shape[2:]))
     bands = max(1, min(x.shape[2] // 16, 4 * numba.get_num_threads() // max(1, len(x))))
-    _within_backward(load(dy, "lrn.dy"), load(x, "lrn.x"), out, bands, min(size // 2, max(x.shape[2:])),
-                     real(alpha / size ** 2), real(beta))
-    unload(out, dx)
+    _within_backward(load_channels_last(dy, "lrn.dy"), load_channels_last(x, "lrn.x"), out, bands, half,
+                     real(p.alpha / p.size ** 2), real(p.beta))
+    store_channels_last(out, dx)
 
 
-def _rows(laid: np.ndarray) -> np.ndarray:
+def _positions(array: np.ndarray, name: str) -> np.ndarray:
+    return _as_positions(load_channels_last(array, name))
+
+
+def _as_positions(array: np.ndarray) -> np.ndarray:
     """N x ... x C as positions x C."""
-    return laid.reshape(math.prod(laid.shape[:-1]), laid.shape[-1])
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
 @njit(inline="always")
-def _powers(scale, beta, power):
+def _powers(scale: Array, beta: float, power: Array) -> None:
     """power = scale^-beta; for the usual 3/4 from two square roots."""
     if beta == 0.75:
         for c in range(len(scale)):
@@ -73,7 +76,7 @@ def _powers(scale, beta, power):
 
 
 @njit(inline="always")
-def _scales_across(x, row, half, a, k, square, scale):
+def _scales_across(x: Array, row: int, half: int, a: float, k: float, square: Array, scale: Array) -> None:
     """scale[c] = k + a * sum of x[row]^2 over channels c - half .. c + half; `square` has zeros around."""
     channels = len(scale)
     for c in range(channels):
@@ -85,7 +88,7 @@ def _scales_across(x, row, half, a, k, square, scale):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _across(x, y, half, a, beta, k):
+def _across(x: Array, y: Array, half: int, a: float, beta: float, k: float) -> None:
     rows, channels = x.shape
     for task in prange((rows + CHUNK - 1) // CHUNK):
         square, scale = np.zeros(channels + 2 * half, x.dtype), np.empty(channels, x.dtype)
@@ -97,7 +100,7 @@ def _across(x, y, half, a, beta, k):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _across_backward(dy, x, dx, half, a, beta, k):
+def _across_backward(dy: Array, x: Array, dx: Array, half: int, a: float, beta: float, k: float) -> None:
     rows, channels = x.shape
     factor = a * beta + a * beta
     for task in prange((rows + CHUNK - 1) // CHUNK):
@@ -118,7 +121,7 @@ def _across_backward(dy, x, dx, half, a, beta, k):
 
 
 @njit(inline="always")
-def _sums_down(x, n, i, half, sums):
+def _sums_down(x: Array, n: int, i: int, half: int, sums: Array) -> None:
     """sums[half + j, c] = the sum of x^2 over rows i - half .. i + half of column j."""
     _, height, width, channels = x.shape
     sums[half:half + width] = 0
@@ -129,7 +132,7 @@ def _sums_down(x, n, i, half, sums):
 
 
 @njit(inline="always")
-def _sum_along(sums, j, half, total):
+def _sum_along(sums: Array, j: int, half: int, total: Array) -> None:
     """total[c] = the sum over columns j - half .. j + half."""
     for c in range(len(total)):
         total[c] = 0
@@ -139,9 +142,9 @@ def _sum_along(sums, j, half, total):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _within(x, y, half, a, beta):
+def _within(x: Array, y: Array, half: int, a: float, beta: float) -> None:
     n_images, height, width, channels = x.shape
-    one = x.dtype.type(1)       # with a plain 1 the sum would be in double precision
+    one = x.dtype.type(1)       # 1 would make the sum double precision
     for task in prange(n_images * height):
         n, i = task // height, task % height
         sums, scale = np.zeros((width + 2 * half, channels), x.dtype), np.empty(channels, x.dtype)
@@ -156,8 +159,8 @@ def _within(x, y, half, a, beta):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _within_backward(dy, x, dx, bands, half, a, beta):
-    """A task is one of `bands` bands of rows of an image. A window's rows of dy * y / scale are kept, not all."""
+def _within_backward(dy: Array, x: Array, dx: Array, bands: int, half: int, a: float, beta: float) -> None:
+    """A task is one of `bands` bands of rows of an image. Only the rows of dy * y / scale of a window are stored."""
     n_images, height, width, channels = x.shape
     one, factor = x.dtype.type(1), a * beta + a * beta
     window = 2 * half + 1

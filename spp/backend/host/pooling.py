@@ -1,8 +1,8 @@
 """Pooling over regions of a map: sliding windows, pyramid bins and detection windows are tables of regions.
 
-A table is int32 (B, 6), a row a region: z0, z1, y0, y1, x0, x1, half-open, inside the map and not empty;
-axes that the map lacks have 0, 1. Maps are N x C x (1 to 3 spatial axes); pooled arrays are N x C x (any
-axes, B elements in the table's order). The kernels work on C-contiguous N x D x H x W x C, along channels.
+A table is int32 (B, 6), one row per region: z0, z1, y0, y1, x0, x1, half-open, inside the map and not empty; 0, 1 for
+axes that the map lacks. Maps are N x C x (1 to 3 spatial axes), pooled arrays N x C x (any axes, B elements in the
+order of the table), of one floating dtype. The kernels work on C-contiguous N x D x H x W x C arrays, along channels.
 """
 import math
 
@@ -10,116 +10,92 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from spp.backend.host.scratch import scratch
+from spp.backend.host.layout import empty_channels_last, load_channels_last, store_channels_last
 from spp.backend.host.threads import by_one_if_short
+from spp.backend.types import Array
 
 
-def lay(array: np.ndarray, name: str) -> np.ndarray:
-    """An N x C x ... array as C-contiguous N x ... x C: a view where it lies so, else the scratch `name`."""
-    last = _channels_last(array)
-    return last if last.flags.c_contiguous else scratch(name, last.shape, array.dtype)
-
-
-def load(array: np.ndarray, name: str) -> np.ndarray:
-    """As `lay`, with the array's values."""
-    last, laid = _channels_last(array), lay(array, name)
-    if not last.flags.c_contiguous:
-        laid[...] = last
-    return laid
-
-
-def unload(laid: np.ndarray, array: np.ndarray) -> None:
-    """Bring what was computed in `laid`, got from `lay(array)`, to the array if it is not there already."""
-    last = _channels_last(array)
-    if not last.flags.c_contiguous:
-        last[...] = laid
-
-
-def _channels_last(array: np.ndarray) -> np.ndarray:
-    return array.transpose(0, *range(2, array.ndim), 1)
-
-
-def _max_time(x, regions, y, argmax):
+def _max_time(x: np.ndarray, regions: np.ndarray, y: np.ndarray, argmax: np.ndarray | None) -> float:
     return (x.size + 3 * y.size) / (12_000 if argmax is None else 8_000)
 
 
 @by_one_if_short(_max_time)
 def max_pool(x: np.ndarray, regions: np.ndarray, y: np.ndarray, argmax: np.ndarray | None) -> None:
-    """y = the largest x of each region; argmax (int32), if given: its position in the map, (z * H + y) * W + x.
+    """y = the largest x of each region; argmax (int32, or None) = its position in the map, (z * H + y) * W + x.
 
-    The first of equal values wins; a NaN wins its region, so that it is seen.
+    The first of equal values wins; a NaN wins its region, so that it shows.
     """
-    out = lay(y, "pool.out")
-    laid = _map(load(x, "pool.in"))
+    source, out = _map(load_channels_last(x, "pool.in")), empty_channels_last(y, "pool.out")
     if argmax is None:
-        _max(laid, regions, _flat(out))
+        _max(source, regions, _flat(out))
     else:
-        where = lay(argmax, "pool.where")
-        _max_and_positions(laid, regions, _flat(out), _flat(where))
-        unload(where, argmax)
-    unload(out, y)
+        positions = empty_channels_last(argmax, "pool.where")
+        _max_and_positions(source, regions, _flat(out), _flat(positions))
+        store_channels_last(positions, argmax)
+    store_channels_last(out, y)
 
 
 @by_one_if_short(lambda *arrays: arrays[-1].size / 400)
 def max_pool_backward(dy: np.ndarray, argmax: np.ndarray, regions: np.ndarray, dx: np.ndarray) -> None:
-    """dx = the sum of the dy whose maximum came from there."""
-    out = lay(dx, "pool.in")
-    gradient, where = load(dy, "pool.out"), load(argmax, "pool.where")
+    """dx = the sum of dy over the regions whose argmax is this position."""
+    out = empty_channels_last(dx, "pool.in")
+    gradient, where = load_channels_last(dy, "pool.out"), load_channels_last(argmax, "pool.where")
     _max_backward(_flat(gradient), _flat(where), regions, _map(out), _blocks(dx))
-    unload(out, dx)
+    store_channels_last(out, dx)
 
 
 @by_one_if_short(lambda x, regions, divisors, y: (x.size + 5 * y.size) / 15_000)
 def average_pool(x: np.ndarray, regions: np.ndarray, divisors: np.ndarray, y: np.ndarray) -> None:
     """y = the sum of x over each region, divided by the region's divisor (int32, B)."""
-    out = lay(y, "pool.out")
-    _average(_map(load(x, "pool.in")), regions, divisors, _flat(out))
-    unload(out, y)
+    out = empty_channels_last(y, "pool.out")
+    _average(_map(load_channels_last(x, "pool.in")), regions, divisors, _flat(out))
+    store_channels_last(out, y)
 
 
 @by_one_if_short(lambda *arrays: arrays[-1].size / 400)
 def average_pool_backward(dy: np.ndarray, regions: np.ndarray, divisors: np.ndarray, dx: np.ndarray) -> None:
-    """dx = the sum of dy / divisor over the regions that a position is in."""
-    out = lay(dx, "pool.in")
-    _average_backward(_flat(load(dy, "pool.out")), regions, divisors, _map(out), _blocks(dx))
-    unload(out, dx)
+    """dx = the sum of dy / divisor over the regions that contain a position."""
+    out = empty_channels_last(dx, "pool.in")
+    _average_backward(_flat(load_channels_last(dy, "pool.out")), regions, divisors, _map(out), _blocks(dx))
+    store_channels_last(out, dx)
 
 
 def sample_pool(x: np.ndarray, regions: np.ndarray, uniform: np.ndarray, y: np.ndarray,
                 argmax: np.ndarray) -> None:
     """y = one x of each region, chosen with probability x / sum x; argmax = its position, as in `max_pool`.
 
-    uniform (y's shape and dtype, 0 <= u < 1) makes the choice. x must not be negative. A region of zeros
-    gives its first position; a NaN in a region gives NaN.
+    uniform: random numbers 0 <= u < 1 with the shape and dtype of y. x must not be negative. A region of zeros gives
+    its first position; a NaN in a region gives NaN.
     """
-    out, where = lay(y, "pool.out"), lay(argmax, "pool.where")
-    _sample(_map(load(x, "pool.in")), regions, _flat(load(uniform, "pool.uniform")), _flat(out), _flat(where))
-    unload(out, y)
-    unload(where, argmax)
+    out, where = empty_channels_last(y, "pool.out"), empty_channels_last(argmax, "pool.where")
+    _sample(_map(load_channels_last(x, "pool.in")), regions, _flat(load_channels_last(uniform, "pool.uniform")),
+            _flat(out), _flat(where))
+    store_channels_last(out, y)
+    store_channels_last(where, argmax)
 
 
-def _map(laid: np.ndarray) -> np.ndarray:
+def _map(array: np.ndarray) -> np.ndarray:
     """N x (1 to 3 spatial axes) x C as N x D x H x W x C."""
-    missing = 5 - laid.ndim
-    return laid.reshape(laid.shape[:1] + (1,) * missing + laid.shape[1:])
+    missing = 5 - array.ndim
+    return array.reshape(array.shape[:1] + (1,) * missing + array.shape[1:])
 
 
-def _flat(laid: np.ndarray) -> np.ndarray:
+def _flat(array: np.ndarray) -> np.ndarray:
     """N x ... x C as N x B x C."""
-    return laid.reshape(laid.shape[0], math.prod(laid.shape[1:-1]), laid.shape[-1])
+    return array.reshape(array.shape[0], math.prod(array.shape[1:-1]), array.shape[-1])
 
 
 def _blocks(dx: np.ndarray) -> int:
-    """How many channel blocks an image is cut into, so that a small batch keeps all threads busy."""
+    """The number of blocks into which the channels are divided, so that a small batch keeps all threads busy."""
     n, c = dx.shape[:2]
     return max(1, min(c // 16, 2 * numba.get_num_threads() // max(n, 1)))
 
 
 @njit(inline="always")
-def _band(regions, b):
-    """The band of regions b .. end - 1, which have the same rows: end, and from where to where their columns go.
+def _band(regions: Array, b: int) -> tuple[int, int, int]:
+    """end, left, right of the band of regions b .. end - 1, which have the same rows; their columns are left .. right.
 
-    end is b where b is not the first of its band.
+    end is b if b is not the first region of its band.
     """
     end, left, right = b, regions[b, 4], regions[b, 5]
     if b == 0 or not _same_rows(regions, b - 1, b):
@@ -131,20 +107,20 @@ def _band(regions, b):
 
 
 @njit(inline="always")
-def _same_rows(regions, a, b):
+def _same_rows(regions: Array, a: int, b: int) -> bool:
     return ((regions[a, 0] == regions[b, 0]) & (regions[a, 1] == regions[b, 1])
             & (regions[a, 2] == regions[b, 2]) & (regions[a, 3] == regions[b, 3]))
 
 
 @njit(inline="always")
-def _row(z0, y0, y1, height, k):
-    """Where the k-th of a region's rows is among the map's."""
+def _row(z0: int, y0: int, y1: int, height: int, k: int) -> int:
+    """The index, among the rows of the map, of the k-th row of a region."""
     return (z0 + k // (y1 - y0)) * height + y0 + k % (y1 - y0)
 
 
 @njit(inline="always")
-def _take_largest(first, second, third, best):
-    """best = the largest of three; a NaN before all."""
+def _take_largest(first: Array, second: Array, third: Array, best: Array) -> None:
+    """best = the largest of three; NaN wins."""
     for c in range(len(best)):
         a, b, d = first[c], second[c], third[c]
         is_nan = (a != a) | (b != b) | (d != d)
@@ -154,8 +130,8 @@ def _take_largest(first, second, third, best):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max(x, regions, y):
-    """The largest of each of a band's columns, of all columns and channels at once; then of each region's columns."""
+def _max(x: Array, regions: Array, y: Array) -> None:
+    """First the largest of each column of a band, for all columns at once; then of the columns of each region."""
     n_regions = len(regions)
     _, depth, height, width, channels = x.shape
     rows = x.reshape(len(x), depth * height, width * channels)
@@ -183,14 +159,14 @@ def _max(x, regions, y):
 
 
 @njit(inline="always")
-def _take_larger(value, position, best, where):
-    """The larger of a value and the best so far, and its position; the earlier of equals, and a NaN before all."""
+def _take_larger(value: float, position: np.int32, best: float, where: np.int32) -> tuple[float, np.int32]:
+    """The larger of a value and the best so far, and its position: the first of equal values; NaN wins."""
     wins = (value > best) | (value != value)
     return value if wins else best, position if wins else where
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max_and_positions(x, regions, y, argmax):
+def _max_and_positions(x: Array, regions: Array, y: Array, argmax: Array) -> None:
     n_regions = len(regions)
     _, _, height, width, channels = x.shape
     for task in prange(len(x) * n_regions):
@@ -203,7 +179,7 @@ def _max_and_positions(x, regions, y, argmax):
             where[c] = position
         for z in range(z0, z1):
             for i in range(y0, y1):
-                for j in range(x0, x1, 3):      # by threes, so that best and where are less often read and written
+                for j in range(x0, x1, 3):      # three at a time: fewer reads and writes of best and where
                     j1, j2, row = min(j + 1, x1 - 1), min(j + 2, x1 - 1), (z * height + i) * width
                     first, second, third = x[n, z, i, j], x[n, z, i, j1], x[n, z, i, j2]
                     at, at1, at2 = np.int32(row + j), np.int32(row + j1), np.int32(row + j2)
@@ -216,7 +192,7 @@ def _max_and_positions(x, regions, y, argmax):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max_backward(dy, argmax, regions, dx, blocks):
+def _max_backward(dy: Array, argmax: Array, regions: Array, dx: Array, blocks: int) -> None:
     _, _, height, width, channels = dx.shape
     zero = dx.dtype.type(0)
     for task in prange(len(dx) * blocks):
@@ -225,7 +201,7 @@ def _max_backward(dy, argmax, regions, dx, blocks):
         dx[n, :, :, :, first:last] = 0
         for b in range(len(regions)):
             z0, z1, y0, y1, x0, x1 = regions[b]
-            # comparing at every position of the region runs along the channels, which adding at argmax cannot
+            # a comparison at every position of the region vectorizes over channels; additions at argmax do not
             gradient, where = dy[n, b, first:last], argmax[n, b, first:last]
             for z in range(z0, z1):
                 for i in range(y0, y1):
@@ -236,14 +212,14 @@ def _max_backward(dy, argmax, regions, dx, blocks):
 
 
 @njit(inline="always")
-def _add(value, total):
+def _add(value: Array, total: Array) -> None:
     for c in range(len(total)):
         total[c] += value[c]
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _average(x, regions, divisors, y):
-    """In the order of `_max`."""
+def _average(x: Array, regions: Array, divisors: Array, y: Array) -> None:
+    """In the order of `_max`: first the columns of a band, then each region."""
     n_regions = len(regions)
     _, depth, height, width, channels = x.shape
     rows = x.reshape(len(x), depth * height, width * channels)
@@ -269,7 +245,7 @@ def _average(x, regions, divisors, y):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _average_backward(dy, regions, divisors, dx, blocks):
+def _average_backward(dy: Array, regions: Array, divisors: Array, dx: Array, blocks: int) -> None:
     channels, one = dx.shape[4], dx.dtype.type(1)
     for task in prange(len(dx) * blocks):
         n, block = task // blocks, task % blocks
@@ -287,7 +263,7 @@ def _average_backward(dy, regions, divisors, dx, blocks):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _sample(x, regions, uniform, y, argmax):
+def _sample(x: Array, regions: Array, uniform: Array, y: Array, argmax: Array) -> None:
     n_regions = len(regions)
     _, _, height, width, channels = x.shape
     for task in prange(len(x) * n_regions):

@@ -1,37 +1,37 @@
-"""Bilinear resizing: pixels between two rows and two columns.
+"""Bilinear resizing: every output pixel is interpolated between two rows and two columns of the input.
 
-`rows` is (first, second, weight of the second) for each row of the output: int32, int32 and floats; so is
-`columns`. Arrays are N x C x H x W.
+`rows` and `columns` have one entry for each row and column of the output.
+Arrays are N x C x H x W, of one floating dtype.
 """
-from typing import Any
-
 import numba
 import numpy as np
 from numba import njit, prange
 
-from spp.backend.host.pooling import lay, load, unload
+from spp.backend.host.layout import empty_channels_last, load_channels_last, store_channels_last
+from spp.backend.types import Array, Interpolation
 
 
-def bilinear(x: np.ndarray, rows: Any, columns: Any, y: np.ndarray) -> None:
-    """y = x between its rows and columns."""
+def bilinear(x: np.ndarray, rows: Interpolation, columns: Interpolation, y: np.ndarray) -> None:
+    """y = x, interpolated between its rows and columns."""
     (top, bottom, down), (left, right, across) = rows, columns
-    out = lay(y, "pool.out")
-    _bilinear(load(x, "pool.in"), top, bottom, down, left, right, across, out)
-    unload(out, y)
+    out = empty_channels_last(y, "pool.out")
+    _bilinear(load_channels_last(x, "pool.in"), top, bottom, down, left, right, across, out)
+    store_channels_last(out, y)
 
 
-def bilinear_backward(dy: np.ndarray, rows: Any, columns: Any, dx: np.ndarray) -> None:
-    """dx = the sum of dy by the weight that a pixel has in it."""
+def bilinear_backward(dy: np.ndarray, rows: Interpolation, columns: Interpolation, dx: np.ndarray) -> None:
+    """dx = the sum of dy, each times the weight of this position in it."""
     (top, bottom, down), (left, right, across) = rows, columns
-    out = lay(dx, "pool.in")
+    out = empty_channels_last(dx, "pool.in")
     n, c = dx.shape[:2]
     blocks = max(1, min(c // 16, 2 * numba.get_num_threads() // max(n, 1)))
-    _bilinear_backward(load(dy, "pool.out"), top, bottom, down, left, right, across, out, blocks)
-    unload(out, dx)
+    _bilinear_backward(load_channels_last(dy, "pool.out"), top, bottom, down, left, right, across, out, blocks)
+    store_channels_last(out, dx)
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _bilinear(x, top, bottom, down, left, right, across, y):
+def _bilinear(x: Array, top: Array, bottom: Array, down: Array, left: Array, right: Array, across: Array,
+              y: Array) -> None:
     height, channels = y.shape[1], y.shape[3]
     one = y.dtype.type(1)
     for task in prange(len(y) * height):
@@ -44,7 +44,8 @@ def _bilinear(x, top, bottom, down, left, right, across, y):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _bilinear_backward(dy, top, bottom, down, left, right, across, dx, blocks):
+def _bilinear_backward(dy: Array, top: Array, bottom: Array, down: Array, left: Array, right: Array, across: Array,
+                       dx: Array, blocks: int) -> None:
     channels, one = dx.shape[3], dx.dtype.type(1)
     for task in prange(len(dx) * blocks):
         n, block = task // blocks, task % blocks

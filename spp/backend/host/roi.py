@@ -1,7 +1,7 @@
-"""Pooling of regions that each belong to one image of a batch: Fast R-CNN's and R-FCN's.
+"""Pooling of regions, each in one image of a batch: max (Fast R-CNN), position-sensitive average (R-FCN).
 
-A region's bins are rows x columns: `rows` int32 (R, bins, 2) and `columns` int32 (R, bins, 2), half-open, inside
-the map; `image` int32 (R). An empty bin gives 0. Maps are N x C x H x W, pooled arrays R x C x bins x bins.
+Maps are N x C x H x W, pooled arrays R x C x rows x columns of bins, of one floating dtype. `bins.rows` and
+`bins.columns`: int32 (R, bins, 2), half-open intervals inside the map. The result of an empty bin is 0.
 """
 from typing import Sequence
 
@@ -9,80 +9,76 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from spp.backend.host.pooling import lay, load, unload
+from spp.backend.host.layout import empty_channels_last, load_channels_last, store_channels_last
 from spp.backend.host.scratch import scratch
+from spp.backend.types import Array, Bins
 
 
-def roi_max_pool(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, y: np.ndarray,
-                 argmax: np.ndarray | None) -> None:
-    """y = the largest x of each bin; argmax (int32), if given: its position h * W + w, -1 for an empty bin.
+def roi_max_pool(x: np.ndarray, bins: Bins, y: np.ndarray, argmax: np.ndarray | None) -> None:
+    """y = the largest x of each bin; argmax (int32, or None) = its position h * W + w, -1 for an empty bin.
 
     The first of equal values wins; a NaN wins its bin.
     """
-    out = lay(y, "pool.out")
-    laid = load(x, "pool.in")
+    source, out = load_channels_last(x, "pool.in"), empty_channels_last(y, "pool.out")
     if argmax is None:
-        _max(laid, image, rows, columns, out)
+        _max(source, *bins, out)
     else:
-        where = lay(argmax, "pool.where")
-        _max_and_positions(laid, image, rows, columns, out, where)
-        unload(where, argmax)
-    unload(out, y)
+        positions = empty_channels_last(argmax, "pool.where")
+        _max_and_positions(source, *bins, out, positions)
+        store_channels_last(positions, argmax)
+    store_channels_last(out, y)
 
 
-def roi_max_pool_backward(dy: np.ndarray, argmax: np.ndarray, image: np.ndarray, rows: np.ndarray,
-                          columns: np.ndarray, dx: np.ndarray) -> None:
-    """dx = the sum of the dy whose maximum came from there."""
-    out = lay(dx, "pool.in")
-    _max_backward(load(dy, "pool.out"), load(argmax, "pool.where"), image, out, _blocks(dx))
-    unload(out, dx)
+def roi_max_pool_backward(dy: np.ndarray, argmax: np.ndarray, bins: Bins, dx: np.ndarray) -> None:
+    """dx = the sum of dy over the bins whose argmax is this position."""
+    gradient, positions = load_channels_last(dy, "pool.out"), load_channels_last(argmax, "pool.where")
+    out = empty_channels_last(dx, "pool.in")
+    _max_backward(gradient, positions, bins.image, out, _blocks(dx))
+    store_channels_last(out, dx)
 
 
-def roi_max_pyramid(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray, levels: Sequence[int],
-                    y: np.ndarray) -> None:
-    """y (R x C x B) = the largest x of each bin of each region's levels, n x n bins a level, levels one by one.
+def roi_max_pyramid(x: np.ndarray, bins: Bins, levels: Sequence[int], y: np.ndarray) -> None:
+    """y (R x C x B) = the largest x of each bin of each region's pyramid, n x n bins per level, level after level.
 
-    rows, columns: int32 (R, sum of levels, 2), none empty. A level whose n divides an earlier level's must have bins
-    that join whole bins of that level: it is computed from these. A NaN wins its bin.
+    bins.rows, bins.columns: int32 (R, sum of levels, 2), none empty. If n divides the n of an earlier level, each bin
+    must be a union of bins of that level, from which it is then computed. A NaN wins its bin.
     """
-    turned = y.flags.c_contiguous       # each region's result is turned while it is in the cache
-    out = y if turned else lay(y, "pool.out")
+    channels_first = y.flags.c_contiguous       # each region's result is transposed while it is in the cache
+    out = y if channels_first else empty_channels_last(y, "pool.out")
     buffer = scratch("pool.bins", (numba.get_num_threads(), y.shape[2], y.shape[1]), y.dtype)
-    _max_pyramid(load(x, "pool.in"), image, rows, columns, np.array(levels), buffer, out, turned)
-    if not turned:
-        unload(out, y)
+    _max_pyramid(load_channels_last(x, "pool.in"), *bins, np.array(levels), buffer, out, channels_first)
+    if not channels_first:
+        store_channels_last(out, y)
 
 
-def roi_group_average(x: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray,
-                      y: np.ndarray) -> None:
-    """y[r, c, i, j] = the mean of x over bin (i, j) in channel (c * bins + i) * bins + j of the region's image."""
-    out = lay(y, "pool.out")
-    _average(load(x, "pool.in"), image, rows, columns, out)
-    unload(out, y)
+def roi_group_average(x: np.ndarray, bins: Bins, y: np.ndarray) -> None:
+    """y[r, c, i, j] = the mean of x over bin (i, j), in channel (c * n + i) * n + j; a region has n x n bins."""
+    out = empty_channels_last(y, "pool.out")
+    _average(load_channels_last(x, "pool.in"), *bins, out)
+    store_channels_last(out, y)
 
 
-def roi_group_average_backward(dy: np.ndarray, image: np.ndarray, rows: np.ndarray, columns: np.ndarray,
-                               dx: np.ndarray) -> None:
-    """dx = the sum of dy / area over the bins that a position is in."""
-    out = lay(dx, "pool.in")
-    _average_backward(load(dy, "pool.out"), image, rows, columns, out, _blocks(dy, len(dx)))
-    unload(out, dx)
+def roi_group_average_backward(dy: np.ndarray, bins: Bins, dx: np.ndarray) -> None:
+    """dx = the sum of dy / area over the bins that contain a position."""
+    out = empty_channels_last(dx, "pool.in")
+    _average_backward(load_channels_last(dy, "pool.out"), *bins, out, _blocks(dy, len(dx)))
+    store_channels_last(out, dx)
 
 
 def _blocks(array: np.ndarray, images: int = 0) -> int:
-    """How many blocks the channels are cut into, so that a small batch keeps all threads busy."""
+    """The number of blocks into which the channels are divided, so that a small batch keeps all threads busy."""
     n, c = images or array.shape[0], array.shape[1]
     return max(1, min(c // 16, 2 * numba.get_num_threads() // max(n, 1)))
 
 
 @njit(inline="always")
-def _take_larger(value, best):
+def _take_larger(value: Array, best: Array) -> None:
     for c in range(len(best)):
         best[c] = value[c] if (value[c] > best[c]) | (value[c] != value[c]) else best[c]
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max(x, image, rows, columns, y):
+def _max(x: Array, image: Array, rows: Array, columns: Array, y: Array) -> None:
     bins = rows.shape[1]
     for task in prange(len(image) * bins):
         r, p = task // bins, task % bins
@@ -101,7 +97,7 @@ def _max(x, image, rows, columns, y):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max_and_positions(x, image, rows, columns, y, argmax):
+def _max_and_positions(x: Array, image: Array, rows: Array, columns: Array, y: Array, argmax: Array) -> None:
     width, channels = x.shape[2], x.shape[3]
     bins = rows.shape[1]
     for task in prange(len(image) * bins):
@@ -127,14 +123,15 @@ def _max_and_positions(x, image, rows, columns, y, argmax):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max_pyramid(x, image, rows, columns, levels, buffer, y, turned):
-    """`buffer`: threads x bins x channels; y: regions x bins x channels, or, `turned`, regions x channels x bins."""
+def _max_pyramid(x: Array, image: Array, rows: Array, columns: Array, levels: Array, buffer: Array, y: Array,
+                 channels_first: bool) -> None:
+    """`buffer`: threads x bins x channels; y: regions x bins x channels, or x channels x bins if `channels_first`."""
     threads = len(buffer)
     for thread in prange(threads):
         bins = buffer[thread]
         for r in range(thread * len(image) // threads, (thread + 1) * len(image) // threads):
             _pyramid(x[image[r]], rows[r], columns[r], levels, bins)
-            if turned:
+            if channels_first:
                 for c in range(bins.shape[1]):
                     for b in range(bins.shape[0]):
                         y[r, c, b] = bins[b, c]
@@ -143,26 +140,26 @@ def _max_pyramid(x, image, rows, columns, levels, buffer, y, turned):
 
 
 @njit(cache=True, nogil=True)
-def _pyramid(plane, rows, columns, levels, bins):
-    """All levels of one region to bins x channels."""
-    first = begin = 0       # the level's bins, and its rows and columns of bins
+def _pyramid(plane: Array, rows: Array, columns: Array, levels: Array, bins: Array) -> None:
+    """Compute all levels of one region: bins x channels."""
+    first = begin = 0       # where the level's bins begin, and its rows and columns of bins
     for level in range(len(levels)):
         n = levels[level]
-        source = at = 0     # the level that it is computed from: the last, so the coarsest, that n divides
+        source = start = 0      # n and first bin of the coarsest level it can be computed from
         passed = 0
         for earlier in range(level):
             if levels[earlier] % n == 0:
-                source, at = levels[earlier], passed
+                source, start = levels[earlier], passed
             passed += levels[earlier] ** 2
         for p in range(n):
             for q in range(n):
                 best = bins[first + p * n + q]
                 if source:
                     side = source // n
-                    best[:] = bins[at + p * side * source + q * side]
+                    best[:] = bins[start + p * side * source + q * side]
                     for i in range(p * side, (p + 1) * side):
                         for j in range(q * side, (q + 1) * side):
-                            _take_larger(bins[at + i * source + j], best)
+                            _take_larger(bins[start + i * source + j], best)
                     continue
                 top, bottom = rows[begin + p]
                 left, right = columns[begin + q]
@@ -175,7 +172,7 @@ def _pyramid(plane, rows, columns, levels, bins):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max_backward(dy, argmax, image, dx, blocks):
+def _max_backward(dy: Array, argmax: Array, image: Array, dx: Array, blocks: int) -> None:
     width, channels = dx.shape[2], dx.shape[3]
     for task in prange(len(dx) * blocks):
         n, block = task // blocks, task % blocks
@@ -193,7 +190,7 @@ def _max_backward(dy, argmax, image, dx, blocks):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _average(x, image, rows, columns, y):
+def _average(x: Array, image: Array, rows: Array, columns: Array, y: Array) -> None:
     bins = rows.shape[1]
     for task in prange(len(image) * bins):
         r, p = task // bins, task % bins
@@ -212,7 +209,7 @@ def _average(x, image, rows, columns, y):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _average_backward(dy, image, rows, columns, dx, blocks):
+def _average_backward(dy: Array, image: Array, rows: Array, columns: Array, dx: Array, blocks: int) -> None:
     bins, channels = dy.shape[1], dy.shape[3]
     for task in prange(len(dx) * blocks):
         n, block = task // blocks, task % blocks

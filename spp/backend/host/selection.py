@@ -1,12 +1,13 @@
-"""Elements picked by index or by size, without the temporary arrays of NumPy's own functions."""
+"""Elements selected by index or by size, without the temporary arrays of NumPy's own functions."""
 import numpy as np
 from numba import njit, prange
 
 from spp.backend.host.threads import by_one_if_short
+from spp.backend.types import Array
 
 
 def take_rows(x: np.ndarray, indices: np.ndarray, y: np.ndarray) -> None:
-    """y[k] = x[indices[k]]; indices: integers (K), each a row of x. x and y have one dtype, in any order of memory."""
+    """y[k] = x[indices[k]]; indices: integers (K), in range. x and y have one dtype and any order of memory."""
     if x.flags.c_contiguous and y.flags.c_contiguous:
         np.take(x, indices, 0, out=y, mode="clip")      # any other mode makes a copy of y
     else:
@@ -15,34 +16,34 @@ def take_rows(x: np.ndarray, indices: np.ndarray, y: np.ndarray) -> None:
 
 
 def take_columns(x: np.ndarray, columns: np.ndarray, y: np.ndarray) -> None:
-    """y[r] = x[r, columns[r]]; x: R x C, columns: int64 (R), each a column of x; y: R."""
+    """y[r] = x[r, columns[r]]; x: R x C; columns: int64 (R), in range; y: R."""
     _take_columns(x, columns, y)
 
 
 @by_one_if_short(lambda x, *_: x.size / 400)
 def largest(x: np.ndarray, indices: np.ndarray, values: np.ndarray) -> None:
-    """Write the largest elements of each row, the largest first, and their columns.
+    """values = the k largest elements of each row, the largest first; indices (int64) = their columns.
 
-    x: R x C; indices (int64) and values: R x the number to find. All are C-contiguous. Of equal ones the last comes
-    first. NaN counts as largest.
+    x: R x C; indices, values: R x k. All are C-contiguous. Of equal elements the last comes first. NaN counts as
+    largest.
     """
     _largest(x, indices, values)
 
 
 @njit(cache=True, nogil=True)
-def _take_columns(x, columns, y):
+def _take_columns(x: Array, columns: Array, y: Array) -> None:
     for row in range(len(x)):
         y[row] = x[row, columns[row]]
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _largest(x, indices, values):
+def _largest(x: Array, indices: Array, values: Array) -> None:
     count = values.shape[1]
     for row in prange(len(x)):
         best, where = values[row], indices[row]
         for i in range(x.shape[1]):
             value = x[row, i]
-            place = min(i, count)       # behind all found so far
+            place = min(i, count)       # after the largest elements so far
             while place > 0 and (value >= best[place - 1] or value != value):
                 place -= 1
             for k in range(min(i, count - 1), place, -1):

@@ -1,20 +1,22 @@
-"""Parameter updates: one pass over each parameter's memory. What each rule computes is said in spp.ops.update."""
-from typing import Sequence
+"""Parameter updates: one pass over each parameter's memory. spp.ops.update documents the rules."""
+from typing import Callable, Sequence
 
 import numba
 import numpy as np
 
+from spp.backend.types import Array, UpdateStep
+
 Arrays = Sequence[np.ndarray]
-Numbers = Sequence[float]
 
 
 @numba.njit(inline="always")
-def _gradient(diff, w, decay, l1, scale):
+def _gradient(diff: float, w: float, decay: float, l1: bool, scale: float) -> float:
     return scale * diff + decay * (np.sign(w) if l1 else w)
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _sgd(data, diff, history, l1, scale, decay, rate, momentum):
+def _sgd(data: Array, diff: Array, history: Array, l1: bool, scale: float, decay: float, rate: float,
+         momentum: float) -> None:
     for i in numba.prange(data.size):
         step = momentum * history[i] + rate * _gradient(diff[i], data[i], decay, l1, scale)
         history[i] = step
@@ -22,7 +24,8 @@ def _sgd(data, diff, history, l1, scale, decay, rate, momentum):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _nesterov(data, diff, history, l1, scale, decay, rate, momentum):
+def _nesterov(data: Array, diff: Array, history: Array, l1: bool, scale: float, decay: float, rate: float,
+              momentum: float) -> None:
     for i in numba.prange(data.size):
         before = history[i]
         step = momentum * before + rate * _gradient(diff[i], data[i], decay, l1, scale)
@@ -31,7 +34,8 @@ def _nesterov(data, diff, history, l1, scale, decay, rate, momentum):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _adagrad(data, diff, history, l1, scale, decay, rate, delta):
+def _adagrad(data: Array, diff: Array, history: Array, l1: bool, scale: float, decay: float, rate: float,
+             delta: float) -> None:
     for i in numba.prange(data.size):
         gradient = _gradient(diff[i], data[i], decay, l1, scale)
         squares = history[i] + gradient * gradient
@@ -40,7 +44,8 @@ def _adagrad(data, diff, history, l1, scale, decay, rate, delta):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _rmsprop(data, diff, history, l1, scale, decay, rate, delta, past, present):
+def _rmsprop(data: Array, diff: Array, history: Array, l1: bool, scale: float, decay: float, rate: float, delta: float,
+             past: float, present: float) -> None:
     for i in numba.prange(data.size):
         gradient = _gradient(diff[i], data[i], decay, l1, scale)
         squares = past * history[i] + present * gradient * gradient
@@ -49,7 +54,8 @@ def _rmsprop(data, diff, history, l1, scale, decay, rate, delta, past, present):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _adadelta(data, diff, gradients, updates, l1, scale, decay, rate, delta, past, present):
+def _adadelta(data: Array, diff: Array, gradients: Array, updates: Array, l1: bool, scale: float, decay: float,
+              rate: float, delta: float, past: float, present: float) -> None:
     for i in numba.prange(data.size):
         gradient = _gradient(diff[i], data[i], decay, l1, scale)
         squares = past * gradients[i] + present * gradient * gradient
@@ -60,7 +66,8 @@ def _adadelta(data, diff, gradients, updates, l1, scale, decay, rate, delta, pas
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _adam(data, diff, first, second, l1, scale, decay, rate, delta, past1, present1, past2, present2):
+def _adam(data: Array, diff: Array, first: Array, second: Array, l1: bool, scale: float, decay: float, rate: float,
+          delta: float, past1: float, present1: float, past2: float, present2: float) -> None:
     for i in numba.prange(data.size):
         gradient = _gradient(diff[i], data[i], decay, l1, scale)
         mean = past1 * first[i] + present1 * gradient
@@ -70,50 +77,46 @@ def _adam(data, diff, first, second, l1, scale, decay, rate, delta, past1, prese
         data[i] -= rate * mean / (np.sqrt(square) + delta)
 
 
-def _run(kernel, arrays: tuple[Arrays, ...], rates: Numbers, decays: Numbers, l1: bool, scale: float,
-         *numbers: float) -> None:
-    """A kernel for each parameter: its data, diff and histories, and numbers of the arrays' own type.
+def _run(kernel: Callable[..., None], arrays: tuple[Arrays, ...], step: UpdateStep, *numbers: float) -> None:
+    """Run a kernel for each parameter on its data, diff and histories, with numbers of the arrays' own dtype.
 
     A Python float would make a kernel compute in double precision.
     """
-    for of_parameter, rate, decay in zip(zip(*arrays), rates, decays):
-        kind = of_parameter[0].dtype.type
-        kernel(*(array.reshape(-1) for array in of_parameter), l1, kind(scale), kind(decay), kind(rate),
-               *(kind(number) for number in numbers))
+    for parameter, rate, decay in zip(zip(*arrays), step.rate, step.decay):
+        real = parameter[0].dtype.type
+        kernel(*(array.reshape(-1) for array in parameter), step.l1, real(step.scale), real(decay), real(rate),
+               *(real(number) for number in numbers))
 
 
-def sgd_update(data: Arrays, diff: Arrays, history: Arrays, rate: Numbers, momentum: float, decay: Numbers, l1: bool,
-               scale: float) -> None:
+def sgd_update(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, momentum: float) -> None:
     """SGD with momentum."""
-    _run(_sgd, (data, diff, history), rate, decay, l1, scale, momentum)
+    _run(_sgd, (data, diff, history), step, momentum)
 
 
-def nesterov_update(data: Arrays, diff: Arrays, history: Arrays, rate: Numbers, momentum: float, decay: Numbers,
-                    l1: bool, scale: float) -> None:
+def nesterov_update(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, momentum: float) -> None:
     """SGD with Nesterov's momentum."""
-    _run(_nesterov, (data, diff, history), rate, decay, l1, scale, momentum)
+    _run(_nesterov, (data, diff, history), step, momentum)
 
 
-def adagrad_update(data: Arrays, diff: Arrays, history: Arrays, rate: Numbers, delta: float, decay: Numbers, l1: bool,
-                   scale: float) -> None:
+def adagrad_update(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, delta: float) -> None:
     """AdaGrad."""
-    _run(_adagrad, (data, diff, history), rate, decay, l1, scale, delta)
+    _run(_adagrad, (data, diff, history), step, delta)
 
 
-def rmsprop_update(data: Arrays, diff: Arrays, history: Arrays, rate: Numbers, rms_decay: float, delta: float,
-                   decay: Numbers, l1: bool, scale: float) -> None:
+def rmsprop_update(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, rms_decay: float,
+                   delta: float) -> None:
     """RMSProp."""
-    _run(_rmsprop, (data, diff, history), rate, decay, l1, scale, delta, rms_decay, 1 - rms_decay)
+    _run(_rmsprop, (data, diff, history), step, delta, rms_decay, 1 - rms_decay)
 
 
-def adadelta_update(data: Arrays, diff: Arrays, gradients: Arrays, updates: Arrays, rate: Numbers, momentum: float,
-                    delta: float, decay: Numbers, l1: bool, scale: float) -> None:
+def adadelta_update(data: Arrays, diff: Arrays, gradients: Arrays, updates: Arrays, step: UpdateStep,
+                    momentum: float, delta: float) -> None:
     """AdaDelta."""
-    _run(_adadelta, (data, diff, gradients, updates), rate, decay, l1, scale, delta, momentum, 1 - momentum)
+    _run(_adadelta, (data, diff, gradients, updates), step, delta, momentum, 1 - momentum)
 
 
-def adam_update(data: Arrays, diff: Arrays, first: Arrays, second: Arrays, rate: Numbers, momentum: float,
-                momentum2: float, delta: float, decay: Numbers, l1: bool, scale: float) -> None:
-    """Adam; `rate` is corrected for the bias already."""
-    _run(_adam, (data, diff, first, second), rate, decay, l1, scale, delta, momentum, 1 - momentum,
-         momentum2, 1 - momentum2)
+def adam_update(data: Arrays, diff: Arrays, first: Arrays, second: Arrays, step: UpdateStep,
+                momenta: tuple[float, float], delta: float) -> None:
+    """Adam; `step.rate` includes the correction of the bias."""
+    momentum, momentum2 = momenta
+    _run(_adam, (data, diff, first, second), step, delta, momentum, 1 - momentum, momentum2, 1 - momentum2)

@@ -105,7 +105,7 @@ def pyramid(writer: Writer, layer: Any, x: Texts) -> Texts:
 
 @emits("LRN")
 def lrn(writer: Writer, layer: Any, x: Texts) -> Texts:
-    size, *rest = layer.numbers
+    size, *rest = layer.numbers[:3] if layer.within else layer.numbers
     text = ", ".join([str(size), *map(number, rest)])
     if layer.within:
         return [f"lrn_within({x[0]}, {text})"]
@@ -213,7 +213,7 @@ def tile(writer: Writer, layer: Any, x: Texts) -> Texts:
 @emits("Reduction")
 def reduction(writer: Writer, layer: Any, x: Texts) -> Texts:
     axes = len(writer.shapes(layer)[0])
-    operation, coeff = layer.how
+    operation, coeff = layer.operation, layer.coeff
     value = {"SUM": "", "MEAN": "", "ASUM": ".abs()", "SUMSQ": ".square()"}[operation]
     dims = tuple(range(layer.param.reduction_param.axis % axes, axes)) if axes else ()
     text = f"{x[0]}{value}.{'mean' if operation == 'MEAN' else 'sum'}({dims!r})"

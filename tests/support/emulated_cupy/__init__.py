@@ -53,7 +53,7 @@ def installed() -> Iterator[ModuleType]:
     for name in mine:
         del sys.modules[name]
     backend.__dict__.pop("cuda", None)
-    backend.forget()
+    backend.forget_devices()
     made = module()
     sys.modules.update(made)
     try:
@@ -64,4 +64,4 @@ def installed() -> Iterator[ModuleType]:
             del sys.modules[name]
         sys.modules.update(mine)
         backend.__dict__.pop("cuda", None)
-        backend.forget()
+        backend.forget_devices()

@@ -15,7 +15,7 @@ from spp.backend.host.onednn import products as onednn_products
 from spp.backend.host.convolution import winograd
 from spp.backend.host.blas import one_thread, product
 from spp.backend.host.channels import channel_sums
-from spp.backend.host.layout import channels_last, store
+from spp.backend.host.layout import load_channels_last, store
 from spp.backend.host.onednn.products import execute
 from spp.backend.host.pixels import bias_scale_shift, flat_pixels, pixels
 from spp.backend.host.scratch import scratch
@@ -298,7 +298,7 @@ def convolution_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | No
         return nd.forward(x, weight, bias, y, stride, pad, dilation, group, relu, scale, shift)
     one_thread()
     geometry = _geometry(weight, stride, pad, dilation)
-    source, out = channels_last(x, "convolution.x"), pixels(y, "convolution.y")
+    source, out = load_channels_last(x, "convolution.x"), pixels(y, "convolution.y")
     lowest = x.dtype.type(0 if relu else -np.inf)
     plan = onednn.plan("forward", source, out, weight, geometry, group, relu, scale is not None)
     if plan and scale is None and bias is not None and bias.flags.c_contiguous:
@@ -338,7 +338,7 @@ def convolution_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray
         return nd.backward_data(dy, weight, dx, stride, pad, dilation, group)
     one_thread()
     geometry = _geometry(weight, stride, pad, dilation)
-    source, out = channels_last(dy, "convolution.y"), channels_last(dx, "convolution.x")
+    source, out = load_channels_last(dy, "convolution.y"), load_channels_last(dx, "convolution.x")
     plan = onednn.plan("backward_data", out, source, weight, geometry, group)
     if plan:
         plan.backward_data(source, weight, out)
@@ -369,14 +369,14 @@ def convolution_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndar
         return nd.backward_weights(x, dy, dweight, dbias, stride, pad, dilation, group)
     one_thread()
     geometry = _geometry(dweight, stride, pad, dilation)
-    source, gradient = channels_last(x, "convolution.x"), channels_last(dy, "convolution.y")
+    source, gradient = load_channels_last(x, "convolution.x"), load_channels_last(dy, "convolution.y")
     plan = onednn.plan("backward_weights", source, gradient, dweight, geometry, group)
     if plan:
         return plan.backward_weights(source, gradient, dweight, dbias)
     if winograd.pays(source, gradient, dweight, geometry, group, "backward_weights"):
         winograd.backward_weights(source, gradient, dweight, geometry, group)
         if dbias is not None:
-            dbias += channel_sums(dy, 1, 2)
+            dbias += channel_sums(dy, 1, 1)
         return
     outputs, channels = dweight.shape[:2]
     taps = geometry[0] * geometry[1]

@@ -5,7 +5,7 @@ import numpy as np
 
 from spp.convert.onnx.export.graph import Graph, Site, TensorProto, Value, emits, values
 from spp.errors import ConvertError
-from spp.layers.neuron import log_of_base
+from spp.layers.elementwise import log_of_base
 
 
 # --- convolution and inner product
@@ -215,7 +215,7 @@ def batch_norm(g: Graph, site: Site) -> str:
     channels = layer.blobs[0].shape
     learned = [values(blob) for blob in layer.learned]
     gamma, beta = learned + [np.ones(channels), np.zeros(channels)][len(learned):]
-    if layer.of_batch:
+    if layer.uses_batch_statistics:
         axes = [axis for axis in range(x.rank) if axis != 1]
         centred, spread = _moments(g, x.name, axes)
         y = g.add("Div", centred, g.add("Sqrt", g.scaled(spread, 1, eps)))

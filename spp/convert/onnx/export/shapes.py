@@ -154,7 +154,7 @@ REDUCTIONS = {"ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMea
 
 @emits("Reduction")
 def reduction(g: Graph, site: Site) -> str:
-    how, coeff = site.layer.how
+    how, coeff = site.layer.operation, site.layer.coeff
     axes = list(range(site.tops[0].rank, site.x.rank))
     if how == "SUM":
         y = g.add("ReduceSum", site.x.name, g.ints(*axes), keepdims=0)

@@ -1,38 +1,42 @@
-"""The same net in torch: a module that does what a NetParameter says, layer by layer, on torch's own operations."""
+"""The nets of the benchmarks in torch: a module that computes a NetParameter with torch's own layers.
+
+This is not spp.convert.torch_module, which would handicap torch: its source keeps every activation until forward
+returns, its ReLUs are out-of-place, and it has neither a loss nor batch normalisation in training mode.
+"""
 import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 
 class _WithinChannels(nn.Module):
-    """Caffe's LRN over a window of each channel by itself."""
+    """Caffe's LRN with norm_region WITHIN_CHANNEL."""
 
     def __init__(self, size: int, alpha: float, beta: float) -> None:
         super().__init__()
         self.size, self.alpha, self.beta = size, alpha, beta
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x * (1 + self.alpha * functional.avg_pool2d(x * x, self.size, 1, self.size // 2)) ** -self.beta
 
 
 class _Pyramid(nn.Module):
-    """Levels of bins x bins maxima, one after the other."""
+    """Spatial pyramid pooling: the bins x bins maxima of all levels, concatenated."""
 
     def __init__(self, levels: list[int]) -> None:
         super().__init__()
         self.levels = levels
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return torch.cat([functional.adaptive_max_pool2d(x, bins).flatten(1) for bins in self.levels], 1)
 
 
-class Twin(nn.Module):
-    """The net of a NetParameter, as far as the nets of nets.py need; `forward` takes its inputs in their order.
+class TorchNet(nn.Module):
+    """The net of a NetParameter with the layer types of nets.py; `forward` takes the net's inputs in their order.
 
-    Its parameters have their shapes after a first forward. `modules_of[layer's name]` are those with parameters.
+    The parameters get their shapes in the first forward. `modules_of` has the torch module of each layer by name.
     """
 
     def __init__(self, param: Any) -> None:
@@ -45,22 +49,22 @@ class Twin(nn.Module):
         for layer in param.layer:
             if layer.type == "Input":
                 self.inputs += layer.top
-            elif layer.type != "Scale":         # done by its BatchNorm
+            elif layer.type != "Scale":         # part of its BatchNorm
                 module = _module(layer, layer.bottom[0] in scaled)
                 self.parts.append(module)
                 self.modules_of[layer.name] = module[-1] if isinstance(module, nn.Sequential) else module
                 self.steps.append((module, list(layer.bottom), layer.top[0]))
         self.last_use = {name: i for i, (_, bottoms, _) in enumerate(self.steps) for name in bottoms}
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: Tensor) -> Tensor:
         blobs = dict(zip(self.inputs, inputs))
         top = ""
         for i, (module, bottoms, top) in enumerate(self.steps):
-            made = module(*(blobs[name] for name in bottoms))
+            output = module(*(blobs[name] for name in bottoms))
             for name in bottoms:
                 if self.last_use[name] == i:
-                    blobs.pop(name, None)       # as a net written by hand would let go of it
-            blobs[top] = made
+                    blobs.pop(name, None)       # frees its memory, as in a net written by hand
+            blobs[top] = output
         return blobs[top]
 
 
@@ -102,16 +106,16 @@ class _Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *x):
+    def forward(self, *x: Tensor) -> Tensor:
         return self.function(*x)
 
 
-def load(twin: Twin, params: dict[str, list[Any]]) -> None:
-    """Give the twin, which has run once, a Net's parameters: NumPy arrays by layer name."""
+def load(net: TorchNet, params: dict[str, list[Any]]) -> None:
+    """Load the parameters of a Net, NumPy arrays by layer name, into a TorchNet that has run once."""
     with torch.no_grad():
         for name, arrays in params.items():
             scale = re.fullmatch("scale_(.*)", name)
-            module = twin.modules_of.get(f"bn_{scale[1]}" if scale else name)
+            module = net.modules_of.get(f"bn_{scale[1]}" if scale else name)
             assert module is not None, name
             values = [torch.from_numpy(array) for array in arrays]
             if isinstance(module, nn.BatchNorm2d) and not scale:
