@@ -12,7 +12,6 @@ from emulated_cupy import functions, memory
 
 from folders import ROOT
 from spp import backend
-from spp.backend.protocol import Backend
 from spp.errors import SppError
 
 
