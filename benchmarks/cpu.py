@@ -185,12 +185,12 @@ def file_task(task: str, contender: str) -> Callable[[], Any] | None:
             param = with_pooling_layers(param)
         write_text(param, f"{model}.prototxt")
         net.save(f"{model}.caffemodel")
-        opencv_net = cv2.dnn.readNetFromCaffe(f"{model}.prototxt", f"{model}.caffemodel")
-        opencv_net.setInput(images)
-        return opencv_net.forward
-    from spp.convert.onnx.export import model as onnx_export
+        loaded = cv2.dnn.readNetFromCaffe(f"{model}.prototxt", f"{model}.caffemodel")
+        loaded.setInput(images)
+        return loaded.forward
+    from spp.convert import onnx
 
-    onnx_export.export(net, None, f"{model}.onnx")
+    onnx.export(net, None, f"{model}.onnx")
     if contender == "onnxruntime":
         import onnxruntime
 

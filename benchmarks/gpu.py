@@ -21,6 +21,7 @@ import numpy as np
 import nets
 import turns
 from spp import backend
+from spp.backend.types import Epilogue
 from spp.inspection import flops
 from spp.errors import SppError
 from spp.layers import TEST
@@ -134,7 +135,7 @@ def limits(device: str, side: int, copied: int) -> dict[str, float]:
         one = used.from_host(np.random.default_rng(0).normal(size=(side, side)).astype(np.float32))
         out = used.xp.empty_like(one)
         for precision in [p for p in PRECISIONS if p in used.precisions]:
-            seconds = _best(used, lambda: used.inner_product_forward(one, one, None, out, False, False, precision))
+            seconds = _best(used, lambda: used.inner_product_forward(one, one, out, False, Epilogue(), precision))
             rates[precision] = 2 * side ** 3 / seconds
         here = used.xp.zeros(copied // 4, np.float32)
         there = used.xp.empty_like(here)

@@ -62,6 +62,7 @@ def _arrays(layer: dict[str, Any]) -> Any:
 
 def _spp(layer: dict[str, Any]) -> Callable[[], Any]:
     from spp.blob import Blob
+    from spp.backend.types import Epilogue, Geometry
     from spp.ops import convolution, inner_product
 
     x, y = Blob(tuple(layer["x"])), Blob(tuple(layer["y"]))
@@ -73,15 +74,15 @@ def _spp(layer: dict[str, Any]) -> Callable[[], Any]:
     dbias = None if bias is None else np.zeros_like(bias)
     if layer["type"] == "InnerProduct":
         return {
-            "forward": lambda: inner_product.forward(x.data, weight.data, bias, y.data),
+            "forward": lambda: inner_product.forward(x.data, weight.data, y.data, Epilogue(bias)),
             "input's gradient": lambda: inner_product.backward_data(y.diff, weight.data, x.diff),
             "weights' gradient": lambda: inner_product.backward_weights(x.data, y.diff, weight.diff),
         }[layer["operation"]]
-    geometry = ((layer["stride"],) * 2, (layer["pad"],) * 2, (1, 1), layer["group"])
+    geometry = Geometry(weight.shape[2:], (layer["stride"],) * 2, (layer["pad"],) * 2, (1, 1), layer["group"])
     return {
-        "forward": lambda: convolution.forward(x.data, weight.data, bias, y.data, *geometry),
-        "input's gradient": lambda: convolution.backward_data(y.diff, weight.data, x.diff, *geometry),
-        "weights' gradient": lambda: convolution.backward_weights(x.data, y.diff, weight.diff, dbias, *geometry),
+        "forward": lambda: convolution.forward(x.data, weight.data, y.data, geometry, Epilogue(bias)),
+        "input's gradient": lambda: convolution.backward_data(y.diff, weight.data, x.diff, geometry),
+        "weights' gradient": lambda: convolution.backward_weights(x.data, y.diff, weight.diff, dbias, geometry),
     }[layer["operation"]]
 
 

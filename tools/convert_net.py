@@ -4,9 +4,7 @@ import os
 import sys
 from typing import Any, Sequence
 
-from spp.convert import caffe_files, weights
-from spp.convert.cuda_convnet import layers as cuda_convnet
-from spp.convert.torch import programs as torch_programs
+from spp.convert import caffe_files, cuda_convnet, onnx, torch, weights
 from spp.errors import ConvertError
 from spp.net import Net
 from spp_tools.common import Parser, existing, guarded
@@ -38,32 +36,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     direction.add_argument("--to", choices=["torch", "onnx"], help="convert a prototxt to that")
     direction.add_argument("--from", choices=["torch", "onnx", "cuda-convnet"], dest="source",
                            help="what to convert from")
-    parser.add_argument("--output", required=True, metavar="FILE", help="what to write: .py, .onnx or .prototxt")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the file to write: .py, .onnx or .prototxt")
     parser.add_argument("--shape", type=sizes, action="append", default=[], metavar="[NAME=]N,N,...",
                         help="sizes of an input: of a torch module in order, of the others by NAME")
     parser.add_argument("--params", metavar="FILE", help="cuda-convnet's layer parameters, for the solver")
-    parser.add_argument("--mean", metavar="V,V,V", help="what the input has subtracted, to be noted in an ONNX file")
-    parser.add_argument("--scale", metavar="S", help="what the input is multiplied by then, to be noted there")
+    parser.add_argument("--mean", metavar="V,V,V", help="the means that are subtracted from the input, recorded in an "
+                        "ONNX file")
+    parser.add_argument("--scale", metavar="S", help="the factor of the input after that, recorded in an ONNX file")
     return guarded(lambda: convert(parser.parse_args(argv)))
 
 
 def sizes(text: str) -> tuple[str, list[int]]:
-    """An argument that is a shape, maybe with a name."""
+    """An argument that is a shape, with or without a name."""
     name, _, numbers = text.rpartition("=")
     try:
-        found = [int(part) for part in numbers.split(",")]
+        shape = [int(part) for part in numbers.split(",")]
     except ValueError:
-        found = []
-    if not found or min(found) < 1:
+        shape = []
+    if not shape or min(shape) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a shape, as 1,3,224,224 or data=1,3,224,224")
-    return name, found
+    return name, shape
 
 
 def convert(args: Any) -> int:
-    """Do what the arguments say."""
+    """Convert as the arguments say."""
     ending = {"torch": ".py", "onnx": ".onnx"}.get(args.to, ".prototxt")
     if not args.output.endswith(ending):
-        raise ConvertError(f"--output {args.output}: what is written here is a {ending} file; name it so")
+        raise ConvertError(f"--output {args.output}: the output is a {ending} file; name it so")
     if args.to:
         written = to_other(args)
     else:
@@ -73,10 +72,10 @@ def convert(args: Any) -> int:
 
 
 def to_other(args: Any) -> list[str]:
-    """Convert a prototxt; returns the paths of what was written."""
+    """Convert a prototxt; returns the paths of the written files."""
     notes = {key: value for key, value in (("mean", args.mean), ("scale", args.scale)) if value is not None}
     if notes and args.to != "onnx":
-        raise ConvertError("--mean and --scale go with --to onnx; convert_weights notes them in a torch file")
+        raise ConvertError("--mean and --scale go with --to onnx; convert_weights records them in a torch file")
     if args.shape:
         raise ConvertError("--shape goes with --from; a prototxt has its own shapes")
     model = existing(args.model)
@@ -89,21 +88,20 @@ def to_other(args: Any) -> list[str]:
         if net.params:
             raise ConvertError(f"{model} has parameters; give their values: --weights FILE.caffemodel")
     if args.to == "torch":
-        return [args.output, torch_programs.export(net, args.output)]
-    from spp.convert.onnx.export import model as onnx_export
-    onnx_export.export(net, None, args.output, notes)
+        return [args.output, torch.export(net, args.output)]
+    onnx.export(net, None, args.output, notes)
     return [args.output]
 
 
 def to_caffe(args: Any) -> list[str]:
-    """Convert a torch module, an ONNX file or cuda-convnet's files; returns the paths of what was written."""
+    """Convert a torch module, an ONNX file or cuda-convnet's files; returns the paths of the written files."""
     if args.mean is not None or args.scale is not None:
         raise ConvertError("--mean and --scale go with --to onnx; a prototxt has transform_param for them")
     if args.params and args.source != "cuda-convnet":
         raise ConvertError("--params goes with --from cuda-convnet")
     caffemodel = os.path.splitext(args.output)[0] + ".caffemodel"
     if args.source == "torch":
-        param = torch_programs.read(args.model, args.weights, [shape for _, shape in args.shape])
+        param = torch.read(args.model, args.weights, [shape for _, shape in args.shape])
         caffe_files.write(param, args.output, caffemodel)
         return [args.output, caffemodel]
     if any(not name for name, _ in args.shape):
@@ -112,13 +110,12 @@ def to_caffe(args: Any) -> list[str]:
         return from_cuda_convnet(args)
     if args.weights:
         raise ConvertError("an ONNX file has its own weights; leave out --weights")
-    from spp.convert.onnx.importer import model as onnx_import
-    onnx_import.convert(args.model, args.output, caffemodel, dict(args.shape))
+    onnx.convert(args.model, args.output, caffemodel, dict(args.shape))
     return [args.output, caffemodel]
 
 
 def from_cuda_convnet(args: Any) -> list[str]:
-    """Convert a layer definition, and with --params its solver; returns the paths of what was written."""
+    """Convert a layer definition, and with --params its solver; returns the paths of the written files."""
     if args.weights:
         raise ConvertError("cuda-convnet's weights cannot be read; leave out --weights")
     solver = os.path.splitext(args.output)[0] + "_solver.prototxt" if args.params else None

@@ -4,8 +4,7 @@ import sys
 from typing import Any, Sequence
 
 from spp.convert import weights
-from spp.convert.torch import files as torch_files
-from spp.convert.torch import torchvision_nets
+from spp.convert.torch import tensor_files, torchvision_nets
 from spp.errors import ConvertError
 from spp_tools.common import Parser, existing, guarded
 
@@ -16,8 +15,8 @@ DESCRIPTION = """Convert the weights of a net between Caffe (.caffemodel, .h5) a
   convert_weights --model deploy.prototxt --weights net.safetensors --output net.caffemodel
       back, bit by bit
   convert_weights --map torchvision:resnet18 --weights resnet18-f37072fd.pth --output resnet18.caffemodel
-      a checkpoint of torchvision, with resnet18.prototxt beside it; input: BGR, 0 to 255, the means that are
-      printed subtracted. Known: """ + ", ".join(torchvision_nets.NAMES) + """
+      a checkpoint of torchvision, with resnet18.prototxt beside it; input: BGR, 0 to 255, less the printed means.
+      Known: """ + ", ".join(torchvision_nets.NAMES) + """
 
 Needs pip install 'spp[torch]'. Exit codes: 0 done, 1 an error (one line on stderr says which)."""
 
@@ -27,14 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("convert_weights", DESCRIPTION)
     parser.add_argument("--model", metavar="PROTOTXT", help="the net; not with --map")
     parser.add_argument("--weights", metavar="FILE", required=True, help="the weights to convert")
-    parser.add_argument("--output", metavar="FILE", required=True, help="the file to write; its ending says the kind")
+    parser.add_argument("--output", metavar="FILE", required=True, help="the file to write; its extension sets the "
+                        "format")
     parser.add_argument("--map", metavar="torchvision:NET", help="names of another library instead of the net's own")
     parser.add_argument("--flip-channels", action="store_true",
                         help="reverse the channels, BGR to RGB or back, that the first convolutions read")
-    parser.add_argument("--mean", type=numbers, metavar="V,V,V", help="what the input has subtracted, a number a "
-                        "channel, to be kept in the file; with --map: torch's mean, RGB of 0 to 1")
-    parser.add_argument("--scale", type=float, metavar="S", help="what the input is multiplied by then, to be kept in "
-                        "the file")
+    parser.add_argument("--mean", type=numbers, metavar="V,V,V", help="the means that are subtracted from the input, "
+                        "per channel, recorded in the file; with --map: torch's mean, RGB of 0 to 1")
+    parser.add_argument("--scale", type=float, metavar="S", help="the factor of the input after that, recorded in the "
+                        "file")
     parser.add_argument("--std", type=numbers, metavar="V,V,V", help="with --map: torch's standard deviation, RGB of "
                         "0 to 1; default for both: those of torchvision's published weights")
     return guarded(lambda: convert(parser.parse_args(argv)))
@@ -49,23 +49,23 @@ def numbers(text: str) -> list[float]:
 
 
 def convert(args: Any) -> int:
-    """Do what the arguments say."""
-    to_torch = args.output.endswith(torch_files.ENDINGS)
+    """Convert as the arguments say."""
+    to_torch = args.output.endswith(tensor_files.ENDINGS)
     if not to_torch and not args.output.endswith(weights.ENDINGS):
-        known = ", ".join((*weights.ENDINGS, *torch_files.ENDINGS))
-        raise ConvertError(f"--output {args.output}: its ending must say what to write: {known}")
+        known = ", ".join((*weights.ENDINGS, *tensor_files.ENDINGS))
+        raise ConvertError(f"--output {args.output}: its extension must be one of {known}")
     if args.map:
         return convert_map(args, to_torch)
     if not args.model or args.std:
         raise ConvertError("--std goes with --map only" if args.model else "give the net: --model PROTOTXT, or --map")
-    if to_torch == args.weights.endswith(torch_files.ENDINGS):
+    if to_torch == args.weights.endswith(tensor_files.ENDINGS):
         raise ConvertError(f"{args.weights} and {args.output} are both {'torch' if to_torch else 'Caffe'} files; one "
                            "of them must be the other's kind")
     model = existing(args.model)
     if to_torch:
-        given = {"mean": args.mean, "scale": args.scale}
+        notes = {"mean": args.mean, "scale": args.scale}
         left = weights.to_torch(model, args.weights, args.output, args.flip_channels,
-                                {key: value for key, value in given.items() if value is not None})
+                                {key: value for key, value in notes.items() if value is not None})
         if left:
             print(f"Left out, as the net has no such layers: {', '.join(left)}")
     else:

@@ -18,6 +18,11 @@ class Geometry(NamedTuple):
     dilation: Numbers = ()
     group: int = 1
 
+    @property
+    def flat(self) -> Numbers:
+        """Kernel, stride, pad and dilation in one tuple, for Numba, whose parallel loops take no nested tuples."""
+        return *self.kernel, *self.stride, *self.pad, *self.dilation
+
 
 class Epilogue(NamedTuple):
     """What is computed from a result y in the pass that writes it: y = (y + bias) * scale + shift, then max(y, 0).
@@ -30,6 +35,11 @@ class Epilogue(NamedTuple):
     scale: Array = None
     shift: Array = None
     relu: bool = False
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether y stays as it is."""
+        return self.bias is None and self.scale is None and not self.relu
 
 
 class LrnParameters(NamedTuple):

@@ -1,4 +1,4 @@
-"""Foreign libraries that only converters need: extras of the installation."""
+"""Libraries that only converters need, installed by extras of spp."""
 import importlib
 from typing import Any
 

@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 
 from spp import weights as weight_files
-from spp.convert.torch import state_dict
-from spp.convert.torch import files as torch_files
+from spp.convert.torch import state_dict, tensor_files
 from spp.errors import ConvertError
 from spp.net import Net
 from spp.proto import caffe_pb2
@@ -17,24 +16,24 @@ def to_torch(model: str, weights: str, output: str, flip: bool = False,
              metadata: dict[str, Any] | None = None) -> list[str]:
     """Write the weights of a net, from a caffemodel (binary or HDF5), as a state_dict: .pt, .pth or .safetensors.
 
-    flip: reverse the input channels of the convolutions that read the image. metadata: what the file shall tell
-    besides, such as means and scale. Returns the layers of the weights' file that the net has not. Raises
-    ConvertError where the file lacks a layer of the net.
+    flip: reverse the input channels of the convolutions that read the image. metadata: further entries for the file,
+    such as means and scale. Returns the layers of the weights' file that the net does not have. Raises ConvertError
+    if the file lacks a layer of the net.
     """
     net, left = load(model, weights)
     if flip:
         flip_channels(net)
-    tensors, found = state_dict.from_net(net)
-    torch_files.write(output, tensors, {**found, **({"channels": "reversed"} if flip else {}), **(metadata or {})})
+    tensors, notes = state_dict.from_net(net)
+    tensor_files.write(output, tensors, {**notes, **({"channels": "reversed"} if flip else {}), **(metadata or {})})
     return left
 
 
 def to_caffe(model: str, weights: str, output: str, flip: bool = False) -> dict[str, Any]:
     """Write the weights of a state_dict's file as a caffemodel, or as HDF5 if the path ends in .h5.
 
-    Returns the file's metadata without what was needed here. Raises ConvertError where tensors and net do not fit.
+    Returns the entries of the file's metadata that the user added. Raises ConvertError if tensors and net do not fit.
     """
-    tensors, metadata = torch_files.read(weights)
+    tensors, metadata = tensor_files.read(weights)
     double = any(array.dtype == np.float64 for array in tensors.values())
     net = Net(model, device="cpu", dtype=np.float64 if double else np.float32)
     state_dict.into_net(net, tensors, metadata, weights)
@@ -45,29 +44,29 @@ def to_caffe(model: str, weights: str, output: str, flip: bool = False) -> dict[
 
 
 def load(model: str, weights: str) -> tuple[Net, list[str]]:
-    """A Net on the host with all its weights from a file, in double precision if the file holds doubles.
+    """A Net on the host with all its weights from a file, in double precision if the file contains doubles.
 
-    Returns the layers too that the file has weights for and the net has not. Raises ConvertError if the file lacks
+    Also returns the layers that have weights in the file and are not in the net. Raises ConvertError if the file lacks
     a layer that has parameters, which would keep random values.
     """
-    found = {name: blobs for name, blobs in weight_files.read(weights) if blobs}
-    double = any(_is_double(blob) for blobs in found.values() for blob in blobs)
+    stored = {name: blobs for name, blobs in weight_files.read(weights) if blobs}
+    double = any(_is_double(blob) for blobs in stored.values() for blob in blobs)
     net = Net(model, device="cpu", dtype=np.float64 if double else np.float32)
     missing = [name for name, blobs in net.params.items()
-               if name not in found and not all(blob.shared for blob in blobs)]
+               if name not in stored and not all(blob.shared for blob in blobs)]
     if missing:
         raise ConvertError(f"{weights} has no weights for {', '.join(map(repr, missing))} of {model}; give the "
                            "prototxt that the weights were trained with")
-    for name, blobs in found.items():
+    for name, blobs in stored.items():
         if name in net.params:
             weight_files.assign(net.params[name], blobs, f"{weights}: layer {name!r}")
-    return net, [name for name in found if name not in net.params]
+    return net, [name for name in stored if name not in net.params]
 
 
 def flip_channels(net: Net) -> None:
     """Reverse the input channels, BGR to RGB and back, of the convolutions that read the net's image.
 
-    Raises ConvertError if there is none, or another layer with a meaning of channels reads the image too.
+    Raises ConvertError if there is none, or if another layer that depends on the channels reads the image too.
     """
     images = {name for name in net.inputs if len(net.blobs[name].shape) == 4 and net.blobs[name].shape[1] == 3}
     flipped: set[int] = set()

@@ -86,18 +86,17 @@ class Convolution(Layer):
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         weight, *biases = (blob.data for blob in self.blobs)
-        bias, scale, shift, relu = add_bias(epilogue, biases[0] if biases else None, self.outputs, weight)
+        epilogue = add_bias(epilogue, biases[0] if biases else None, self.outputs, weight)
         for x, y in zip(bottom, top):
-            self.op.forward(x.data, weight, bias, y.data, self.stride, self.pad, self.dilation, self.group, self.axis,
-                            relu, self.context.precision, scale, shift)
+            self.op.forward(x.data, weight, y.data, self.geometry, epilogue, self.axis, self.context.precision)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        geometry = self.stride, self.pad, self.dilation, self.group, self.axis, self.context.precision
+        how = self.geometry, self.axis, self.context.precision
         dbias = self.blobs[1].diff if len(self.blobs) > 1 and self.param_propagate_down[1] else None
         for x, y, propagate in zip(bottom, top, propagate_down):
             if self.param_propagate_down[0]:
-                self.op.backward_weights(x.data, y.diff, self.blobs[0].diff, dbias, *geometry)
+                self.op.backward_weights(x.data, y.diff, self.blobs[0].diff, dbias, *how)
             elif dbias is not None:
                 self.op.backward_bias(y.diff, dbias, self.axis)
             if propagate:
-                self.op.backward_data(y.diff, self.blobs[0].data, x.diff, *geometry)
+                self.op.backward_data(y.diff, self.blobs[0].data, x.diff, *how)

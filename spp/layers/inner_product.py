@@ -50,8 +50,9 @@ class InnerProduct(Layer):
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         weight, *bias = (blob.data for blob in self.blobs)
-        inner_product.forward(bottom[0].data, weight, bias[0] if bias else None, top[0].data, self.axis,
-                              self.transpose, epilogue.relu, self.context.precision)
+        epilogue = Epilogue(bias[0] if bias else None, relu=epilogue.relu)
+        inner_product.forward(bottom[0].data, weight, top[0].data, epilogue, self.axis, self.transpose,
+                              self.context.precision)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dy, how = top[0].diff, (self.axis, self.transpose, self.context.precision)

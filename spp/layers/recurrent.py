@@ -4,7 +4,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from spp.backend.types import Array, Numbers
+from spp.backend.types import Array, Epilogue, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Context, Layer, format_shape
@@ -111,9 +111,9 @@ class Recurrent(Layer):
     def project_inputs(self, bottom: Sequence[Blob]) -> Array:
         """Write the weighted inputs, static ones included, plus the bias of each step to self.sums; returns it."""
         sums = self.sums.data
-        inner_product.forward(bottom[0].data, self.blobs[0].data, self.blobs[1].data, sums, axis=2)
+        inner_product.forward(bottom[0].data, self.blobs[0].data, sums, Epilogue(self.blobs[1].data), axis=2)
         if self.static:
-            inner_product.forward(bottom[2].data, self.blobs[2].data, None, self.static_sums.data)
+            inner_product.forward(bottom[2].data, self.blobs[2].data, self.static_sums.data)
             sums += self.static_sums.data
         return sums
 
@@ -230,7 +230,7 @@ class RNN(Recurrent):
         h, y = self.project_inputs(bottom), top[0].data
         h0, = self.initial_states(bottom)
         recurrent.rnn_forward(h, bottom[1].data, weight, h0, self.previous.data)
-        inner_product.forward(h, out_weight, out_bias, y, axis=2)
+        inner_product.forward(h, out_weight, y, Epilogue(out_bias), axis=2)
         neuron.tanh_forward(y, y)
         self.store_states(top, h[-1])
 

@@ -43,7 +43,7 @@ def add_bias(epilogue: Epilogue, bias: Array | None, channels: int, like: Array)
     Returns arrays of `channels` values on the device and with the dtype of `like`, as the backends expect them.
     """
     if epilogue.scale is None:
-        return epilogue._replace(bias=bias)
+        return Epilogue(bias, relu=epilogue.relu)
     xp = backend.of(like).xp
     numbers = epilogue.bias if bias is None else bias + epilogue.bias, epilogue.scale, epilogue.shift
     first, scale, shift = (xp.ascontiguousarray(xp.broadcast_to(xp.asarray(values, like.dtype), (channels,)))

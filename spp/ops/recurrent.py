@@ -31,7 +31,7 @@ def lstm_forward(gates: Array, cont: Array, weight: Array, initial: State, h: Ar
     xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", gates[0])
     for t in range(len(h)):
         xp.multiply(h[t - 1] if t else initial.h, cont[t][:, None], out=previous[t])
-        inner_product.forward(previous[t], weight, None, from_hidden)
+        inner_product.forward(previous[t], weight, from_hidden)
         gates[t] += from_hidden
         lstm_unit_forward(cells[t], gates[t], cont[t], gates[t], cells[t + 1], h[t])
 
@@ -124,7 +124,7 @@ def rnn_forward(sums: Array, cont: Array, weight: Array, h0: Array, previous: Ar
     xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", h[0])
     for t in range(len(h)):
         xp.multiply(h[t - 1] if t else h0, cont[t][:, None], out=previous[t])
-        inner_product.forward(previous[t], weight, None, from_hidden)
+        inner_product.forward(previous[t], weight, from_hidden)
         h[t] += from_hidden
         xp.tanh(h[t], out=h[t])
 

@@ -10,18 +10,21 @@ import pytest
 
 import convolutions
 import inner_products
-from convolutions import arrays, assert_near, identity, scaled
+from convolutions import arrays, assert_near, geometry_of, identity, scaled
 from onednn_cases import CASE, CASES, GROUPED, needs_library, without
-from spp.backend.host import convolution_forward, inner_product_forward
-from spp.backend.host.onednn import convolution as onednn
+from spp.backend.host import convolution_forward, inner_product_forward, onednn
+from spp.backend.host.cache import Cache
+from spp.backend.host.convolution import choose, winograd
+from spp.backend.host.onednn import convolution as onednn_convolution
+from spp.backend.host.onednn import library as onednn_library
 from spp.backend.host.onednn import weight_copies
-from spp.backend.host.convolution import winograd
+from spp.backend.types import Epilogue, Geometry
 from spp.ops import convolution
 
 
 def has_avx512():
     image, weight = np.zeros((1, 9, 9, 16), np.float32), np.zeros((16, 16, 1, 1), np.float32)
-    plan = onednn.plan("forward", image, image, weight, (1, 1, 1, 1, 0, 0, 1, 1), 1)
+    plan = onednn.plan("forward", image, image, weight, Geometry((1, 1), (1, 1), (0, 0), (1, 1)))
     return plan is not None and "avx512" in plan.onednn.implementation(plan.description)
 
 
@@ -31,18 +34,18 @@ needs_avx512 = pytest.mark.skipif(not has_avx512(), reason='needs oneDNN (pip in
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The names of what oneDNN did; Winograd's algorithm is off."""
-    done: list[str] = []
-    monkeypatch.setattr(winograd, "EXACT", True)
+    """The names of oneDNN's functions that were called; Winograd's algorithm is off."""
+    names: list[str] = []
+    monkeypatch.setattr(choose, "EXACT", True)
     for name in ("forward", "backward_data", "backward_weights"):
-        monkeypatch.setattr(onednn.Plan, name, noting(done, name, getattr(onednn.Plan, name)))
-    monkeypatch.setattr(onednn, "product", noting(done, "product", onednn.product))
-    return done
+        monkeypatch.setattr(onednn.Plan, name, noting(names, name, getattr(onednn.Plan, name)))
+    monkeypatch.setattr(onednn, "product", noting(names, "product", onednn.product))
+    return names
 
 
-def noting(done, name, function):
+def noting(names, name, function):
     def noted(*given, **more):
-        done.append(name)
+        names.append(name)
         return function(*given, **more)
     return noted
 
@@ -54,22 +57,22 @@ def last(array):
 
 def forward(case, x, weight, bias, **more):
     y = np.full(arrays(case)[3].shape, np.nan, np.float32)
-    convolution_forward(last(x), weight, bias, y, *case[3:], **more)
+    convolution_forward(last(x), weight, y, geometry_of(case), Epilogue(bias, **more))
     return y
 
 
 @needs_library
 @pytest.mark.parametrize("case", CASES, ids=identity)
-def test_convolution_as_our_own(case, calls, monkeypatch):
+def test_convolution_equals_our_kernels(case, calls, monkeypatch):
     given = arrays(case, np.float32)
-    wanted = without(monkeypatch, convolutions.computed, case, *given)
+    reference = without(monkeypatch, convolutions.computed, case, *given)
     assert not calls
-    assert_near(convolutions.computed(case, *given), wanted, 1e-5)
+    assert_near(convolutions.computed(case, *given), reference, 1e-5)
 
 
 @needs_avx512
 @pytest.mark.parametrize("case", CASES[-8:], ids=identity)
-def test_the_usual_shapes_are_done(case, calls):
+def test_onednn_computes_the_usual_shapes(case, calls):
     x, weight, bias, dy = arrays(case, np.float32)
     convolutions.computed(case, x, weight, bias, dy)
     assert calls[0] == "forward"
@@ -96,14 +99,14 @@ def test_scale_and_shift_in_the_same_pass(case, calls):
     x, weight, bias, dy = arrays(case, np.float32)
     x[0, 0, 3, 3] = np.nan
     for relu in (False, True):
-        found, wanted = scaled(case, (x, weight, bias, dy), relu)
-        np.testing.assert_allclose(found, wanted, 0, 1e-5 * np.nanmax(np.abs(wanted)))      # NaN where wanted
-        assert np.isnan(wanted).any() and np.isfinite(wanted).any()
+        results, reference = scaled(case, (x, weight, bias, dy), relu)
+        np.testing.assert_allclose(results, reference, 0, 1e-5 * np.nanmax(np.abs(reference)))
+        assert np.isnan(reference).any() and np.isfinite(reference).any()
     assert calls == ["forward"] * 2
 
 
-# as in convolutions.py; which of them are Winograd's
-BESIDE = [
+# as in convolutions.py; whether Winograd's algorithm computes it
+SLICES = [
     (((2, 16, 21, 18), 64, (1, 1), (1, 1), (0, 0), (1, 1), 1), False),
     (((2, 16, 21, 18), 64, (3, 3), (1, 1), (1, 1), (1, 1), 1), True),
     (((1, 64, 13, 11), 48, (3, 3), (1, 1), (1, 1), (1, 1), 1), True),
@@ -114,33 +117,33 @@ BESIDE = [
 
 
 @needs_avx512
-@pytest.mark.parametrize("case, by_winograd", BESIDE)
-def test_beside_other_channels(case, by_winograd, monkeypatch):
-    monkeypatch.setattr(winograd, "EXACT", False)
-    done: list[str] = []
-    monkeypatch.setattr(winograd, "forward", noting(done, "winograd", winograd.forward))
+@pytest.mark.parametrize("case, by_winograd", SLICES)
+def test_a_slice_of_channels(case, by_winograd, monkeypatch):
+    monkeypatch.setattr(choose, "EXACT", False)
+    names: list[str] = []
+    monkeypatch.setattr(winograd, "forward", noting(names, "winograd", winograd.forward))
     x, weight, bias, dy = arrays(case, np.float32)
     scale, shift = (np.linspace(first, last, len(weight), dtype=np.float32) for first, last in ((-1.3, 2), (3, -2)))
     variants: Any = {}, {"relu": True, "scale": scale, "shift": shift}
     for more in variants:
-        wanted = forward(case, x, weight, bias, **more)
+        reference = forward(case, x, weight, bias, **more)
         for before, after in ((3, 5), (0, 16), (16, 0)):
-            done.clear()
+            names.clear()
             total = np.full((len(dy), *dy.shape[2:], before + len(weight) + after), 7, np.float32)
             y = total[..., before:before + len(weight)].transpose(0, 3, 1, 2)
-            convolution_forward(last(x), weight, bias, y, *case[3:], **more)
-            np.testing.assert_allclose(y, wanted, 0, 2e-5 * np.abs(wanted).max())
+            convolution_forward(last(x), weight, y, geometry_of(case), Epilogue(bias, **more))
+            np.testing.assert_allclose(y, reference, 0, 2e-5 * np.abs(reference).max())
             assert (total[..., :before] == 7).all() and (total[..., before + len(weight):] == 7).all()
-            assert done == ["winograd"] * by_winograd
+            assert names == ["winograd"] * by_winograd
 
 
 @needs_avx512
 def test_without_bias_and_any_order_of_memory(calls):
     x, weight, bias, _ = arrays(CASE, np.float32)
-    wanted = forward(CASE, x, weight, 0 * bias)
-    np.testing.assert_array_equal(forward(CASE, x, weight, None), wanted)
+    reference = forward(CASE, x, weight, 0 * bias)
+    np.testing.assert_array_equal(forward(CASE, x, weight, None), reference)
     turned = np.asfortranarray(weight)
-    np.testing.assert_allclose(forward(CASE, x, turned, None), wanted, 0, 1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(forward(CASE, x, turned, None), reference, 0, 1e-5 * np.abs(reference).max())
     assert calls == ["forward", "forward"]      # weights of another order are not
 
 
@@ -149,7 +152,7 @@ def test_gradients_of_parameters_are_added(calls):
     x, weight, bias, dy = arrays(GROUPED, np.float32)
     dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
     for total in (dbias, None):
-        convolution.backward_weights(last(x), last(dy), dweight, total, *GROUPED[3:])
+        convolution.backward_weights(last(x), last(dy), dweight, total, geometry_of(GROUPED))
     once = convolutions.computed(GROUPED, x, weight, bias, dy)
     assert calls.count("backward_weights") == 3
     np.testing.assert_allclose(dweight, 2 * once[2], 0, 1e-5 * np.abs(dweight).max())
@@ -157,43 +160,43 @@ def test_gradients_of_parameters_are_added(calls):
 
 
 @needs_avx512
-def test_weights_changed_in_place_are_seen(calls, monkeypatch):
+def test_weights_changed_in_place_are_detected(calls, monkeypatch):
     x, weight, bias, _ = arrays(CASE, np.float32)
     reorders: list[str] = []
-    monkeypatch.setattr(onednn.Primitive, "__call__", noting(reorders, "", onednn.Primitive.__call__))
+    monkeypatch.setattr(onednn_library.Primitive, "__call__", noting(reorders, "", onednn_library.Primitive.__call__))
     first = forward(CASE, x, weight, bias)
     assert len(reorders) == 2           # reorder and compute
     np.testing.assert_array_equal(forward(CASE, x, weight, bias), first)
     assert len(reorders) == 3           # compute alone
     weight[7, 3, 1, 2] += 1
     changed = forward(CASE, x, weight, bias)
-    wanted = without(monkeypatch, forward, CASE, x, weight, bias)
-    np.testing.assert_allclose(changed, wanted, 0, 1e-5 * np.abs(wanted).max())
+    reference = without(monkeypatch, forward, CASE, x, weight, bias)
+    np.testing.assert_allclose(changed, reference, 0, 1e-5 * np.abs(reference).max())
     assert np.abs(changed[:, 7] - first[:, 7]).max() > 0.1 and len(reorders) == 5
     weight *= -1
-    np.testing.assert_allclose(forward(CASE, x, weight, -bias), -changed, 0, 1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(forward(CASE, x, weight, -bias), -changed, 0, 1e-5 * np.abs(reference).max())
 
 
 @needs_avx512
-@pytest.mark.parametrize("beside", [False, True])
-def test_changed_weights_are_seen_by_kernels_that_keep_them(beside, monkeypatch):
-    """Winograd's transformed, and im2row's in another order, which are kept too."""
-    monkeypatch.setattr(winograd, "EXACT", False)
-    case: Any = ((1, 64, 28, 28), 64, *([(5, 3), (1, 2)] if beside else [(3, 3), (1, 1)]), (1, 1), (1, 1), 1)
+@pytest.mark.parametrize("is_slice", [False, True])
+def test_changed_weights_are_detected_by_kernels_that_cache_them(is_slice, monkeypatch):
+    """Winograd's transformed weights, and im2row's in another order, are cached too."""
+    monkeypatch.setattr(choose, "EXACT", False)
+    case: Any = ((1, 64, 28, 28), 64, *([(5, 3), (1, 2)] if is_slice else [(3, 3), (1, 1)]), (1, 1), (1, 1), 1)
     x, weight, bias, dy = arrays(case, np.float32)
     transforms: list[str] = []
     monkeypatch.setattr(weight_copies._Copy, "fill", noting(transforms, "", weight_copies._Copy.fill))
-    y = np.empty((*dy.shape[:1], *dy.shape[2:], 64 + 16 * beside), np.float32)[..., :64].transpose(0, 3, 1, 2)
+    y = np.empty((*dy.shape[:1], *dy.shape[2:], 64 + 16 * is_slice), np.float32)[..., :64].transpose(0, 3, 1, 2)
     for change, filled in ((0, 1), (0, 1), (1, 2), (0, 2)):
         weight[7, 3, 1, 2] += change
-        convolution_forward(last(x), weight, bias, y, *case[3:])
-        wanted = without(monkeypatch, forward, case, x, weight, bias)
-        np.testing.assert_allclose(y, wanted, 0, 2e-5 * np.abs(wanted).max())
+        convolution_forward(last(x), weight, y, geometry_of(case), Epilogue(bias))
+        reference = without(monkeypatch, forward, case, x, weight, bias)
+        np.testing.assert_allclose(y, reference, 0, 2e-5 * np.abs(reference).max())
         assert len(transforms) == filled
 
 
 @needs_avx512
-def test_one_copy_for_each_weight_as_long_as_it_lives(calls):
+def test_one_copy_for_each_weight_as_long_as_it_exists(calls):
     x, weight, bias, _ = arrays(CASE, np.float32)
     other, wide = weight[::-1].copy(), np.concatenate([x, x], 3)
     copies = weight_copies._local.copies
@@ -231,29 +234,29 @@ def test_any_change_of_the_weights_changes_their_hash():
 
 
 @needs_avx512
-def test_shapes_are_forgotten_in_order(calls, monkeypatch):
-    monkeypatch.setattr(onednn, "PLANS", 2)
-    monkeypatch.setattr(onednn, "_local", threading.local())
+def test_the_oldest_shape_is_dropped(calls, monkeypatch):
+    plans: Any = Cache(2)
+    monkeypatch.setattr(onednn_convolution, "_plans", plans)
     for width in (9, 10, 11, 9):
         case = (2, 16, 8, width), *CASE[1:3], (1, 1), (1, 1), (1, 1), 1
         given = arrays(case, np.float32)
         assert_near([forward(case, *given[:3])], without(monkeypatch, convolutions.computed, case, *given), 1e-5)
-    assert [key[1][2] for key in onednn._local.plans] == [11, 9] and calls == ["forward"] * 4
+    assert [key[1][0][2] for key in plans.values] == [11, 9] and calls == ["forward"] * 4
 
 
 @needs_library
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("n, inputs, outputs", inner_products.SIZES)
-def test_inner_product_as_our_own(n, inputs, outputs, transpose, calls, monkeypatch):
+def test_inner_product_equals_our_kernels(n, inputs, outputs, transpose, calls, monkeypatch):
     given = inner_products.arrays(n, inputs, outputs, transpose, np.float32)
-    wanted = without(monkeypatch, inner_products.computed, given, transpose)
+    reference = without(monkeypatch, inner_products.computed, given, transpose)
     assert not calls
-    inner_products.assert_near(inner_products.computed(given, transpose), wanted, 1e-5)
+    inner_products.assert_near(inner_products.computed(given, transpose), reference, 1e-5)
     assert calls == ["product"] * ((n > 1) + ((inputs if transpose else outputs) > 1)) * (n * inputs > 0)
 
 
 @needs_library
-def test_float64_is_never_done(calls):
+def test_onednn_never_computes_float64(calls):
     convolutions.computed(CASE, *arrays(CASE))
     inner_products.computed(inner_products.arrays(3, 5, 4, False), False)
     assert not calls
@@ -263,16 +266,16 @@ def test_float64_is_never_done(calls):
 def test_results_repeat_whatever_the_python_thread_and_are_near_for_any_number_of_threads(calls):
     given = arrays(GROUPED, np.float32)
     several = convolutions.computed(GROUPED, *given)
-    found = []
-    workers = [threading.Thread(target=lambda: found.append(convolutions.computed(GROUPED, *given)))
+    results = []
+    workers = [threading.Thread(target=lambda: results.append(convolutions.computed(GROUPED, *given)))
                for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    for again in (*found, convolutions.computed(GROUPED, *given)):
+    for again in (*results, convolutions.computed(GROUPED, *given)):
         assert all(np.array_equal(a, s) for a, s in zip(again, several))
-    assert len(found) == 3 and calls.count("forward") == 5
+    assert len(results) == 3 and calls.count("forward") == 5
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
@@ -288,9 +291,9 @@ def test_a_second_call_allocates_nothing(calls):
     y, dx, dweight, dbias = dy.copy(order="K"), x.copy(order="K"), weight.copy(), bias.copy()
 
     def work():
-        convolution.forward(x, weight, bias, y, *GROUPED[3:])
-        convolution.backward_data(dy, weight, dx, *GROUPED[3:])
-        convolution.backward_weights(x, dy, dweight, dbias, *GROUPED[3:])
+        convolution.forward(x, weight, y, geometry_of(GROUPED), Epilogue(bias))
+        convolution.backward_data(dy, weight, dx, geometry_of(GROUPED))
+        convolution.backward_weights(x, dy, dweight, dbias, geometry_of(GROUPED))
 
     work()
     tracemalloc.start()
@@ -305,7 +308,7 @@ def test_a_second_call_allocates_nothing(calls):
     assert len(calls) == 9 and peak < 10_000
 
 
-def test_inner_product_forward_stays_with_our_own(calls):
+def test_inner_product_forward_is_not_computed_by_onednn(calls):
     x, weight, bias, dy = inner_products.arrays(3, 5, 4, False, np.float32)
-    inner_product_forward(x, weight, bias, dy, False)
+    inner_product_forward(x, weight, dy, False, Epilogue(bias))
     assert not calls

@@ -1,4 +1,4 @@
-"""Winograd's convolution: against single products, and float64 at the shapes of real nets; when it is chosen."""
+"""Winograd's convolution: against single products, and float64 at the shapes of real nets; which kernel is chosen."""
 import os
 import subprocess
 import sys
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from convolutions import arrays, assert_near, computed, expected, identity, scaled
+from spp.backend.host.convolution import choose, winograd
 from spp.backend.host.onednn import library as onednn_library
-from spp.backend.host.convolution import winograd
+from spp.backend.types import Geometry
 from spp.ops import convolution
 
 CASES = [       # as in convolutions.py: input N x C x ..., outputs, kernel, stride, pad, dilation, group
@@ -39,27 +40,26 @@ each_case = pytest.mark.parametrize("case", CASES, ids=identity)
 
 @pytest.fixture(autouse=True)
 def without_onednn(monkeypatch):
-    """Which would take some of the shapes."""
+    """oneDNN would compute some of the shapes."""
     monkeypatch.setattr(onednn_library, "_load", lambda: None)
 
 
 @pytest.fixture
 def always(monkeypatch):
-    """Winograd wherever it can be done; the list of the calls that did it."""
+    """Winograd's algorithm wherever possible; the list of its calls."""
     calls: list[str] = []
-    monkeypatch.setattr(winograd, "EXACT", False)
-    monkeypatch.setattr(winograd, "CHANNELS", 0)
-    monkeypatch.setattr(winograd, "TILES_FOR_WEIGHTS", -1e9)
+    monkeypatch.setattr(choose, "EXACT", False)
+    monkeypatch.setitem(choose.WINOGRAD_IF, "blas", choose.Threshold(0, -10**9))
     for name in ("forward", "backward_data", "backward_weights"):
-        monkeypatch.setattr(winograd, name, noting(calls, name, getattr(winograd, name)))
+        monkeypatch.setattr(winograd, name, recording(calls, name, getattr(winograd, name)))
     return calls
 
 
-def noting(calls, name, kernel):
-    def noted(*given):
+def recording(calls, name, kernel):
+    def recorded(*given):
         calls.append(name)
         kernel(*given)
-    return noted
+    return recorded
 
 
 @each_case
@@ -73,8 +73,8 @@ def test_against_single_products(case, always):
 def test_scale_and_shift_in_the_same_pass(case, always):
     given = arrays(case, np.float32)
     for relu in (False, True):
-        found, wanted = scaled(case, given, relu)
-        assert_near([found], [wanted], TOLERANCE)
+        results, reference = scaled(case, given, relu)
+        assert_near([results], [reference], TOLERANCE)
     assert always == ["forward"] * 2
 
 
@@ -94,26 +94,26 @@ def test_several_blocks_and_batches_give_the_same(case, always, monkeypatch):
 
 @pytest.mark.parametrize("case", REAL, ids=identity)
 def test_error_at_the_shapes_of_real_nets(case, monkeypatch):
-    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(choose, "EXACT", False)
     given = arrays(case, np.float32)
     exact = computed(case, *(a.astype(np.float64) for a in given))
-    found = computed(case, *given)
-    assert_near(found, exact, TOLERANCE)
-    monkeypatch.setattr(winograd, "EXACT", True)
+    results = computed(case, *given)
+    assert_near(results, exact, TOLERANCE)
+    monkeypatch.setattr(choose, "EXACT", True)
     plain = computed(case, *given)
     assert_near(plain, exact, TOLERANCE / 2)
-    assert all((f != p).any() for f, p in zip(found[:3], plain))       # another algorithm was at work
+    assert all((f != p).any() for f, p in zip(results[:3], plain))       # another algorithm was at work
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=identity)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_seen(case, value, always):
+def test_values_that_are_not_finite_stay_visible(case, value, always):
     x, weight, bias, dy = arrays(case, np.float32)
     for target, index in ((x, (1, 2, 4, 5)), (weight, (1, 0, 2, 1)), (dy, (0, 1, 2, 3)), (bias, (1,))):
         before, target[index] = target[index], value
         with np.errstate(invalid="ignore"):
-            wanted = expected(case, x, weight, bias, dy)
-        for f, w in zip(computed(case, x, weight, bias, dy), wanted):
+            reference = expected(case, x, weight, bias, dy)
+        for f, w in zip(computed(case, x, weight, bias, dy), reference):
             assert (np.isfinite(f) <= np.isfinite(w)).all()
         target[index] = before
     assert_near(computed(case, x, weight, bias, dy), expected(case, x, weight, bias, dy), TOLERANCE)
@@ -123,13 +123,15 @@ def chosen(shape, outputs, kernel=3, stride=1, pad=1, dilation=1, group=1, dtype
     """Whether Winograd is chosen for an N x C x H x W input."""
     count, channels, height, width = shape
     sizes = [convolution.output_size(size, kernel, stride, pad, dilation) for size in (height, width)]
-    return winograd.pays(np.empty((count, height, width, channels), dtype), np.empty((count, *sizes, outputs), dtype),
-                         np.empty((outputs, channels // group, kernel, kernel), dtype),
-                         (kernel, kernel, stride, stride, pad, pad, dilation, dilation), group, "backward_data")
+    geometry = Geometry((kernel, kernel), (stride, stride), (pad, pad), (dilation, dilation), group)
+    kernels = choose.choose("backward_data", np.empty((count, height, width, channels), dtype),
+                            np.empty((count, *sizes, outputs), dtype),
+                            np.empty((outputs, channels // group, kernel, kernel), dtype), geometry, False)
+    return kernels[0] == choose.WINOGRAD
 
 
 def test_it_is_chosen_where_it_is_faster(monkeypatch):
-    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(choose, "EXACT", False)
     assert chosen((32, 256, 13, 13), 384) and not chosen((1, 256, 13, 13), 384)
     assert chosen((2, 96, 55, 55), 256, 5, 2) and not chosen((1, 96, 55, 55), 256, 5, 2)
     assert chosen((1, 64, 56, 56), 64) and not chosen((1, 512, 14, 14), 512)
@@ -138,13 +140,39 @@ def test_it_is_chosen_where_it_is_faster(monkeypatch):
 
 
 def test_it_is_not_chosen_for_what_it_cannot_do(monkeypatch):
-    monkeypatch.setattr(winograd, "EXACT", False)
+    monkeypatch.setattr(choose, "EXACT", False)
     large = (32, 128, 28, 28)
     assert chosen(large, 128)
     for other in ({"group": 16}, {"dilation": 2}, {"stride": 2}, {"kernel": 7}, {"kernel": 1}, {"dtype": np.float64}):
         assert not chosen(large, 128, **other)
-    monkeypatch.setattr(winograd, "EXACT", True)
+    monkeypatch.setattr(choose, "EXACT", True)
     assert not chosen(large, 128)
+
+
+def test_the_order_of_the_kernels(monkeypatch):
+    """The choice, and the next one if oneDNN declines."""
+    monkeypatch.setattr(choose, "EXACT", False)
+
+    def kernels(kind, channels, outputs, kernel=3, group=1, onednn=True, batch=8, y=None, weight=None):
+        x, whole = (np.empty((batch, 28, 28, c), np.float32) for c in (channels, outputs))
+        plain = np.empty((outputs, channels // group, kernel, kernel), np.float32)
+        geometry = Geometry((kernel, kernel), (1, 1), (kernel // 2,) * 2, (1, 1), group)
+        return choose.choose(kind, x, whole if y is None else y, plain if weight is None else weight, geometry, onednn)
+
+    for kind in ("forward", "backward_data", "backward_weights"):
+        assert kernels(kind, 128, 128) == ("winograd", "winograd")
+        assert kernels(kind, 128, 128, onednn=False) == ("winograd", "winograd")
+        assert kernels(kind, 64, 64, 3, 64) == ("onednn", "depthwise")
+        assert kernels(kind, 64, 64, 3, 64, False) == ("depthwise", "depthwise")
+        assert kernels(kind, 64, 64, 1, 2) == ("onednn", "im2row")
+    assert kernels("forward", 128, 128, 1) == kernels("backward_data", 128, 128, 1) == ("onednn", "im2row")
+    assert kernels("backward_weights", 128, 128, 1) == ("im2row", "im2row")
+    assert kernels("backward_weights", 128, 128, group=2) == ("onednn", "winograd")
+    assert kernels("forward", 128, 128, 1, batch=0) == ("im2row", "im2row")
+    part = np.empty((8, 28, 28, 160), np.float32)[..., :128]
+    assert kernels("forward", 128, 128, 1, y=part) == ("im2row", "im2row")      # oneDNN writes whole images only
+    weight = np.asfortranarray(np.empty((128, 64, 1, 1), np.float32))
+    assert kernels("forward", 64, 128, 1, weight=weight) == ("im2row", "im2row")
 
 
 @pytest.mark.parametrize("value, exact", [(None, False), ("", False), ("0", False), ("1", True)])
@@ -152,5 +180,5 @@ def test_the_environment_turns_it_off(value, exact):
     environment = {name: given for name, given in os.environ.items() if name != "SPP_EXACT"}
     if value is not None:
         environment["SPP_EXACT"] = value
-    code = "from spp.backend.host.convolution import winograd; print(winograd.EXACT)"
+    code = "from spp.backend.host.convolution import choose; print(choose.EXACT)"
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) == f"{exact}\n"

@@ -3,13 +3,13 @@ import numba
 import numpy as np
 import pytest
 
-from convolutions import arrays, computed, identity
-from spp.backend.host.onednn import products as onednn_products
-from spp.backend.host.convolution import winograd
-from spp.backend.host.onednn.library import library
+from convolutions import arrays, computed, geometry_of, identity
+from spp.backend.host import onednn
+from spp.backend.host.convolution import choose, winograd
 from spp.backend.host.scratch import scratch
+from spp.backend.types import Geometry
 
-pytestmark = pytest.mark.skipif(library() is None or winograd.EXACT,
+pytestmark = pytest.mark.skipif(not onednn.available() or choose.EXACT,
                                 reason="oneDNN is not installed, or SPP_ONEDNN=0 or SPP_EXACT=1 is set")
 CASES = [       # input N x C x H x W, outputs, kernel, stride, pad, dilation, group
     ((3, 24, 21, 18), 40, (3, 3), (1, 1), (1, 1), (1, 1), 1),
@@ -25,12 +25,11 @@ def last(image):
 
 
 def gradient(case, x, weight, dy):
-    """Added to 1, with what was in the buffers before not a number."""
+    """The gradient added to 1; the buffers hold NaN before."""
     for name in ("v", "m", "u"):
         scratch(f"winograd.{name}", (1 << 20,), np.float32)[:] = np.nan
     dweight = np.ones_like(weight)
-    _, _, kernel, stride, pad, dilation, group = case
-    winograd.backward_weights(last(x), last(dy), dweight, (*kernel, *stride, *pad, *dilation), group)
+    winograd.backward_weights(last(x), last(dy), dweight, None, geometry_of(case))
     return dweight
 
 
@@ -46,42 +45,44 @@ def test_values(case, sums, block, batch, monkeypatch):
     monkeypatch.setattr(winograd, "SUMS_BYTES", sums)
     monkeypatch.setattr(winograd, "BLOCK_BYTES", block)
     monkeypatch.setattr(winograd, "BATCH_BYTES", batch)
-    made: list[tuple[int, ...]] = []
-    real = onednn_products.sums_of
+    shapes: list[tuple[int, ...]] = []
+    real = onednn.prepare_sums
 
-    def sums_of(*shape):
-        made.append(shape)
+    def prepare_sums(*shape):
+        shapes.append(shape)
         return real(*shape)
 
-    monkeypatch.setattr(onednn_products, "sums_of", sums_of)
+    monkeypatch.setattr(onednn, "prepare_sums", prepare_sums)
     x, weight, bias, dy = given = arrays(case, np.float32)
-    wanted = exact(case, given)
-    found = gradient(case, x, weight, dy)
-    np.testing.assert_allclose(found, wanted, 0, 2e-5 * np.abs(wanted).max())
+    reference = exact(case, given)
+    result = gradient(case, x, weight, dy)
+    np.testing.assert_allclose(result, reference, 0, 2e-5 * np.abs(reference).max())
     calls, count = (numba.get_num_threads(), 36) if sums else (36, 1)
-    assert [shape[:2] for shape in made] == [(calls, count)] * case[-1]
-    np.testing.assert_array_equal(gradient(case, x, weight, dy), found)     # to the bit
+    assert [shape[:2] for shape in shapes] == [(calls, count)] * case[-1]
+    np.testing.assert_array_equal(gradient(case, x, weight, dy), result)     # to the bit
 
 
 @pytest.mark.parametrize("sums", [0, 1 << 30])
 def test_one_thread(sums, monkeypatch):
     monkeypatch.setattr(winograd, "SUMS_BYTES", sums)
     x, weight, bias, dy = given = arrays(CASES[0], np.float32)
-    wanted = exact(CASES[0], given)
-    before = numba.get_num_threads()
+    reference = exact(CASES[0], given)
+    threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        found = gradient(CASES[0], x, weight, dy)
+        result = gradient(CASES[0], x, weight, dy)
     finally:
-        numba.set_num_threads(before)
-    np.testing.assert_allclose(found, wanted, 0, 2e-5 * np.abs(wanted).max())
+        numba.set_num_threads(threads)
+    np.testing.assert_allclose(result, reference, 0, 2e-5 * np.abs(reference).max())
 
 
 def test_it_is_chosen_for_few_tiles_and_channels_too():
     def pays(count, channels, side, outputs, kind="backward_weights"):
         shape = count, side, side
-        return winograd.pays(np.empty((*shape, channels), np.float32), np.empty((*shape, outputs), np.float32),
-                             np.empty((outputs, channels, 3, 3), np.float32), (3, 3, 1, 1, 1, 1, 1, 1), 1, kind)
+        x, y, weight = (np.empty(size, np.float32) for size in (
+            (*shape, channels), (*shape, outputs), (outputs, channels, 3, 3)))
+        kernels = choose.choose(kind, x, y, weight, Geometry((3, 3), (1, 1), (1, 1), (1, 1)), True)
+        return kernels[0] == choose.WINOGRAD
 
     assert pays(32, 512, 7, 512) and not pays(32, 512, 7, 512, "backward_data")
     assert pays(32, 16, 55, 64) and not pays(32, 16, 55, 64, "backward_data")

@@ -6,7 +6,7 @@ import pytest
 
 from cuda_convnet_files import DATA, conv5, image, net_of, written
 from programs import error_of, process, run
-from spp.convert.cuda_convnet import layers as cuda_convnet
+from spp.convert import cuda_convnet
 from spp.errors import ConvertError
 from spp.layers import TEST, TRAIN
 from spp.net import Net
@@ -127,10 +127,10 @@ RATES = "[c]\nepsW=0.1\nepsB=0.1\nmomW=0.9\nmomB=0.9\nwc=0\n"
 
 @pytest.mark.parametrize("text, params, reason", [
     (CONV.replace("=conv", "=local"), None, "net.cfg:5: layer 'c': type=local cannot be converted: its filters"),
-    (CONV.replace("=conv", "=cnorm"), None, "type=cnorm cannot be converted: contrast normalisation"),
+    (CONV.replace("=conv", "=cnorm"), None, "type=cnorm cannot be converted: Caffe has no layer of"),
     (CONV.replace("=conv", "=convolution"), None, "type=convolution cannot be converted: no such type is known"),
     (CONV + "colour=1\n", None, "net.cfg:10: layer 'c': option colour of type=conv is not known"),
-    (CONV + "sharedBiases=false\n", None, "a bias for each place"),
+    (CONV + "sharedBiases=false\n", None, "no bias for each place"),
     (CONV + "randSparse=1\n", None, "randSparse".lower() + " cannot be converted"),
     (CONV + "initWFunc=w.make(1)\n", None, "load them from a caffemodel"),
     (CONV + "neuron=nrelu\n", None, "neuron=nrelu cannot be converted; known are ident, relu"),
@@ -143,12 +143,12 @@ RATES = "[c]\nepsW=0.1\nepsB=0.1\nmomW=0.9\nmomB=0.9\nwc=0\n"
     (CONV + "[c]\ntype=conv\n", None, "net.cfg:10: a second section [c]; the first is in line 4"),
     (CONV + "what is this\n", None, "net.cfg:10: 'what is this' is neither a [section] nor"),
     (CONV, RATES.replace("momB=0.9", "momB=0.5"), "momW and momB are 0.5, 0.9, and a solver of Caffe has one"),
-    (CONV, RATES.replace("epsW=0.1", "epsW=exp[base=0.1;tgtFactor=10]"), "a schedule goes by the length of the run"),
+    (CONV, RATES.replace("epsW=0.1", "epsW=exp[base=0.1;tgtFactor=10]"), "a schedule depends on the length of"),
     (CONV, RATES + "wball=2\n", "params.cfg:7: layer 'c': wball cannot be converted: Caffe's solver neither"),
     (CONV, RATES.replace("[c]", "[d]"), "params.cfg:1: no layer 'd' in"),
     (CONV, "[c]\nepsW=0.1\n", "option momw is missing"),
     (POOL + "pool=maxabs\n", None, "pool=maxabs is none of max and avg"),
-    (POOL + "pool=avg\nstart=-1\n", None, "cuda-convnet's average is of the map alone"),
+    (POOL + "pool=avg\nstart=-1\n", None, "cuda-convnet's average is of the map only"),
     (POOL + "pool=max\noutputsX=9\n", None, "outputsX=9: Caffe has 6 windows"),
     (DATA + "[n]\ntype=cmrnorm\ninputs=data\nchannels=3\nsize=4\nscale=1\npow=1\n", None, "an odd local_size"),
     (DATA + "[n]\ntype=rnorm\ninputs=data\nchannels=3\nsize=3\nscale=1\npow=1\nminDiv=2\n", None, "no other minDiv"),

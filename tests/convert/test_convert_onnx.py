@@ -12,6 +12,7 @@ import squeezenet
 from folders import ROOT
 from onnx_files import assert_same
 from programs import error_of, process, run
+from spp.convert import onnx as spp_onnx
 from spp.errors import ConvertError
 from spp.layers import TRAIN
 from spp.net import Net
@@ -19,8 +20,6 @@ from spp.proto.text import parse_net
 
 onnx = pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
-onnx_export = pytest.importorskip("spp.convert.onnx.export.model")
-onnx_import = pytest.importorskip("spp.convert.onnx.importer.model")
 
 
 def new_sequences(net):
@@ -36,8 +35,8 @@ def session(path):
 
 def assert_all_agree(net, path, all_inputs):
     """Export, run by onnxruntime, read back and run; returns the file's session and the net read back."""
-    onnx_export.export(net, None, str(path))
-    run, back = session(path), Net(onnx_import.read(str(path)), device="cpu")
+    spp_onnx.export(net, None, str(path))
+    run, back = session(path), Net(spp_onnx.read(str(path)), device="cpu")
     for inputs in all_inputs:
         new_sequences(net)
         new_sequences(back)
@@ -63,7 +62,7 @@ def test_a_net_that_opencv_takes_too(tmp_path, name):
     text = opencv_nets.NETS[name]
     text = "\n".join(line for line in text.splitlines() if "DetectionOutput" not in line)
     net = opencv_nets.written(text, tmp_path)[0]
-    run = onnxruntime.InferenceSession(onnx_export.to_model(net).SerializeToString())
+    run = onnxruntime.InferenceSession(spp_onnx.to_model(net).SerializeToString())
     n, c, h, w = net.blobs["x"].shape
     for shape in [(n, c, h, w), (n + 1, c, h, w), *([(3, c, h + 3, w + 8)] if name != "inception" else [])]:
         assert_same(net, run, {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)})
@@ -83,12 +82,13 @@ def test_squeezenet_with_its_public_weights(tmp_path):
 
 def test_sizes_that_vary_and_notes(tmp_path):
     net, path = public_nets.build(public_nets.zf5_spp()), tmp_path / "net.onnx"
-    onnx_export.export(net, None, str(path), {"mean": "104 117 123", "scale": "0.017"})
+    spp_onnx.export(net, None, str(path), {"mean": "104 117 123", "scale": "0.017"})
     run = session(path)
     assert run.get_inputs()[0].shape == ["data_n", 3, "data_h", "data_w"]
     assert run.get_outputs()[0].shape == ["prob_0", 10]
-    assert run.get_modelmeta().custom_metadata_map == {"mean": "104 117 123", "scale": "0.017",
-                                                       "input.data": "1x3x112x128"}
+    notes = run.get_modelmeta().custom_metadata_map
+    assert {key: value for key, value in notes.items() if not key.startswith("spp.")} == {
+        "mean": "104 117 123", "scale": "0.017", "input.data": "1x3x112x128"}
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 17)} and not model.functions
@@ -100,7 +100,7 @@ def test_sizes_that_do_not_vary():
     net = Net(parse_net("""
 layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 2 dim: 3 dim: 13 dim: 13 } } }
 layer { name: 'y' type: 'SPP' bottom: 'x' top: 'y' spp_param { bins: 6 bins: 2 bin_rule: SLIDING } }"""), device="cpu")
-    model = onnx_export.to_model(net)
+    model = spp_onnx.to_model(net)
     assert [dim.dim_value or dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == [
         "x_n", 3, 13, 13]
     x = np.random.default_rng(1).normal(size=(3, 3, 13, 13)).astype(np.float32)
@@ -119,7 +119,7 @@ layer { name: 'b' type: 'Convolution' bottom: 'a' top: 'b' param { name: 'w' } c
 layer { name: 'd' type: 'Dropout' bottom: 'b' top: 'b' }
 layer { name: 'sum' type: 'Eltwise' bottom: 'a' bottom: 'b' top: 'y' }
 layer { name: 'end' type: 'ReLU' bottom: 'y' top: 'y' }"""), device="cpu")
-    model = onnx_export.to_model(net)
+    model = spp_onnx.to_model(net)
     assert sum(len(entry.dims) == 4 for entry in model.graph.initializer) == 1
     assert [node.name for node in model.graph.node] == ["a", "r", "b", "d", "sum", "end"]
     assert [output.name for output in model.graph.output] == ["y"]
@@ -134,17 +134,17 @@ def test_nothing_is_written_where_a_layer_is_in_the_way(tmp_path):
 layer { name: 'x' type: 'Input' top: 'x' top: 'label' input_param { shape { dim: 4 dim: 3 } shape { dim: 4 } } }
 layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'x' bottom: 'label' top: 'loss' }""")
     with pytest.raises(ConvertError, match=r"net.prototxt: layer 'loss' \(SoftmaxWithLoss\) cannot be expressed"):
-        onnx_export.export(str(tmp_path / "net.prototxt"), None, str(tmp_path / "net.onnx"))
+        spp_onnx.export(str(tmp_path / "net.prototxt"), None, str(tmp_path / "net.onnx"))
     assert [path.name for path in tmp_path.iterdir()] == ["net.prototxt"]
     with pytest.raises(ConvertError, match="build the net in phase TEST"):
-        onnx_export.to_model(Net(str(tmp_path / "net.prototxt"), TRAIN, device="cpu"))
+        spp_onnx.to_model(Net(str(tmp_path / "net.prototxt"), TRAIN, device="cpu"))
 
 
 def test_a_data_layer_is_refused_before_it_asks_for_its_files(tmp_path):
     (tmp_path / "net.prototxt").write_text("""
 layer { name: 'd' type: 'Data' top: 'x' data_param { source: 'none_lmdb' backend: LMDB batch_size: 2 } }""")
     with pytest.raises(ConvertError, match="a data layer reads files; export the deploy prototxt"):
-        onnx_export.export(str(tmp_path / "net.prototxt"), None, str(tmp_path / "net.onnx"))
+        spp_onnx.export(str(tmp_path / "net.prototxt"), None, str(tmp_path / "net.onnx"))
 
 
 @pytest.mark.parametrize("make, shapes", [case for case in public_nets.CASES
@@ -174,7 +174,7 @@ def test_the_program_there_and_back(tmp_path, make, shapes):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ("--to torch --output net.py --mean 1", "--mean and --scale go with --to onnx; convert_weights notes them in a "
+    ("--to torch --output net.py --mean 1", "--mean and --scale go with --to onnx; convert_weights records them in a "
      "torch file"),
     ("--from onnx --output net.prototxt --scale 1", "--mean and --scale go with --to onnx; a prototxt has "
      "transform_param for them"),
@@ -188,7 +188,7 @@ def test_mistakes_of_the_program(tmp_path, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", ["onnx.export.model", "onnx.importer.model"])
+@pytest.mark.parametrize("module", ["onnx.exporter.model", "onnx.importer.model"])
 def test_without_the_package_one_line_names_the_extra(module):
     code = f"""import sys
 sys.modules['onnx'] = None

@@ -4,12 +4,12 @@ import re
 import numpy as np
 import pytest
 
+from spp.convert import onnx as spp_onnx
 from spp.errors import ConvertError
 from spp.net import Net
 
 onnx = pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
-onnx_import = pytest.importorskip("spp.convert.onnx.importer.model")
 
 MAP = (2, 3, 7, 10)
 
@@ -29,9 +29,9 @@ def model(body, opset=17, **tensors):
 
 
 def assert_agree(made, path, shapes=(None,), given=None):
-    """Hold the imported net to onnxruntime, at several sizes of the first input; returns it."""
+    """Compare the imported net with onnxruntime, at several sizes of the first input; returns the net."""
     onnx.save(made, path)
-    net = Net(onnx_import.read(path, given), device="cpu")
+    net = Net(spp_onnx.read(path, given), device="cpu")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(5)
     for shape in shapes:
@@ -130,7 +130,7 @@ CASES = [
 
 @pytest.mark.parametrize("body, tensors, expected", CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_an_operator(tmp_path, body, tensors, expected):
-    if "zero" in tensors:       # Unsqueeze wants a list of axes
+    if "zero" in tensors:       # Unsqueeze needs a list of axes
         body = body.replace("Unsqueeze (b, zero)", "Unsqueeze (b, first)")
         tensors = {**tensors, "first": INT([0])}
     net = assert_agree(model(body, **tensors), str(tmp_path / "net.onnx"))
@@ -151,13 +151,13 @@ def test_sizes_that_the_file_leaves_open(tmp_path):
     made = model("c = Conv (x, w)\ny = MaxPool <kernel_shape=[2,2], strides=[2,2], pads=[0,0,0,0]> (c)",
                  x=("n", 3, "h", "v"), w=[4, 3, 3, 3])
     net = assert_agree(made, path, [(2, 3, 9, 12), (1, 3, 8, 7)], {"x": (1, 3, 6, 8)})
-    assert net.layers[-1].param.pooling_param.round_mode == 1      # 6 x 8 alone could not tell
+    assert net.layers[-1].param.pooling_param.round_mode == 1      # 6 x 8 alone does not determine it
     with pytest.raises(ConvertError, match=re.escape("input 'x' is ? x 3 x ? x ?; give its sizes (as x=1,3,224,224)")):
-        onnx_import.read(path)
+        spp_onnx.read(path)
     with pytest.raises(ConvertError, match="no input 'z'; the inputs are x"):
-        onnx_import.read(path, {"z": (1,)})
+        spp_onnx.read(path, {"z": (1,)})
     with pytest.raises(ConvertError, match="input 'x' is"):
-        onnx_import.read(path, {"x": (1, 4, 6, 8)})
+        spp_onnx.read(path, {"x": (1, 4, 6, 8)})
 
 
 REFUSED = [
@@ -172,9 +172,9 @@ REFUSED = [
     (PADDED + "y = Relu (p)", dict(x=MAP, pads=AROUND), "reads a padded map"),
     ("p = Pad <mode=\"reflect\"> (x, pads)\ny = Relu (p)", dict(x=MAP, pads=AROUND), "mode 'reflect'"),
     ("y = LRN <size=4> (x)", dict(x=MAP), "an odd local_size, found size 4"),
-    ("y = Gemm <transA=1> (x, w)", dict(x=(2, 5), w=[2, 4]), "transA turns the batch"),
+    ("y = Gemm <transA=1> (x, w)", dict(x=(2, 5), w=[2, 4]), "transA transposes the batch"),
     ("y = MatMul (x, z)", dict(x=(2, 5), z=(5, 2)), "its weights 'z' are computed from the inputs"),
-    ("y = PRelu (x, s)", dict(x=MAP, s=[7, 10]), "one slope, or one a channel; found (7, 10)"),
+    ("y = PRelu (x, s)", dict(x=MAP, s=[7, 10]), "one slope, or one per channel; found (7, 10)"),
     ("y = Slice (x, s, e, a, t)", dict(x=MAP, s=INT([0]), e=INT([7]), a=INT([2]), t=INT([2])), "found steps [2]"),
     ("y = Min (x, z)", dict(x=MAP, z=MAP), "SUM, PROD and MAX of arrays of one shape"),
     ("y = Pow (x, z)", dict(x=MAP, z=MAP), "only one constant number can be the exponent"),
@@ -191,7 +191,7 @@ def test_a_node_in_the_way_is_named_and_nothing_written(tmp_path, body, tensors,
     path = tmp_path / "net.onnx"
     onnx.save(model(body, **tensors), path)
     with pytest.raises(ConvertError, match=re.escape(reason)) as caught:
-        onnx_import.convert(str(path), str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel"))
+        spp_onnx.convert(str(path), str(tmp_path / "net.prototxt"), str(tmp_path / "net.caffemodel"))
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -199,7 +199,7 @@ def test_a_node_in_the_way_is_named_and_nothing_written(tmp_path, body, tensors,
 def test_files(tmp_path):
     path, prototxt, weights = (str(tmp_path / name) for name in ("net.onnx", "net.prototxt", "net.caffemodel"))
     onnx.save(model("c = Conv (x, w, b)\ny = Relu (c)", x=MAP, w=[4, 3, 3, 3], b=[4]), path)
-    onnx_import.convert(path, prototxt, weights)
+    spp_onnx.convert(path, prototxt, weights)
     x = np.random.default_rng(1).normal(size=MAP).astype(np.float32)
     expected, = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     found = Net(prototxt, weights=weights, device="cpu").forward(x=x)["y"]
@@ -214,4 +214,4 @@ def test_a_file_that_is_none(tmp_path, content, reason):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConvertError, match=reason):
-        onnx_import.read(str(path))
+        spp_onnx.read(str(path))

@@ -1,15 +1,18 @@
 """What torch writes as ONNX, of torchvision's nets, becomes nets that compute the same."""
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 
+from spp.convert import onnx as spp_onnx
 from spp.net import Net
 
 torch = pytest.importorskip("torch", reason="needs pip install 'spp[torch]'")
 pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
 pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
-onnx_import = pytest.importorskip("spp.convert.onnx.importer.model")
+nn: Any = torch.nn
+F = nn.functional
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,39 @@ def narrow(model):
     inputs = next(layer.in_features for layer in model.classifier if isinstance(layer, nn.Linear))
     model.classifier = nn.Sequential(nn.Linear(inputs, 32), nn.ReLU(True), nn.Dropout(), nn.Linear(32, 10))
     return model
+
+
+class Computes(nn.Module):
+    """A module of one function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("function, types", [
+    (lambda x: x / (1 + 0.5 * F.avg_pool2d(x * x, 3, 1, 1)) ** 0.75,
+     "Eltwise Pooling Power Power Power Power Eltwise"),
+    (lambda x: torch.cat([F.adaptive_max_pool2d(x, n).flatten(1) for n in (4, 2, 1)], 1),
+     "Pooling Flatten Pooling Flatten Pooling Flatten Concat")], ids=["LRN within a channel", "pyramid"])
+@pytest.mark.parametrize("dynamo", [False, True], ids=["script", "dynamo"])
+def test_several_operators_that_spp_has_a_layer_for(tmp_path, function, types, dynamo):
+    """They become several layers that compute the same."""
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="torch's newer exporter needs onnxscript")
+    torch.manual_seed(0)
+    x, path = torch.rand(2, 6, 8, 8) + 0.1, str(tmp_path / "net.onnx")
+    more = {"external_data": False} if dynamo else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Computes(function), (x,), path, dynamo=dynamo, **more)
+    net = Net(spp_onnx.read(path), device="cpu")
+    found, = net.forward(**{net.inputs[0]: x.numpy()}).values()
+    np.testing.assert_allclose(found, function(x).numpy(), atol=1e-5)
+    assert [layer.type for layer in net.layers if layer.type not in ("Input", "Split")] == types.split()
 
 
 MAKERS = {
@@ -58,7 +94,7 @@ def test_a_net_of_torchvision(tmp_path, models, name, dynamo):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (x,), path, dynamo=dynamo, **kept, **({"external_data": False} if dynamo else {}))
-    net = Net(onnx_import.read(path), device="cpu")
+    net = Net(spp_onnx.read(path), device="cpu")
     found, = net.forward(**{net.inputs[0]: x.numpy()}).values()
     with torch.no_grad():
         expected = model(x).numpy()

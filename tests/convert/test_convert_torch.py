@@ -16,7 +16,7 @@ from spp.solver import Solver
 
 torch = pytest.importorskip("torch", reason="what these tests convert to: pip install 'spp[torch]'")
 from spp.convert import torch_module      # noqa: E402 needs torch
-from spp.convert.torch import files as torch_files     # noqa: E402, F401 needs torch
+from spp.convert.torch import tensor_files     # noqa: E402 needs torch
 
 F = torch.nn.functional
 
@@ -47,9 +47,9 @@ def test_a_public_net_and_back(make, shapes, ending, tmp_path):
     for seed, shape in enumerate(shapes):
         assert_same_outputs(net, module, public_nets.inputs(net, shape, seed))
     path = str(tmp_path / f"net{ending}")
-    torch_files.write(path, *state_dict.from_net(net))
+    tensor_files.write(path, *state_dict.from_net(net))
     again = Net(parse_net(make()), device="cpu", seed=5)
-    state_dict.into_net(again, *torch_files.read(path), path)
+    state_dict.into_net(again, *tensor_files.read(path), path)
     assert_same_weights(net, again)
 
 
@@ -165,13 +165,13 @@ SIMPLE = ("layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 2
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ("--to torch --output net.txt", "--output net.txt: what is written here is a .py file; name it so"),
+    ("--to torch --output net.txt", "--output net.txt: the output is a .py file; name it so"),
     ("--to torch --output net.py", "net.prototxt has parameters; give their values: --weights FILE.caffemodel"),
     ("--to torch --output net.py --weights no.caffemodel",
      "cannot read weights no.caffemodel: No such file or directory; check the path"),
     ("--to torch --output net.py --shape 1,2", "--shape goes with --from; a prototxt has its own shapes"),
     ("--from torch --output net.prototxt",
-     "a module needs the shapes of its inputs: --shape 1,3,224,224, once an input"),
+     "a module needs the shapes of its inputs: --shape 1,3,224,224, once per input"),
     ("--from torch --output net.prototxt --shape 1,x",
      "argument --shape: '1,x' is not a shape, as 1,3,224,224 or data=1,3,224,224; see convert_net --help"),
     ("--from torch --output net.prototxt --shape 1,3", "--model net.prototxt: give a .pt2 file, or MODULE:NAME or "

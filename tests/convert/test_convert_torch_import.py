@@ -11,8 +11,7 @@ from spp.net import Net
 
 torch = pytest.importorskip("torch", "2.6", reason="what these tests convert from: pip install 'spp[torch]'")
 from spp.convert import torch_module     # noqa: E402, F401 need torch
-from spp.convert.torch import importer as torch_import     # noqa: E402, F401 needs torch
-from spp.convert.torch import operators as torch_import_ops     # noqa: E402, F401 needs torch
+from spp.convert.torch.importer import program as torch_program     # noqa: E402 needs torch
 
 nn: Any = torch.nn
 F = nn.functional
@@ -32,7 +31,7 @@ class Function(nn.Module):
 
 
 def convert(module, *shapes, low=-2.0):
-    """The layers' types; to_param has held the outputs against the module's."""
+    """The layers' types; to_param has compared the outputs with the module's."""
     torch.manual_seed(3)
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
@@ -40,7 +39,7 @@ def convert(module, *shapes, low=-2.0):
             nn.init.uniform_(part.running_var, 0.5, 2)
             nn.init.normal_(part.weight), nn.init.normal_(part.bias)
     inputs = [torch.rand(*shape) * (2 - low) + low for shape in shapes or [MAP]]
-    param = torch_import.to_param(module, inputs)
+    param = torch_program.to_param(module, inputs)
     return param, [layer.type for layer in param.layer if layer.type != "Input"]
 
 
@@ -156,7 +155,7 @@ def test_a_converted_net_comes_back(make):
         text = make()
     net = public_nets.build(text)
     values = public_nets.inputs(net)["data"]
-    param = torch_import.to_param(torch_module(net), [torch.from_numpy(values)])
+    param = torch_program.to_param(torch_module(net), [torch.from_numpy(values)])
     again = Net(param, device="cpu")
     found, expected = again.forward(data=values)[again.outputs[0]], net.forward(data=values)["prob"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -174,8 +173,8 @@ def test_a_converted_net_comes_back(make):
      "count the padding; set count_include_pad=True"),
     (nn.AvgPool2d(3, divisor_override=5), "avg_pool2d cannot be converted to Caffe: Caffe's averages have no "
      "divisor_override"),
-    (nn.AdaptiveAvgPool2d((2, 3)), "adaptive_avg_pool2d cannot be converted to Caffe: Caffe's bins are as many high "
-     "as wide, found [2, 3]"),
+    (nn.AdaptiveAvgPool2d((2, 3)), "adaptive_avg_pool2d cannot be converted to Caffe: Caffe's bins are as many "
+     "vertically as horizontally, found [2, 3]"),
     (nn.BatchNorm2d(4, track_running_stats=False), "batch_norm cannot be converted to Caffe: it normalises by the "
      "batch, not by stored statistics"),
     (Function(lambda x: x.clamp(min=0.5)), "clamp cannot be converted to Caffe: Caffe's Clip needs a lower and an "
@@ -184,21 +183,21 @@ def test_a_converted_net_comes_back(make):
      "axes [1]"),
     (Function(lambda x: x + x.mean((2, 3), keepdim=True)), "add cannot be converted to Caffe: Caffe has no "
      "broadcasting of (2, 4, 9, 8) and (2, 4, 1, 1)"),
-    (Function(lambda x: x / (x + 3)), "div cannot be converted to Caffe: Caffe's Eltwise divides nothing, and takes "
-     "blobs only"),
-    (Function(lambda x: x.cumsum(1)), "cumsum cannot be converted to Caffe: it is not among those that this "
-     "conversion knows"),
+    (Function(lambda x: x / (x + 3)), "div cannot be converted to Caffe: Caffe's Eltwise does not divide, and "
+     "takes blobs only"),
+    (Function(lambda x: x.cumsum(1)), "cumsum cannot be converted to Caffe: it is not among the operators that "
+     "this conversion knows"),
     (nn.Softplus(2), "softplus cannot be converted to Caffe: Caffe's layer has no such factors"),
     (Function(lambda x: torch.div(x, 2, rounding_mode="floor")), "div cannot be converted to Caffe: Caffe has no "
      "rounding division"),
     (Function(lambda x: 2 ** x), "pow cannot be converted to Caffe: Caffe's Power takes a blob and fixed numbers"),
     (Function(F.conv2d), "conv2d cannot be converted to Caffe: its weights are computed, not stored"),
     (Function(lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True)[1]), "adaptive_max_pool2d cannot be "
-     "converted to Caffe: the places of the maxima are read, and SPP does not tell them"),
+     "converted to Caffe: the indices of the maxima are read, and SPP does not return them"),
     (nn.Upsample((10, 9)), "upsample_nearest2d cannot be converted to Caffe: Caffe's Upsample repeats pixels a whole "
      "number of times"),
-    (nn.Upsample((10, 9), mode="bilinear"), "upsample_bilinear2d cannot be converted to Caffe: Caffe's Interp puts "
-     "corners on corners: align_corners=True"),
+    (nn.Upsample((10, 9), mode="bilinear"), "upsample_bilinear2d cannot be converted to Caffe: Caffe's Interp "
+     "aligns corners: set align_corners=True"),
 ], ids=str)
 def test_what_caffe_cannot_do_is_refused(module, message):
     with pytest.raises(ConvertError) as caught:
@@ -218,11 +217,11 @@ class Shifted(nn.Module):
 
 
 @pytest.mark.parametrize("module, shape, message", [
-    (nn.LSTM(8, 3), (2, 4, 8), "lstm cannot be converted to Caffe: Caffe's LSTM wants markers of the sequences' "
-     "beginnings; write it in the prototxt, and convert its weights by convert_weights"),
-    (nn.Conv2d(4, 2, 3), (4, 9, 8), "conv2d cannot be converted to Caffe: its input has no axis of images"),
+    (nn.LSTM(8, 3), (2, 4, 8), "lstm cannot be converted to Caffe: Caffe's LSTM needs markers of the sequences' "
+     "starts; write it in the prototxt, and convert its weights by convert_weights"),
+    (nn.Conv2d(4, 2, 3), (4, 9, 8), "conv2d cannot be converted to Caffe: its input has no batch axis"),
     (nn.MaxPool3d((1, 2, 2)), (1, 2, 3, 4, 5), "max_pool3d cannot be converted to Caffe: Caffe's pooling has one "
-     "kernel for all axes where there are not two; found [1, 2, 2]"),
+     "kernel for all axes unless there are two; found [1, 2, 2]"),
     (Shifted(), MAP, "p_shift is a constant, and Caffe takes constants as layers' parameters only"),
 ])
 def test_what_caffe_cannot_do_with_such_shapes(module, shape, message):
@@ -234,7 +233,7 @@ def test_what_caffe_cannot_do_with_such_shapes(module, shape, message):
 def test_an_input_that_is_no_tensor():
     program = torch.export.export(Function(lambda x, n: x * n), (torch.ones(2), 3))
     with pytest.raises(ConvertError) as caught:
-        torch_import.random_inputs(program)
+        torch_program.random_inputs(program)
     assert str(caught.value) == "the module's input 'x_1' is no tensor; give it a fixed value in the module"
 
 
@@ -286,9 +285,10 @@ def test_a_class_a_file_of_weights_and_an_exported_program(folder):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ("--model small.py:number --shape 1,3", "--model small.py:number: gives a int, not a torch.nn.Module"),
-    ("--model small.py:Large --shape 1,3", "--model small.py:Large: cannot make the module: "),
-    ("--model nothing:Large --shape 1,3", "--model nothing:Large: cannot make the module: No module named 'nothing'"),
+    ("--model small.py:number --shape 1,3", "--model small.py:number: is of type int, not a torch.nn.Module"),
+    ("--model small.py:Large --shape 1,3", "--model small.py:Large: cannot create the module: "),
+    ("--model nothing:Large --shape 1,3", "--model nothing:Large: cannot create the module: "
+     "No module named 'nothing'"),
     ("--model small.pt2 --shape 1,3", "small.pt2 has its own weights and shapes; leave out --weights and --shape"),
     ("--model small.pt2", "small.pt2: torch.export.save did not write it: "),
     ("--model small.py:Small --shape 1,3,8,9 --weights w.pt", "w.pt are not the weights of small.py:Small: "),

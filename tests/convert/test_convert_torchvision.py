@@ -6,8 +6,7 @@ import pytest
 
 from programs import error_of, run
 from spp.net import Net
-from spp.convert.torch.torchvision_nets import NAMES, prototxt
-from spp.proto.text import parse_net
+from spp.convert.torch.torchvision_nets import NAMES, deploy_net
 
 torch = pytest.importorskip("torch", reason="what these tests convert from: pip install 'spp[torch]'")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -73,8 +72,7 @@ def test_a_checkpoint(models, name, sizes, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_torchvisions(models, name):
     """For the large ones, which take long to fill: on torch's meta device."""
-    text, keys = prototxt(name, 7)
-    param = parse_net(text)
+    param, keys = deploy_net(name, 7)
     with torch.device("meta"):
         more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
         model = getattr(models, name)(num_classes=7, weights=None, **more)
@@ -93,8 +91,7 @@ def test_names_are_torchvisions(models, name):
 @pytest.mark.parametrize("name, sizes", [("alexnet", (224, 224)), ("alexnet", (257, 230)), ("vgg16", (40, 70))])
 def test_fully_connected_nets_at_reduced_width(models, name, sizes):
     """The geometry, with few channels and units in torch as in the prototxt."""
-    text, keys = prototxt(name, 7)
-    param = parse_net(text)
+    param, keys = deploy_net(name, 7)
     for layer in param.layer:
         if layer.type == "Convolution":
             layer.convolution_param.num_output //= 16

@@ -183,8 +183,8 @@ def test_two_layers_of_one_name():
      "bn_1.bias, bn_1.running_mean, bn_1.running_var and 2 more"),
     (lambda s: s.update({"x.weight": np.zeros(2)}),
      "s: no layer of net '' has a place for x.weight; are they the weights of another net?"),
-    (lambda s: s.update({"fc.bias": np.zeros(6)}), "s: tensor 'fc.bias' is 6, the net wants 5"),
-    (lambda s: s.update({"fc.bias": np.zeros(5, int)}), "s: tensor 'fc.bias' holds int64 numbers; weights are floats"),
+    (lambda s: s.update({"fc.bias": np.zeros(6)}), "s: tensor 'fc.bias' is 6, the net needs 5"),
+    (lambda s: s.update({"fc.bias": np.zeros(5, int)}), "s: tensor 'fc.bias' has the dtype int64; weights are floats"),
 ])
 def test_what_does_not_fit_changes_nothing(change, message):
     net = made()
@@ -285,7 +285,7 @@ def test_layers_that_the_prototxt_lacks_are_named(folder):
 
 @pytest.mark.parametrize("arguments, message", [
     ("--weights net.caffemodel --output s.bin --model net.prototxt",
-     "--output s.bin: its ending must say what to write: .caffemodel, .h5, .pt, .pth, .safetensors"),
+     "--output s.bin: its extension must be one of .caffemodel, .h5, .pt, .pth, .safetensors"),
     ("--weights net.caffemodel --output b.caffemodel --model net.prototxt",
      "net.caffemodel and b.caffemodel are both Caffe files; one of them must be the other's kind"),
     ("--weights net.caffemodel --output s.pt", "give the net: --model PROTOTXT, or --map"),
@@ -299,7 +299,7 @@ def test_layers_that_the_prototxt_lacks_are_named(folder):
     ("--weights bad.safetensors --output b.caffemodel --model net.prototxt",
      "bad.safetensors: no safetensors file of float16, float32 or float64 weights: "),
     ("--weights bad.pt --output b.caffemodel --model net.prototxt",
-     "bad.pt: holds other things than tensors, or is damaged; save the module's state_dict() with torch.save ("),
+     "bad.pt: contains other things than tensors, or is damaged; save the module's state_dict() with torch.save ("),
     ("--weights part.caffemodel --output s.pt --model net.prototxt",
      "part.caffemodel has no weights for 'bn/1', 'scale', 'fc' of net.prototxt; give the prototxt that the weights "
      "were trained with"),
@@ -339,7 +339,7 @@ def test_a_checkpoint_with_more_around_the_state_dict(folder):
     torch.save([1, 2], folder / "list.pt")
     result = run("convert_weights", "--model", "net.prototxt", "--weights", "list.pt", "--output", "c.caffemodel",
                  cwd=folder)
-    assert error_of(result) == "error: list.pt: holds no state_dict; save the module's state_dict() with torch.save"
+    assert error_of(result) == "error: list.pt: contains no state_dict; save the module's state_dict() with torch.save"
 
 
 def test_without_torch_the_extra_is_named(folder, monkeypatch):

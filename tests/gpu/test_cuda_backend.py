@@ -12,6 +12,7 @@ from emulated_cupy import functions, memory
 
 from folders import ROOT
 from spp import backend
+from spp.backend.types import Epilogue
 from spp.errors import SppError
 
 
@@ -167,8 +168,11 @@ def test_inner_product(emulation, dtype, n, k, o, precision):
         w = np.ascontiguousarray(weight.T) if transpose else weight
         for relu in (False, True):
             expected, y = np.empty((n, o), dtype), device.zeros(n * o * 2, dtype).reshape(n, o, 2)[..., 0]
-            host.inner_product_forward(x, w, bias, expected, transpose, relu)
-            device.inner_product_forward(*map(device.from_host, (x, w, bias)), y, transpose, relu, precision)
+            scale, shift = (bias + 2, bias - 1) if relu else (None, None)
+            host.inner_product_forward(x, w, expected, transpose, Epilogue(bias, scale, shift, relu))
+            on_device = [None if a is None else device.from_host(a) for a in (bias, scale, shift)]
+            epilogue = Epilogue(on_device[0], on_device[1], on_device[2], relu)
+            device.inner_product_forward(device.from_host(x), device.from_host(w), y, transpose, epilogue, precision)
             np.testing.assert_allclose(device.to_host(y), expected, 1e-5, 1e-6)
         expected, dx = np.empty((n, k), dtype), device.zeros(n * k, dtype).reshape(n, k)
         host.inner_product_backward_data(dy, w, expected, transpose)

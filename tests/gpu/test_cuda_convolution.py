@@ -14,6 +14,7 @@ import pytest
 import cuda_cpu
 import nvrtc
 from spp.backend import host
+from spp.backend.types import Epilogue, Geometry
 from spp.ops.convolution import output_size
 
 pytestmark = pytest.mark.skipif(cuda_cpu.COMPILER is None, reason=cuda_cpu.MISSING)
@@ -52,15 +53,15 @@ def no_cudnn(cupy, monkeypatch):
 
 
 class Problem:
-    """A case's arrays with distinct values, and what the host makes of them, in float64."""
+    """A case's arrays with distinct values, and the host's results in float64."""
 
     def __init__(self, case, dtype=np.float32):
-        x, weight, self.stride, self.pad, self.dilation, self.group = CASES[case]
+        x, weight, stride, pad, dilation, group = CASES[case]
+        self.geometry = Geometry(weight[2:], stride, pad, dilation, group)
         rng = np.random.default_rng(3)
-        out = map(output_size, x[2:], weight[2:], self.stride, self.pad, self.dilation)
+        out = map(output_size, x[2:], *self.geometry[:4])
         shapes = {"x": x, "weight": weight, "bias": weight[:1], "dy": (x[0], weight[0], *out)}
         self.arrays = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
-        self.geometry = self.stride, self.pad, self.dilation, self.group
         # values that the 16-bit types hold: with them only the results are rounded
         exact = {name: np.round(a * 8) / 8 for name, a in self.arrays.items()}
         self.arrays = exact
@@ -75,15 +76,16 @@ class Problem:
         dx += 77
         dweight += 1
         dbias += 1
-        backend.convolution_forward(x, weight, arrays["bias"] if bias else None, y, *self.geometry, relu, precision)
-        backend.convolution_backward_data(dy, weight, dx, *self.geometry, precision)
-        backend.convolution_backward_weights(x, dy, dweight, dbias, *self.geometry, precision)
+        epilogue = Epilogue(arrays["bias"] if bias else None, relu=relu)
+        backend.convolution_forward(x, weight, y, self.geometry, epilogue, precision)
+        backend.convolution_backward_data(dy, weight, dx, self.geometry, precision)
+        backend.convolution_backward_weights(x, dy, dweight, dbias, self.geometry, precision)
         return {"y": y, "dx": dx, "dweight": dweight, "dbias": dbias}
 
-    def check(self, cupy, found, tolerance):
+    def check(self, cupy, results, tolerance):
         for name, values in self.expected.items():
             values = values if name != "y" or not self.relu else np.maximum(values, 0)
-            np.testing.assert_allclose(found[name].get(), values, rtol=tolerance,
+            np.testing.assert_allclose(results[name].get(), values, rtol=tolerance,
                                        atol=tolerance * abs(values).max(), err_msg=name)
 
     def solve(self, cupy, precision="fp32", relu=False, order="C"):
@@ -96,10 +98,10 @@ class Problem:
 
 def _channels_last(cupy, array):
     """The array in other memory order, and not at the beginning of its memory."""
-    laid = np.moveaxis(array, 1, -1) if array.ndim > 1 else array
+    moved = np.moveaxis(array, 1, -1) if array.ndim > 1 else array
     flat = cupy.zeros(array.size + 1, array.dtype)
-    flat[1:] = cupy.array(np.ascontiguousarray(laid).ravel())
-    return cupy.moveaxis(flat[1:].reshape(laid.shape), -1, 1) if array.ndim > 1 else flat[1:]
+    flat[1:] = cupy.array(np.ascontiguousarray(moved).ravel())
+    return cupy.moveaxis(flat[1:].reshape(moved.shape), -1, 1) if array.ndim > 1 else flat[1:]
 
 
 @pytest.mark.parametrize("order", ["C", "channels last"])
@@ -110,7 +112,7 @@ def test_without_cudnn(cupy, no_cudnn, case, dtype, tolerance, order):
     problem.check(cupy, problem.solve(cupy, relu=order == "C", order=order), tolerance)
 
 
-def test_without_cudnn_a_large_batch_is_cut(cupy, no_cudnn, monkeypatch):
+def test_without_cudnn_a_large_batch_is_split(cupy, no_cudnn, monkeypatch):
     from spp.backend.cuda import convolution_fallback
     problem = Problem("groups, dilated")
     shares = list(convolution_fallback._shares(problem.arrays["x"], problem.arrays["weight"], problem.arrays["dy"]))
@@ -121,7 +123,7 @@ def test_without_cudnn_a_large_batch_is_cut(cupy, no_cudnn, monkeypatch):
     problem.check(cupy, problem.solve(cupy), 1e-6)
 
 
-def test_missing_cudnn_is_said_once(cupy, no_cudnn, caplog):
+def test_missing_cudnn_is_logged_once(cupy, no_cudnn, caplog):
     problem = Problem("plane")
     problem.solve(cupy)
     problem.solve(cupy)
@@ -136,8 +138,8 @@ def test_relu_keeps_nan(request, cupy, with_cudnn, precision):
     from spp.backend.cuda import convolution
     x = cupy.array(np.array([[[[np.nan, -2, 3, 0]]]], np.float32))
     y = cupy.zeros(x.shape, x.dtype)
-    convolution.convolution_forward(x, cupy.ones((1, 1, 1, 1), np.float32), None, y, (1, 1), (0, 0), (1, 1), 1, True,
-                                    precision)
+    convolution.convolution_forward(x, cupy.ones((1, 1, 1, 1), np.float32), y,
+                                    Geometry((1, 1), (1, 1), (0, 0), (1, 1)), Epilogue(relu=True), precision)
     np.testing.assert_array_equal(y.get(), [[[[np.nan, 0, 3, 0]]]])
 
 
@@ -159,10 +161,10 @@ def test_bias_scale_shift_and_relu_in_one_pass(request, cupy, case, with_cudnn, 
         assert (expected < 0).any()
         expected = np.maximum(expected, 0) if relu else expected
         y = _channels_last(cupy, np.full(dy.shape, 77, dtype)) if relu else cupy.full(dy.shape, 77, dtype)
-        last = [cupy.array(values) if wanted else None
-                for values, wanted in ((bias, given_bias), (scale, scaled), (shift, scaled))]
-        convolution.convolution_forward(cupy.array(x), cupy.array(weight), last[0], y, *problem.geometry, relu,
-                                        precision, last[1], last[2])
+        given = [cupy.array(values) if is_used else None
+                 for values, is_used in ((bias, given_bias), (scale, scaled), (shift, scaled))]
+        convolution.convolution_forward(cupy.array(x), cupy.array(weight), y, problem.geometry,
+                                        Epilogue(given[0], given[1], given[2], relu), precision)
         np.testing.assert_allclose(y.get(), expected, tolerance, tolerance * abs(expected).max())
     if with_cudnn and case != "no spatial axis":        # cuDNN adds the bias where that saves the pass
         added = sum(graph.added is not None for graph in fake_cudnn.Graph.made)
@@ -173,8 +175,9 @@ def test_an_empty_batch(cupy, cudnn):
     from spp.backend.cuda import convolution
     x, y = cupy.zeros((0, 2, 4, 4), np.float32), cupy.zeros((0, 3, 2, 2), np.float32)
     weight, dweight, dbias = (cupy.ones(shape, np.float32) for shape in ((3, 2, 3, 3), (3, 2, 3, 3), (3,)))
-    convolution.convolution_forward(x, weight, None, y, (1, 1), (0, 0), (1, 1), 1)
-    convolution.convolution_backward_weights(x, y, dweight, dbias, (1, 1), (0, 0), (1, 1), 1)
+    geometry = Geometry((3, 3), (1, 1), (0, 0), (1, 1))
+    convolution.convolution_forward(x, weight, y, geometry)
+    convolution.convolution_backward_weights(x, y, dweight, dbias, geometry)
     assert (dweight.get() == 1).all() and (dbias.get() == 1).all() and not fake_cudnn.Graph.made
 
 
@@ -211,13 +214,13 @@ def test_exact_sums(cupy, cudnn, monkeypatch, exact):
 
 
 @pytest.mark.parametrize("case", ["no spatial axis", "four spatial axes", "beyond the pad"])
-def test_what_cudnn_is_not_asked(cupy, cudnn, case, caplog):
+def test_problems_that_cudnn_does_not_get(cupy, cudnn, case, caplog):
     problem = Problem(case)
     problem.check(cupy, problem.solve(cupy), 1e-6)
     assert not fake_cudnn.Graph.made and not caplog.records
 
 
-def test_what_cudnn_declines_is_computed_all_the_same(cupy, cudnn, caplog):
+def test_problems_that_cudnn_declines_are_computed_by_the_fallback(cupy, cudnn, caplog):
     caplog.set_level(logging.INFO)
     fake_cudnn.Graph.declines = staticmethod(lambda graph: graph.operation == "data")
     for case in ("plane", "line", "plane"):
@@ -242,8 +245,10 @@ def test_plans_belong_to_a_thread(cupy, cudnn):
 
 def test_memory_that_a_plan_may_take(cupy, cudnn):
     from spp.backend.cuda.convolution_plans import WORKSPACE_BYTES, Problem as Plan
-    small = Plan("forward", (1, 2, 3, 3), (2, 2, 3, 3), (1, 2, 1, 1), (1, 1), (0, 0), (1, 1), "FLOAT")
-    large = Plan("data", (64, 64, 224, 224), (64, 64, 3, 3), (64, 64, 224, 224), (1, 1), (1, 1), (1, 1), "HALF")
+    small = Plan("forward", (1, 2, 3, 3), (2, 2, 3, 3), (1, 2, 1, 1), Geometry((3, 3), (1, 1), (0, 0), (1, 1)),
+                 "FLOAT")
+    large = Plan("data", (64, 64, 224, 224), (64, 64, 3, 3), (64, 64, 224, 224),
+                 Geometry((3, 3), (1, 1), (1, 1), (1, 1)), "HALF")
     assert small.workspace == WORKSPACE_BYTES
     assert large.workspace == 2 * (2 * 64 * 64 * 224 * 224 + 64 * 64 * 9)
 
@@ -287,10 +292,10 @@ def test_half(cupy, precision):
     np.testing.assert_array_equal(np.signbit(y.get()), np.signbit(x))
     bias = rng.normal(size=33).astype(np.float32)
     y = cupy.array(x.copy())
-    half.widen(bits, y, precision, cupy.array(bias), add=True, relu=True)
+    half.widen(bits, y, precision, Epilogue(cupy.array(bias), relu=True), add=True)
     np.testing.assert_array_equal(y.get(), np.maximum(rounded + bias[:, None, None] + x, 0))
     scale, shift = np.linspace(-2, 2, 33).astype(np.float32), bias[::-1].copy()
-    half.widen(bits, y, precision, cupy.array(bias), scale=cupy.array(scale), shift=cupy.array(shift))
+    half.widen(bits, y, precision, Epilogue(cupy.array(bias), cupy.array(scale), cupy.array(shift)))
     by_channel = [values[:, None, None].astype(np.float64) for values in (bias, scale, shift)]
     np.testing.assert_allclose(y.get(), (rounded + by_channel[0]) * by_channel[1] + by_channel[2], 1e-5, 1e-5)
 
@@ -334,8 +339,8 @@ def test_cudnn_takes_the_graphs(operation, kind):
     pytest.importorskip("cupy", reason="CuPy is not installed")
     cudnn = pytest.importorskip("cudnn", reason="nvidia-cudnn-frontend is not installed")
     from spp.backend.cuda import convolution_plans as plans
-    problem = plans.Problem(operation, (8, 6, 13, 17), (8, 3, 3, 5), (8, 8, 13, 8), (1, 2), (1, 1), (1, 1), kind,
-                            bias=operation == "forward")
+    problem = plans.Problem(operation, (8, 6, 13, 17), (8, 3, 3, 5), (8, 8, 13, 8),
+                            Geometry((3, 5), (1, 2), (1, 1), (1, 1), 2), kind, bias=operation == "forward")
     try:
         device = {"device_property": cudnn.create_device_properties(json.dumps(H100))}
     except RuntimeError:

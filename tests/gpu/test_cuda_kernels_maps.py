@@ -6,7 +6,7 @@ import pytest
 
 import cuda_kernels
 from cuda_kernels import RELATIVE, compare, random
-from spp.backend.types import LrnParameters
+from spp.backend.types import Geometry, LrnParameters
 from spp.ops import resize
 
 pytestmark = cuda_kernels.needs_compiler
@@ -65,8 +65,9 @@ def test_im2col(cuda, dtype, seed, kernel, stride, pad, dilation):
             expected[c, i, j, n, row, column] = x[n, c, h, w]
             dx[n, c, h, w] += back[c, i, j, n, row, column]
     columns, found = cuda.xp.empty(expected.shape, dtype), cuda.from_host(np.empty_like(x))
-    columns_of.im2col(cuda.from_host(x), columns, stride, pad, dilation)
-    columns_of.col2im(cuda.from_host(back), found, stride, pad, dilation)
+    geometry = Geometry(kernel, stride, pad, dilation)
+    columns_of.im2col(cuda.from_host(x), columns, geometry)
+    columns_of.col2im(cuda.from_host(back), found, geometry)
     np.testing.assert_array_equal(cuda.to_host(columns), expected)
     np.testing.assert_allclose(cuda.to_host(found), dx, RELATIVE[dtype], RELATIVE[dtype])
 

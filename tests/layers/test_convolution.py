@@ -5,9 +5,10 @@ import numba
 import numpy as np
 import pytest
 
-from convolutions import CASES, arrays, assert_near, computed, expected, identity, products, scaled
+from convolutions import CASES, arrays, assert_near, computed, expected, geometry_of, identity, products, scaled
 from one_layer import OneLayer, in_orders
-from spp.backend.host.convolution import im2row as host
+from spp.backend.host.convolution import im2row
+from spp.backend.types import Epilogue
 from spp.errors import NetError
 from spp.ops import convolution
 
@@ -19,18 +20,18 @@ each_case = pytest.mark.parametrize("case", CASES, ids=identity)
 @each_case
 def test_against_single_products(case, dtype, tolerance):
     given = arrays(case, dtype)
-    found = computed(case, *given)
-    assert all(f.dtype == dtype for f in found)
+    results = computed(case, *given)
+    assert all(f.dtype == dtype for f in results)
     # accumulation starts at 1: the difference carries the rounding of 1 + gradient
-    assert_near(found, expected(case, *given), tolerance)
+    assert_near(results, expected(case, *given), tolerance)
 
 
 @each_case
 def test_small_blocks_and_bands_give_the_same(case, monkeypatch):
     given = arrays(case)
     whole = computed(case, *given)
-    monkeypatch.setattr(host, "BLOCK_PIXELS", 5)
-    monkeypatch.setattr(host, "BAND_BYTES", 1)
+    monkeypatch.setattr(im2row, "BLOCK_PIXELS", 5)
+    monkeypatch.setattr(im2row, "BAND_BYTES", 1)
     assert_near(computed(case, *given), whole, 1e-13)
 
 
@@ -40,24 +41,24 @@ def test_any_order_of_memory(case):
         return
     x, weight, bias, dy = arrays(case)
     y, dx, dweight, dbias = computed(case, x, weight, bias, dy)
-    geometry = case[3:]
+    geometry = geometry_of(case)
     outputs = (a.copy() for a in (y, dx, dweight))
     for x_, weight_, dy_, y_, dx_, dweight_ in zip(*map(in_orders, (x, weight, dy, *outputs))):
         dbias_ = np.zeros((len(bias), 3))[:, 1]
         before = dweight_.copy()
-        convolution.forward(x_, weight_, np.flip(np.flip(bias).copy()), y_, *geometry)
-        convolution.backward_data(dy_, weight_, dx_, *geometry)
-        convolution.backward_weights(x_, dy_, dweight_, dbias_, *geometry)
+        convolution.forward(x_, weight_, y_, geometry, Epilogue(np.flip(np.flip(bias).copy())))
+        convolution.backward_data(dy_, weight_, dx_, geometry)
+        convolution.backward_weights(x_, dy_, dweight_, dbias_, geometry)
         assert_near((y_, dx_, dweight_ - before, dbias_), (y, dx, dweight, dbias), 1e-13)
 
 
-def test_what_lies_beside_a_slice_is_left_alone():
+def test_memory_beside_a_slice_is_unchanged():
     case = CASES[0]
     x, weight, bias, dy = arrays(case)
     y, dx, _, _ = computed(case, x, weight, bias, dy)
     wide_y, wide_dx = (np.full((2, a.shape[1] + 2, *a.shape[2:]), 7.0) for a in (y, dx))
-    convolution.forward(x, weight, bias, wide_y[:, 1:-1], *case[3:])
-    convolution.backward_data(dy, weight, wide_dx[:, 1:-1], *case[3:])
+    convolution.forward(x, weight, wide_y[:, 1:-1], geometry_of(case), Epilogue(bias))
+    convolution.backward_data(dy, weight, wide_dx[:, 1:-1], geometry_of(case))
     assert_near((wide_y[:, 1:-1], wide_dx[:, 1:-1]), (y, dx), 1e-13)
     assert (wide_y[:, [0, -1]] == 7).all() and (wide_dx[:, [0, -1]] == 7).all()
 
@@ -69,7 +70,7 @@ def test_central_differences(case):
     y = np.empty_like(dy)
 
     def objective():
-        convolution.forward(x, weight, bias, y, *case[3:])
+        convolution.forward(x, weight, y, geometry_of(case), Epilogue(bias))
         return (y * dy).sum()
 
     for values, gradient in zip((x, weight, bias), gradients):
@@ -104,17 +105,17 @@ def test_one_thread_gives_the_same():
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[5], CASES[7], CASES[9], CASES[19]], ids=identity)
-def test_nan_is_seen(case):
+def test_nan_stays_visible(case):
     x, weight, bias, dy = arrays(case, np.float32)
     at_y, at_x, at_weight = next(itertools.islice(products(case, dy.shape), 7, None))
     clean = expected(case, x, weight, bias, dy)
     for target, index in ((x, at_x), (weight, at_weight), (dy, at_y), (bias, (1,))):
         value, target[index] = target[index], np.nan
-        found, wanted = (np.isnan(np.concatenate([a.ravel() for a in function(case, x, weight, bias, dy)]))
-                         for function in (computed, expected))
-        assert (found >= wanted).all()
+        results, reference = (np.isnan(np.concatenate([a.ravel() for a in function(case, x, weight, bias, dy)]))
+                              for function in (computed, expected))
+        assert (results >= reference).all()
         if target is x or target is bias:       # elsewhere NaN times a zero of the padding is NaN too, as in Caffe
-            np.testing.assert_array_equal(found, wanted)
+            np.testing.assert_array_equal(results, reference)
         target[index] = value
     assert_near(computed(case, x, weight, bias, dy), clean, 1e-5)       # none is left in a buffer
 
@@ -123,10 +124,10 @@ def test_without_bias():
     for case in (CASES[0], CASES[7], CASES[19]):
         x, weight, _, dy = arrays(case)
         y, dweight = np.full_like(dy, np.nan), np.zeros_like(weight)
-        convolution.forward(x, weight, None, y, *case[3:])
-        convolution.backward_weights(x, dy, dweight, None, *case[3:])
-        wanted = expected(case, x, weight, np.zeros(len(weight)), dy)
-        assert_near((y, dweight), (wanted[0], wanted[2]), 1e-13)
+        convolution.forward(x, weight, y, geometry_of(case))
+        convolution.backward_weights(x, dy, dweight, None, geometry_of(case))
+        reference = expected(case, x, weight, np.zeros(len(weight)), dy)
+        assert_near((y, dweight), (reference[0], reference[2]), 1e-13)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-13), (np.float32, 1e-5)])
@@ -134,14 +135,14 @@ def test_without_bias():
 def test_scale_and_shift_in_the_same_pass(case, dtype, tolerance):
     given = arrays(case, dtype)
     for relu, bias in itertools.product([False, True], repeat=2):
-        found, wanted = scaled(case, given, relu, bias)
-        assert_near([found], [wanted], tolerance)
+        results, reference = scaled(case, given, relu, bias)
+        assert_near([results], [reference], tolerance)
     given[0].flat[3] = np.nan
     np.testing.assert_array_equal(*map(np.isnan, scaled(case, given, True)))
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[7], CASES[9], CASES[19]], ids=identity)
-def test_a_batch_of_none(case):
+def test_an_empty_batch(case):
     case = ((0, *case[0][1:]), *case[1:])
     y, dx, dweight, dbias = computed(case, *arrays(case))
     assert y.size == dx.size == 0 and not dweight.any() and not dbias.any()
@@ -210,21 +211,21 @@ def test_several_bottoms_share_the_weights():
     one.layer.backward(one.top, [True, False], one.bottom)
     case = ((1, 2, 5, 4), 2, (3, 3), (1, 1), (0, 0), (1, 1), 1)
     weight, bias = (blob.data for blob in one.layer.blobs)
-    wanted = [expected(case, x, weight, bias, top.diff) for x, top in zip(xs, one.top)]
-    assert_near(ys, [w[0] for w in wanted], 1e-13)
-    assert_near([blob.diff for blob in one.layer.blobs], [sum(w[i] for w in wanted) for i in (2, 3)], 1e-13)
-    assert_near([one.bottom[0].diff], [wanted[0][1]], 1e-13)
+    reference = [expected(case, x, weight, bias, top.diff) for x, top in zip(xs, one.top)]
+    assert_near(ys, [w[0] for w in reference], 1e-13)
+    assert_near([blob.diff for blob in one.layer.blobs], [sum(w[i] for w in reference) for i in (2, 3)], 1e-13)
+    assert_near([one.bottom[0].diff], [reference[0][1]], 1e-13)
     assert not one.bottom[1].has_diff
 
 
-@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=2)))
-def test_only_wanted_parameter_gradients_are_computed(wanted):
+@pytest.mark.parametrize("requested", list(itertools.product([False, True], repeat=2)))
+def test_only_requested_parameter_gradients_are_computed(requested):
     one = layer("num_output: 2 kernel_size: 3 axis: 2", (1, 3, 2, 5, 4))
-    one.layer.param_propagate_down = list(wanted)
+    one.layer.param_propagate_down = list(requested)
     one.forward(np.random.default_rng(0).normal(size=(1, 3, 2, 5, 4)))
     one.backward(1.5)
-    assert [blob.has_diff for blob in one.layer.blobs] == list(wanted)
-    if wanted[1]:
+    assert [blob.has_diff for blob in one.layer.blobs] == list(requested)
+    if requested[1]:
         np.testing.assert_allclose(one.layer.blobs[1].diff, 1.5 * 3 * 3 * 2)
 
 

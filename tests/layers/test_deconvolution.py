@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from one_layer import OneLayer, in_orders
+from spp.backend.types import Epilogue, Geometry
 from spp.errors import NetError
 from spp.net import Net
 from spp.ops import convolution, deconvolution, im2col
@@ -67,12 +68,12 @@ def test_against_single_products(case):
     assert tuple(map(deconvolution.output_size, x.shape[2:], *case[2:6])) == dy.shape[2:]
 
     for one, other in zip(in_orders(x), in_orders(dy)) if x.ndim == 4 else [(x, dy)]:
-        found = [np.full_like(other, np.nan), np.full_like(one, np.nan), np.ones_like(weight), np.ones_like(bias)]
-        geometry = case[3:7]
-        deconvolution.forward(one, weight, bias, found[0], *geometry)
-        deconvolution.backward_data(other, weight, found[1], *geometry)
-        deconvolution.backward_weights(one, other, found[2], found[3], *geometry)
-        for mine, expected in zip(found, (y, dx, dweight, dbias)):
+        results = [np.full_like(other, np.nan), np.full_like(one, np.nan), np.ones_like(weight), np.ones_like(bias)]
+        geometry = Geometry(*case[2:])
+        deconvolution.forward(one, weight, results[0], geometry, Epilogue(bias))
+        deconvolution.backward_data(other, weight, results[1], geometry)
+        deconvolution.backward_weights(one, other, results[2], results[3], geometry)
+        for mine, expected in zip(results, (y, dx, dweight, dbias)):
             np.testing.assert_allclose(mine, expected, 1e-11, 1e-12)
 
 
@@ -103,17 +104,17 @@ layer { name: 'l' type: 'Deconvolution' bottom: 'a' bottom: 'b' top: 'c' top: 'd
 
 def two_bottoms(multipliers=""):
     net = Net(parse_net(NET % multipliers), dtype=np.float64)
-    found = net.forward(a=np.array([[[[1, 2], [3, 4]]]]), b=np.ones((1, 1, 2, 2)))
+    results = net.forward(a=np.array([[[[1, 2], [3, 4]]]]), b=np.ones((1, 1, 2, 2)))
     net.blobs["c"].diff[...] = np.arange(9).reshape(1, 1, 3, 3)
     net.blobs["d"].diff[...] = 1
     net.backward()
-    return net, found
+    return net, results
 
 
 def test_two_bottoms_share_the_weights():
-    net, found = two_bottoms()
-    np.testing.assert_array_equal(found["c"][0, 0], [[3, 7, 5], [9, 21, 13], [7, 15, 9]])
-    np.testing.assert_array_equal(found["d"][0, 0], [[3, 5, 3], [5, 9, 5], [3, 5, 3]])
+    net, results = two_bottoms()
+    np.testing.assert_array_equal(results["c"][0, 0], [[3, 7, 5], [9, 21, 13], [7, 15, 9]])
+    np.testing.assert_array_equal(results["d"][0, 0], [[3, 5, 3], [5, 9, 5], [3, 5, 3]])
     np.testing.assert_array_equal(net.blobs["a"].diff[0, 0], [[16, 24], [40, 48]])
     np.testing.assert_array_equal(net.blobs["b"].diff[0, 0], [[8, 8], [8, 8]])
     np.testing.assert_array_equal(net.params["l"][0].diff[0, 0], [[27 + 4, 37 + 4], [57 + 4, 67 + 4]])
@@ -161,23 +162,23 @@ IM2COL = [case for case in CASES if case[6] == 1 and case[0][2:] != (1, 1)] + [
 
 @pytest.mark.parametrize("case", IM2COL, ids=identity)
 def test_weights_times_columns_are_the_convolution(case):
-    shape, outputs, *geometry, _ = case
+    (shape, outputs, *_), geometry = case, Geometry(*case[2:])
     rng = np.random.default_rng(2)
-    out = tuple(map(convolution.output_size, shape[2:], *geometry))
-    x, weight = rng.normal(size=shape), rng.normal(size=(outputs, shape[1], *geometry[0]))
+    out = tuple(map(convolution.output_size, shape[2:], *geometry[:4]))
+    x, weight = rng.normal(size=shape), rng.normal(size=(outputs, shape[1], *geometry.kernel))
     dy = rng.normal(size=(shape[0], outputs, *out))
     expected, dx = np.empty_like(dy), np.empty_like(x)
-    convolution.forward(x, weight, None, expected, *geometry[1:])
-    convolution.backward_data(dy, weight, dx, *geometry[1:])
+    convolution.forward(x, weight, expected, geometry)
+    convolution.backward_data(dy, weight, dx, geometry)
     flat = weight.reshape(outputs, -1)
     for order in in_orders(x) if x.ndim == 4 else [x]:
-        columns, found = np.full((shape[0], flat.shape[1], *out), np.nan), np.full_like(order, np.nan)
+        columns, results = np.full((shape[0], flat.shape[1], *out), np.nan), np.full_like(order, np.nan)
         if x.ndim == 4:
             columns = columns.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
-        im2col.forward(order, columns, *geometry)
+        im2col.forward(order, columns, geometry)
         np.testing.assert_allclose(np.einsum("ok,nk...->no...", flat, columns), expected, 1e-11, 1e-12)
-        im2col.backward(np.einsum("ok,no...->nk...", flat, dy), found, *geometry)
-        np.testing.assert_allclose(found, dx, 1e-11, 1e-12)
+        im2col.backward(np.einsum("ok,no...->nk...", flat, dy), results, geometry)
+        np.testing.assert_allclose(results, dx, 1e-11, 1e-12)
 
 
 def test_columns_of_a_later_channel_axis():
@@ -210,7 +211,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("layer, params, message", ERRORS)
-def test_what_is_wrong_in_the_prototxt(layer, params, message):
+def test_errors_of_the_prototxt(layer, params, message):
     with pytest.raises(NetError) as error:
         OneLayer(f"type: '{layer}' convolution_param {{ {params} }}", (1, 2, 3, 4))
     assert str(error.value) == message
@@ -220,7 +221,7 @@ def test_what_is_wrong_in_the_prototxt(layer, params, message):
     ("Deconvolution", (1, 3, 3, 4), "the weights take 2 input channels, found 3 in shape 1 x 3 x 3 x 4"),
     ("Deconvolution", (1, 2, 3), "was set up for a bottom of 4 axes, found shape 1 x 2 x 3"),
     ("Im2col", (1, 2, 3), "was set up for a bottom of 4 axes, found shape 1 x 2 x 3")])
-def test_a_bottom_that_does_not_fit_later(layer, shape, message):
+def test_a_later_bottom_that_does_not_fit(layer, shape, message):
     one = OneLayer(f"type: '{layer}' convolution_param {{ num_output: 2 kernel_size: 2 }}", (1, 2, 3, 4))
     with pytest.raises(NetError) as error:
         one.forward(np.zeros(shape))

@@ -8,6 +8,7 @@ import pytest
 from inner_products import SIZES, arrays, assert_near, computed, expected
 from one_layer import OneLayer, in_orders
 from spp.backend.host import inner_product as host
+from spp.backend.types import Epilogue
 from spp.errors import NetError
 from spp.ops import inner_product
 
@@ -20,9 +21,9 @@ each_order = pytest.mark.parametrize("transpose", [False, True])
 @each_size
 def test_against_einsum(n, inputs, outputs, transpose, dtype, tolerance):
     given = arrays(n, inputs, outputs, transpose, dtype)
-    found = computed(given, transpose)
-    assert all(f.dtype == dtype for f in found)
-    assert_near(found, expected(given, transpose), tolerance)
+    results = computed(given, transpose)
+    assert all(f.dtype == dtype for f in results)
+    assert_near(results, expected(given, transpose), tolerance)
 
 
 @each_order
@@ -54,12 +55,12 @@ def test_runs_repeat_to_the_bit(transpose):
 
 @each_order
 @pytest.mark.parametrize("n", [1, 6])
-def test_nan_is_seen(n, transpose):
+def test_nan_stays_visible(n, transpose):
     given = arrays(n, 5, 4, transpose, np.float32)
     for target, index in itertools.product(given, (0, -1)):
         value, target.flat[index] = target.flat[index], np.nan
-        for found, wanted in zip(computed(given, transpose), expected(given, transpose)):
-            np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+        for results, requested in zip(computed(given, transpose), expected(given, transpose)):
+            np.testing.assert_array_equal(np.isnan(results), np.isnan(requested))
         target.flat[index] = value
 
 
@@ -76,7 +77,7 @@ def test_any_order_of_memory_is_flattened_as_in_caffe(n, transpose):
                 (np.empty((n, 10))[:, ::2], np.asfortranarray(dy), np.asfortranarray(weight),
                  np.asfortranarray(rng.normal(size=weight.shape)))):
             before = dweight_.copy()
-            inner_product.forward(x_, weight_, bias, y_, 1, transpose)
+            inner_product.forward(x_, weight_, y_, Epilogue(bias), 1, transpose)
             inner_product.backward_data(dy_, weight_, dx_, 1, transpose)
             inner_product.backward_weights(x_, dy_, dweight_, 1, transpose)
             assert_near((y_, dx_.reshape(n, -1), dweight_ - before), (y, dx, dweight), 1e-13)
@@ -86,10 +87,19 @@ def test_a_channels_last_gradient_with_axes_kept():
     rng = np.random.default_rng(0)
     weight, x = rng.normal(size=(5, 4)), rng.normal(size=(2, 3, 2, 4))
     y, dx = (np.empty(shape).transpose(0, 3, 1, 2) for shape in ((2, 2, 5, 3), (2, 2, 4, 3)))
-    inner_product.forward(x, weight, None, y, axis=3)
+    inner_product.forward(x, weight, y, axis=3)
     np.testing.assert_allclose(y, x @ weight.T, 1e-12, 1e-14)
     inner_product.backward_data(y, weight, dx, axis=3)
     np.testing.assert_allclose(dx, y @ weight, 1e-12, 1e-14)
+
+
+@each_order
+def test_epilogue(transpose):
+    x, weight, bias, dy = given = arrays(4, 6, 9, transpose)
+    scale, shift, y = np.linspace(-2, 3, 9), np.linspace(5, -4, 9), np.empty_like(dy)
+    inner_product.forward(x, weight, y, Epilogue(bias, scale, shift, relu=True), 1, transpose)
+    np.testing.assert_allclose(y, np.maximum(expected(given, transpose)[0] * scale + shift, 0), 1e-12, 1e-13)
+    assert (y == 0).any() and (y > 0).any()
 
 
 @each_order
@@ -103,7 +113,7 @@ def test_central_differences(n, transpose):
             value, objective = values[index], []
             for step in (1e-5, -1e-5):
                 values[index] = value + step
-                inner_product.forward(x, weight, bias, y, 1, transpose)
+                inner_product.forward(x, weight, y, Epilogue(bias), 1, transpose)
                 objective.append((y * dy).sum())
             values[index] = value
             assert gradient[index] == pytest.approx((objective[0] - objective[1]) / 2e-5, 1e-7, 1e-8)
@@ -165,14 +175,14 @@ def test_without_bias_term_there_is_one_parameter():
     assert len(one.layer.blobs) == 1
 
 
-@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=2)))
-def test_only_wanted_gradients_are_computed(wanted):
+@pytest.mark.parametrize("requested", list(itertools.product([False, True], repeat=2)))
+def test_only_requested_gradients_are_computed(requested):
     one = layer(f"num_output: 2 {FILLERS}", (3, 4))
-    one.layer.param_propagate_down = list(wanted)
+    one.layer.param_propagate_down = list(requested)
     one.forward(np.ones((3, 4)))
     one.top[0].diff[...] = 2
     one.layer.backward(one.top, [False], one.bottom)
-    assert [blob.has_diff for blob in one.layer.blobs] == list(wanted) and not one.bottom[0].has_diff
+    assert [blob.has_diff for blob in one.layer.blobs] == list(requested) and not one.bottom[0].has_diff
     for blob, value in zip(one.layer.blobs, (6, 6)):
         assert not blob.has_diff or (blob.diff == value).all()
 

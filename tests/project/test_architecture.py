@@ -134,8 +134,8 @@ def test_both_backends_offer_the_same_functions_with_the_same_parameters():
     host, cuda = offered("host"), offered("cuda")
     assert {name: cuda[name] for name in host if host[name] != cuda[name]} == {}
     assert len(host) > 40 and host["relu"] == (["x", "y", "negative_slope"], [])
-    assert host["inner_product_forward"] == (["x", "weight", "bias", "y", "transpose", "relu", "precision"],
-                                             ["False", "'fp32'"])
+    assert host["inner_product_forward"] == (["x", "weight", "y", "transpose", "epilogue", "precision"],
+                                             ["Epilogue()", "'fp32'"])
 
 
 # --- files and functions

@@ -3,7 +3,8 @@ from typing import Any
 
 import numpy as np
 
-from spp.backend.host.convolution import im2row as host
+from spp.backend import host
+from spp.backend.types import Epilogue, Geometry
 from spp.ops import convolution
 
 CASES = [       # input N x C x ..., outputs, kernel, stride, pad, dilation, group
@@ -37,12 +38,16 @@ def identity(case):
 
 
 def arrays(case, dtype=np.float64, seed=0):
-    """x, weight, bias, dy of a case, all random."""
+    """x, weight, bias, dy of a case; the output has the case's size."""
     shape, outputs, kernel, stride, pad, dilation, group = case
     out = tuple(map(convolution.output_size, shape[2:], kernel, stride, pad, dilation))
     rng = np.random.default_rng(seed)
     shapes = shape, (outputs, shape[1] // group, *kernel), (outputs,), (shape[0], outputs, *out)
     return [rng.normal(size=s).astype(dtype) for s in shapes]
+
+
+def geometry_of(case):
+    return Geometry(*case[2:])
 
 
 def products(case, y_shape):
@@ -70,33 +75,32 @@ def expected(case, x, weight, bias, dy):
 
 def computed(case, x, weight, bias, dy):
     """The same by spp; outputs hold NaN before, and parameter gradients start at 1."""
-    geometry = case[3:]
+    geometry = geometry_of(case)
     y, dx = np.full_like(dy, np.nan), np.full_like(x, np.nan)
     dweight, dbias = np.ones_like(weight), np.ones_like(bias)
-    convolution.forward(x, weight, bias, y, *geometry)
-    convolution.backward_data(dy, weight, dx, *geometry)
-    convolution.backward_weights(x, dy, dweight, dbias, *geometry)
+    convolution.forward(x, weight, y, geometry, Epilogue(bias))
+    convolution.backward_data(dy, weight, dx, geometry)
+    convolution.backward_weights(x, dy, dweight, dbias, geometry)
     return y, dx, dweight - 1, dbias - 1
 
 
-def assert_near(actual, expected, tolerance):
+def assert_near(results, reference, tolerance):
     """Compare arrays within `tolerance` of the largest expected value."""
-    for name, a, e in zip(("y", "dx", "dweight", "dbias"), actual, expected):
+    for name, a, e in zip(("y", "dx", "dweight", "dbias"), results, reference):
         np.testing.assert_allclose(a, e, 0, tolerance * np.abs(e).max(), err_msg=name)
 
 
 def scaled(case, given, relu, bias=True):
-    """y by spp with scale and shift, and as it should be, from what spp computes without them in float64."""
+    """y with scale and shift by spp, and the reference, computed from y without them in float64."""
     x, weight, b, dy = given
     dtype, b = x.dtype, b if bias else None
     scale, shift = np.linspace(-1.3, 2, len(weight)), np.linspace(3, -2, len(weight))
-    y = np.full_like(dy, np.nan)
-    stride, pad, dilation, group = case[3:]
-    host.convolution_forward(x, weight, b, y, stride, pad, dilation, group, relu, "fp32", scale.astype(dtype),
-                             shift.astype(dtype))
-    expected = np.empty(dy.shape)
+    results = np.full_like(dy, np.nan)
+    host.convolution_forward(x, weight, results, geometry_of(case),
+                             Epilogue(b, scale.astype(dtype), shift.astype(dtype), relu))
+    reference = np.empty(dy.shape)
     exact: Any = [None if a is None else a.astype(np.float64) for a in (x, weight, b)]
-    host.convolution_forward(exact[0], exact[1], exact[2], expected, stride, pad, dilation, group)
+    host.convolution_forward(exact[0], exact[1], reference, geometry_of(case), Epilogue(exact[2]))
     by_channel = [-1] + [1] * (x.ndim - 2)
-    expected = expected * scale.reshape(by_channel) + shift.reshape(by_channel)
-    return y, np.maximum(expected, 0) if relu else expected
+    reference = reference * scale.reshape(by_channel) + shift.reshape(by_channel)
+    return results, np.maximum(reference, 0) if relu else reference

@@ -1,7 +1,7 @@
 """cuda-convnet's files, and nets read from them."""
 import numpy as np
 
-from spp.convert.cuda_convnet import layers as cuda_convnet
+from spp.convert import cuda_convnet
 from spp.layers import TEST
 from spp.net import Net
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from spp.backend import host
+from spp.backend.types import Epilogue, Geometry
 
 KINDS = {"FLOAT": np.float32, "DOUBLE": np.float64, "HALF": np.float16, "BFLOAT16": np.uint16}
 _enum: Any = Enum
@@ -123,16 +124,17 @@ class Graph:
         self.runs += 1
         left, right = (side.read(pointers[side.uid]) for side in (self.left, self.right))
         out = np.zeros(self.result.dim)
-        stride, pad, dilation = self.geometry
+        stride, pad, dilation = map(tuple, self.geometry)
         if self.operation == "forward":
             bias = self.added.read(pointers[self.added.uid]).ravel() if self.added else None
-            host.convolution_forward(left, right, bias, out, stride, pad, dilation, left.shape[1] // right.shape[1])
+            geometry = Geometry(right.shape[2:], stride, pad, dilation, left.shape[1] // right.shape[1])
+            host.convolution_forward(left, right, out, geometry, Epilogue(bias))
         elif self.operation == "data":
-            host.convolution_backward_data(left, right, out, stride, pad, dilation,
-                                           out.shape[1] // right.shape[1])
+            geometry = Geometry(right.shape[2:], stride, pad, dilation, out.shape[1] // right.shape[1])
+            host.convolution_backward_data(left, right, out, geometry)
         else:
-            host.convolution_backward_weights(left, right, out, None, stride, pad, dilation,
-                                              left.shape[1] // out.shape[1])
+            geometry = Geometry(out.shape[2:], stride, pad, dilation, left.shape[1] // out.shape[1])
+            host.convolution_backward_weights(left, right, out, None, geometry)
         self.result.write(pointers[self.result.uid], out)
 
 

@@ -1,6 +1,7 @@
 """Inner products for the tests of every kernel: sizes, random arrays, the definition, and what spp computes."""
 import numpy as np
 
+from spp.backend.types import Epilogue
 from spp.ops import inner_product
 
 # N, inputs, outputs
@@ -28,14 +29,14 @@ def computed(given, transpose):
     x, weight, bias, dy = given
     y, dx = np.full_like(dy, np.nan), np.full_like(x, np.nan)
     dweight, dbias = np.ones_like(weight), np.ones_like(bias)
-    inner_product.forward(x, weight, bias, y, 1, transpose)
+    inner_product.forward(x, weight, y, Epilogue(bias), 1, transpose)
     inner_product.backward_data(dy, weight, dx, 1, transpose)
     inner_product.backward_weights(x, dy, dweight, 1, transpose)
     inner_product.backward_bias(dy, dbias)
     return y, dx, dweight - 1, dbias - 1
 
 
-def assert_near(actual, expected, tolerance):
+def assert_near(results, requested, tolerance):
     """Compare arrays within `tolerance` of the largest expected value."""
-    for name, a, e in zip(("y", "dx", "dweight", "dbias"), actual, expected):
+    for name, a, e in zip(("y", "dx", "dweight", "dbias"), results, requested):
         np.testing.assert_allclose(a, e, 0, tolerance * np.abs(e).max(initial=1), err_msg=name)

@@ -2,10 +2,10 @@
 import pytest
 
 import convolutions
-from spp.backend.host.onednn import convolution as onednn
+from spp.backend.host import onednn
 from spp.backend.host.onednn import library as onednn_library
 
-needs_library = pytest.mark.skipif(onednn.library() is None, reason='oneDNN is absent: pip install "spp[onednn]"')
+needs_library = pytest.mark.skipif(not onednn.available(), reason='oneDNN is absent: pip install "spp[onednn]"')
 CASES = [       # as in convolutions.py: input N x C x ..., outputs, kernel, stride, pad, dilation, group
     *(case for case in convolutions.CASES if len(case[0]) == 4),
     ((1, 3, 35, 30), 96, (7, 7), (2, 2), (1, 1), (1, 1), 1),
@@ -22,7 +22,7 @@ GROUPED = CASES[-3]
 
 
 def without(monkeypatch, compute, *given):
-    """The same by our own kernels."""
+    """The same without oneDNN."""
     with monkeypatch.context() as patch:
         patch.setattr(onednn_library, "_load", lambda: None)
         return compute(*given)

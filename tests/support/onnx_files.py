@@ -3,7 +3,7 @@ import numpy as np
 
 
 def assert_same(net, session, inputs, tolerance=1e-4):
-    """Compare the outputs of onnxruntime with those of the net."""
+    """Compare onnxruntime with the net."""
     net.forward(**inputs)
     tops = [name for name in net.outputs if name not in net.inputs]
     assert sorted(tops) == sorted(output.name for output in session.get_outputs())

@@ -6,7 +6,7 @@ import numpy as np
 
 from spp.backend.cuda.failures import with_free_memory
 
-# What cuBLAS multiplies in, for float32 matrices: the products are rounded to it and summed in float32.
+# The types of cuBLAS's factors, for float32 matrices, which are rounded to them; the products are summed in float32.
 _COMPUTE = {"fp32": "CUBLAS_COMPUTE_32F", "tf32": "CUBLAS_COMPUTE_32F_FAST_TF32",
             "bf16": "CUBLAS_COMPUTE_32F_FAST_16BF", "fp16": "CUBLAS_COMPUTE_32F_FAST_16F"}
 
@@ -26,19 +26,18 @@ def product(a: cupy.ndarray, b: cupy.ndarray, out: cupy.ndarray, precision: str 
     single = out.dtype == np.float32
     kind = runtime.CUDA_R_32F if single else runtime.CUDA_R_64F
     compute = getattr(cublas, _COMPUTE[precision] if single else "CUBLAS_COMPUTE_64F")
-    # cuBLAS reads matrices column by column, and so sees the transpose of one that lies row by row: it computes
+    # cuBLAS reads matrices column by column, and so reads a row-major one as its transpose: it computes
     # out^T = b^T a^T
-    b, turn_b, step_b = _seen(b)
-    a, turn_a, step_a = _seen(a)
+    b, transpose_b, step_b = _operand(b)
+    a, transpose_a, step_a = _operand(a)
     factors = np.array([1, add], out.dtype)
-    handle = with_free_memory(get_cublas_handle)
-    cublas.gemmEx(handle, turn_b, turn_a, n, m, k, factors.ctypes.data, b.data.ptr, kind, step_b,
-                  a.data.ptr, kind, step_a, factors.ctypes.data + factors.itemsize, out.data.ptr, kind, n, compute,
-                  cublas.CUBLAS_GEMM_DEFAULT)
+    cublas.gemmEx(with_free_memory(get_cublas_handle), transpose_b, transpose_a, n, m, k, factors.ctypes.data,
+                  b.data.ptr, kind, step_b, a.data.ptr, kind, step_a, factors.ctypes.data + factors.itemsize,
+                  out.data.ptr, kind, n, compute, cublas.CUBLAS_GEMM_DEFAULT)
 
 
-def _seen(matrix: cupy.ndarray) -> tuple[Any, int, int]:
-    """The matrix, whether cuBLAS has to transpose what it sees of it to get its transpose, and its leading size."""
+def _operand(matrix: cupy.ndarray) -> tuple[Any, int, int]:
+    """The matrix, cuBLAS's operation on the transpose that it reads, and the leading dimension."""
     from cupy.cuda import cublas
     if matrix.flags.c_contiguous:
         return matrix, cublas.CUBLAS_OP_N, matrix.shape[1]

@@ -1,6 +1,6 @@
 """cuDNN's convolutions, through nvidia-cudnn-frontend: a graph for each problem, planned once, run on CuPy's arrays.
 
-Where the library is missing, or has no engine for a problem, there is no plan: convolution_fallback.py computes.
+If the library is missing, or has no engine for a problem, there is no plan, and convolution_fallback.py computes.
 """
 import atexit
 import functools
@@ -15,35 +15,33 @@ import numpy as np
 
 from spp.backend import EXACT
 from spp.backend.cuda.failures import device_error, lacks_memory, one_line, with_free_memory
+from spp.backend.types import Array, Geometry, Numbers
 
 log = logging.getLogger("spp.backend")
 
 WORKSPACE_BYTES = 256 << 20     # that a plan may take, or as much as the problem's arrays if that is more
-KEPT_PLANS = 1024               # of the problems met last; making one takes about 30 ms
+KEPT_PLANS = 1024               # of the latest problems; making one takes about 30 ms
 LEFT, RIGHT, RESULT, BIAS = 1, 2, 3, 4      # the graph's own names of its tensors
 BYTES = {"FLOAT": 4, "DOUBLE": 8, "HALF": 2, "BFLOAT16": 2}
 
-Numbers = tuple[int, ...]
 _local = threading.local()
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A convolution's shapes, and what is wanted: what a plan is made for.
+    """A convolution or one of its gradients, for one set of shapes: what a plan is made for.
 
     operation: "forward" (y from x and the weights), "data" (dx from dy and the weights) or "weights" (dweight
-    from x and dy). Shapes have two or three spatial axes, and so have the geometry's numbers; the groups follow
-    from the channels. kind: FLOAT or DOUBLE, the arrays lying in C order, or HALF or BFLOAT16, lying channels
-    last. `bias`: one is added (forward only). `strict`: products of full single precision, no TF32.
+    from x and dy). The shapes and the geometry have two or three spatial axes. kind: FLOAT or DOUBLE, for arrays in C
+    order, or HALF or BFLOAT16, for channels last. `bias`: a bias is added (forward only). `strict`: products of full
+    single precision, no TF32.
     """
 
     operation: str
     x: Numbers
     weight: Numbers
     y: Numbers
-    stride: Numbers
-    pad: Numbers
-    dilation: Numbers
+    geometry: Geometry
     kind: str
     bias: bool = False
     strict: bool = True
@@ -55,12 +53,12 @@ class Problem:
                 "weights": (self.x, self.y, self.weight)}[self.operation]
 
     def strides(self, shape: Numbers) -> Numbers:
-        """In elements, of an array of this problem."""
+        """The strides in elements of an array of this problem."""
         order = (0, *range(2, len(shape)), 1) if self.kind in ("HALF", "BFLOAT16") else range(len(shape))
-        found, step = [0] * len(shape), 1
+        strides, step = [0] * len(shape), 1
         for axis in reversed(order):
-            found[axis], step = step, step * shape[axis]
-        return tuple(found)
+            strides[axis], step = step, step * shape[axis]
+        return tuple(strides)
 
     @property
     def workspace(self) -> int:
@@ -78,7 +76,7 @@ class Plan:
 
 @functools.cache
 def library() -> Any:
-    """The module cudnn, or None where it or cuDNN itself is missing; said once in the log."""
+    """The module cudnn, or None if it or cuDNN itself is missing, which is logged once."""
     try:
         _load_runtime()
         import cudnn
@@ -129,11 +127,11 @@ def _find(thread: int, device: int, problem: Problem) -> Plan | None:
 @functools.cache
 def _say_declined(kind: str, operation: str) -> None:
     log.warning("cuDNN declines a convolution (%s, %s), which is computed with im2col and cuBLAS, slower; the log's "
-                "level INFO tells which ones and why", kind, operation)
+                "level INFO shows which ones and why", kind, operation)
 
 
 def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:
-    """Plan a problem. device: `handle`; or, to plan without a GPU, `device_property`. Raises where cuDNN declines.
+    """Plan a problem. device: `handle`; or, to plan without a GPU, `device_property`. Raises if cuDNN declines.
 
     Only engines that give the same result every time and add up in the accumulator's type throughout; for strict
     problems none that rounds the operands.
@@ -149,7 +147,8 @@ def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:
 
     *operands, outcome = problem.tensors
     left, right = tensor(operands[0], LEFT), tensor(operands[1], RIGHT)
-    geometry = {"padding": list(problem.pad), "stride": list(problem.stride), "dilation": list(problem.dilation),
+    geometry = {"padding": list(problem.geometry.pad), "stride": list(problem.geometry.stride),
+                "dilation": list(problem.geometry.dilation),
                 "compute_data_type": accumulator, "name": problem.operation}
     if problem.operation == "forward":
         result = graph.conv_fprop(image=left, weight=right, **geometry)
@@ -177,12 +176,12 @@ def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:
     return Plan(graph, graph.get_workspace_size())
 
 
-def run(plan: Plan, left: Any, right: Any, result: Any, bias: Any = None) -> None:
-    """Run a plan on arrays that lie as its problem says, on CuPy's current stream."""
+def run(plan: Plan, left: Array, right: Array, result: Array, bias: Array | None = None) -> None:
+    """Run a plan on arrays in its problem's memory order, on CuPy's current stream."""
     arrays = {LEFT: left, RIGHT: right, RESULT: result}
     if bias is not None:
         arrays[BIAS] = bias
-    # Of CuPy's pool, which gives it to what follows on this stream, once this function has ended.
+    # From CuPy's pool, which reuses it for later work on this stream, once this function has ended.
     workspace = cupy.empty(max(plan.workspace, 1), np.uint8)
     with_free_memory(plan.graph.execute, {uid: array.data.ptr for uid, array in arrays.items()}, workspace.data.ptr,
                      handle=_handle(cupy.cuda.runtime.getDevice()))

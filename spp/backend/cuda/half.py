@@ -1,4 +1,4 @@
-"""Arrays of 16-bit floating-point numbers, as cuDNN takes them: channels last. CuPy has no bfloat16: kernels of ours.
+"""Arrays of 16-bit floating-point numbers, channels last for cuDNN. CuPy has no bfloat16, so the kernels are ours.
 
 A float32 array N x C x pixels and its 16-bit form, N x pixels x C, the bits in uint16.
 """
@@ -11,8 +11,9 @@ import cupy
 import numpy as np
 
 from spp.backend.cuda.failures import with_free_memory
+from spp.backend.types import Array, Epilogue, Numbers
 
-TILE, BLOCK, MOST_BLOCKS = 32, 256, 1 << 16     # as half.cu has them
+TILE, BLOCK, MOST_BLOCKS = 32, 256, 1 << 16     # as in half.cu
 
 
 def source() -> str:
@@ -27,12 +28,12 @@ def _kernel(name: str, precision: str) -> Any:
     return with_free_memory(cupy.RawModule(code=source(), options=options).get_function, name)
 
 
-def empty(shape: tuple[int, ...]) -> Any:
+def empty(shape: Numbers) -> Array:
     """Memory for the 16-bit form of an array of this shape."""
     return cupy.empty(math.prod(shape), np.uint16)
 
 
-def narrow(x: Any, precision: str) -> Any:
+def narrow(x: Array, precision: str) -> Array:
     """The 16-bit form of `x`, N x C x ..., float32; rounded to nearest, ties to even. precision: fp16 or bf16."""
     x = cupy.ascontiguousarray(x)
     out = empty(x.shape)
@@ -40,18 +41,17 @@ def narrow(x: Any, precision: str) -> Any:
     return out
 
 
-def widen(half: Any, y: Any, precision: str, bias: Any = None, add: bool = False, scale: Any = None,
-          shift: Any = None, relu: bool = False) -> None:
-    """Write to the C-contiguous `y` (N x C x ..., float32) what its 16-bit form holds.
+def widen(half: Array, y: Array, precision: str, epilogue: Epilogue = Epilogue(), add: bool = False) -> None:
+    """Write to the C-contiguous `y` (N x C x ..., float32) the values of its 16-bit form, with the epilogue applied.
 
-    Plus a bias a channel, times a scale plus a shift a channel, plus, if `add`, what `y` holds; then the maximum with
-    0 if `relu`.
+    If `add`, the old values of `y` are added before the epilogue's ReLU.
     """
+    bias, scale, shift, relu = epilogue
     flags = [np.int32(flag) for flag in (bias is not None, scale is not None, add, relu)]
     _launch("widen", precision, y.shape, half, y, *(y if v is None else v for v in (bias, scale, shift)), flags=flags)
 
 
-def _launch(name: str, precision: str, shape: tuple[int, ...], *arrays: Any, flags: Any = ()) -> None:
+def _launch(name: str, precision: str, shape: Numbers, *arrays: Array, flags: Any = ()) -> None:
     images, channels, pixels = shape[0], shape[1], math.prod(shape[2:])
     tiles = images * -(-channels // TILE) * -(-pixels // TILE)
     if tiles:

@@ -5,22 +5,22 @@ import cupy
 
 from spp.backend.cuda.kernels import launch
 from spp.backend.cuda.layout import empty, load, store
+from spp.backend.types import Geometry
 
-Numbers = tuple[int, ...]
 
-
-def im2col(x: cupy.ndarray, columns: cupy.ndarray, stride: Numbers, pad: Numbers, dilation: Numbers) -> None:
-    """columns = the pixels that each tap of each window meets; what lies outside of x is zero.
+def im2col(x: cupy.ndarray, columns: cupy.ndarray, geometry: Geometry) -> None:
+    """columns = the pixels under each tap of each window; pixels outside of x are zero.
 
     x: N x C x H x W; columns, in C order: C x kernel's height x its width x N x rows and columns of windows.
     """
     windows = x.shape[1] * math.prod(columns.shape[3:])
-    launch("im2col", windows, x.dtype, load(x), columns, *x.shape[1:], *columns.shape[1:], *stride, *pad,
-           *dilation)
+    launch("im2col", windows, x.dtype, load(x), columns, *x.shape[1:], *columns.shape[1:],
+           *geometry.stride, *geometry.pad, *geometry.dilation)
 
 
-def col2im(columns: cupy.ndarray, x: cupy.ndarray, stride: Numbers, pad: Numbers, dilation: Numbers) -> None:
-    """x = the sum over the columns, as `im2col` lays them out, of what came from there."""
+def col2im(columns: cupy.ndarray, x: cupy.ndarray, geometry: Geometry) -> None:
+    """x = the sum, for each pixel, of its values in the columns, which are laid out as by `im2col`."""
     out = empty(x)
-    launch("col2im", x.size, x.dtype, columns, out, *x.shape[1:], *columns.shape[1:], *stride, *pad, *dilation)
+    launch("col2im", x.size, x.dtype, columns, out, *x.shape[1:], *columns.shape[1:],
+           *geometry.stride, *geometry.pad, *geometry.dilation)
     store(out, x)

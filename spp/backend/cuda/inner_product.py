@@ -3,19 +3,23 @@ import cupy
 
 from spp.backend.cuda.blas import product
 from spp.backend.cuda.layout import store
+from spp.backend.types import Epilogue
 
 
-def inner_product_forward(x: cupy.ndarray, weight: cupy.ndarray, bias: cupy.ndarray | None, y: cupy.ndarray,
-                          transpose: bool, relu: bool = False, precision: str = "fp32") -> None:
-    """y (N x O) = x (N x K) weight^T + bias; weight is O x K, or K x O if `transpose`. One floating dtype.
+def inner_product_forward(x: cupy.ndarray, weight: cupy.ndarray, y: cupy.ndarray, transpose: bool,
+                          epilogue: Epilogue = Epilogue(), precision: str = "fp32") -> None:
+    """Write y (N x O) = x (N x K) weight^T, with the epilogue applied; weight is O x K, or K x O if `transpose`.
 
-    relu: y = max(y, 0) at once; NaN stays NaN.
+    One floating dtype.
     """
     out = cupy.ascontiguousarray(y)
     product(x, weight if transpose else weight.T, out, precision)
-    if bias is not None:
-        out += bias
-    if relu:
+    if epilogue.bias is not None:
+        out += epilogue.bias
+    if epilogue.scale is not None:
+        out *= epilogue.scale
+        out += epilogue.shift
+    if epilogue.relu:
         cupy.maximum(out, 0, out=out)
     store(out, y)
 

@@ -10,8 +10,8 @@ from typing import Any, Callable, ContextManager
 import numpy as np
 
 from spp.backend.host.channels import (channel_affine, channel_combine, channel_dots, channel_moments, channel_sums)
-from spp.backend.host.convolution.im2row import (convolution_backward_data, convolution_backward_weights,
-                                                 convolution_forward)
+from spp.backend.host.convolution import (convolution_backward_data, convolution_backward_weights,
+                                          convolution_forward)
 from spp.backend.host.dropout import draw_mask
 from spp.backend.host.elementwise import relu, relu_backward, weighted_sum
 from spp.backend.host.feed import Feed

@@ -1,30 +1,27 @@
 """Products of matrices with a large matrix of weights, cut into parts of whole rows: one for each of Numba's threads.
 
-Three kernels serve both orders of the weights: a weight matrix of M rows of length K either meets vectors of
-length K (M sums each), or has its rows summed with M factors. Few vectors are multiplied one by one with a part
-of the rows that stays in the cache: the time is that of reading the weights once.
+Three kernels serve both orders of the weights: a weight matrix of M rows of length K is
+multiplied either with vectors of length K (M sums each), or has its rows summed with M factors. Few vectors are
+multiplied one by one with a part of the rows that stays in the cache: the time is that of reading the weights once.
+All arrays have one floating dtype.
 """
 import numba
 import numpy as np
 
-from spp.backend.host.onednn import convolution as onednn
-from spp.backend.host.blas import one_thread
-from spp.backend.host.layout import store
+from spp.backend.host import onednn
+from spp.backend.host.blas import one_thread, product
+from spp.backend.host.epilogue import apply_epilogue
 from spp.backend.host.scratch import scratch
+from spp.backend.types import Array, Epilogue
 
-FEW = 4                     # up to so many vectors, matrix-vector products are faster
-CACHED_BYTES = 1 << 19      # of weights, that stay in the cache from one of them to the next
+FEW = 4                     # vectors; up to this number, matrix-vector products are faster
+CACHED_BYTES = 1 << 19      # of weights, that stay in the cache from one vector to the next
 PRODUCT_BYTES = 8 << 20     # of a product that is added to the weights' gradients
 
 
-@numba.njit(cache=True, nogil=True)
-def _product(a, b, out):
-    np.dot(a, b, out)       # in a function of its own, so that Numba does not rewrite it as a loop of its own
-
-
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _meet(x, weight, y, block, buffer):
-    """y (N x M) = x (N x K) by the rows of weight (M x K); `buffer` parts x N * rows of a part."""
+def _by_vectors(x: Array, weight: Array, y: Array, block: int, buffer: Array) -> None:
+    """y (N x M) = x (N x K) by the rows of weight (M x K); `buffer`: parts x N * rows of a part."""
     count, rows = y.shape
     parts = len(buffer)
     for part in numba.prange(parts):
@@ -33,18 +30,18 @@ def _meet(x, weight, y, block, buffer):
             for a in range(first, last, block):
                 b = min(last, a + block)
                 for n in range(count):
-                    _product(weight[a:b], x[n], buffer[part, :b - a])
+                    product(weight[a:b], x[n], buffer[part, :b - a])
                     y[n, a:b] = buffer[part, :b - a]
         else:
             out = buffer[part, :count * (last - first)].reshape(count, last - first)
-            _product(x, weight[first:last].T, out)
+            product(x, weight[first:last].T, out)
             for n in range(count):
                 for m in range(last - first):
                     y[n, first + m] = out[n, m]
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _sum_rows(factors, weight, sums, buffer):
+def _sum_rows(factors: Array, weight: Array, sums: Array, buffer: Array) -> None:
     """sums (parts x N x K) = factors (N x M) by weight (M x K), each part over its share of the M rows."""
     parts, count, _ = sums.shape
     rows = len(weight)
@@ -55,16 +52,16 @@ def _sum_rows(factors, weight, sums, buffer):
             for m in range(last - first):
                 share[n, m] = factors[n, first + m]
         if count == 1:
-            _product(share[0], weight[first:last], sums[part, 0])
+            product(share[0], weight[first:last], sums[part, 0])
         else:
-            _product(share, weight[first:last], sums[part])
+            product(share, weight[first:last], sums[part])
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _add_products(factors, x, dweight, buffer, product):
-    """dweight (M x K) += factors (N x M), transposed, by x (N x K); `product` parts x block x K."""
+def _add_products(factors: Array, x: Array, dweight: Array, buffer: Array, products: Array) -> None:
+    """dweight (M x K) += factors (N x M), transposed, by x (N x K); `products`: parts x block x K."""
     count, rows = factors.shape
-    parts, block, k = product.shape
+    parts, block, k = products.shape
     for part in numba.prange(parts):
         for a in range(part * rows // parts, (part + 1) * rows // parts, block):
             b = min((part + 1) * rows // parts, a + block)
@@ -72,8 +69,8 @@ def _add_products(factors, x, dweight, buffer, product):
             for m in range(b - a):
                 for n in range(count):
                     share[m, n] = factors[n, a + m]
-            out = product[part, :b - a]
-            _product(share, x, out)
+            out = products[part, :b - a]
+            product(share, x, out)
             for m in range(b - a):
                 for c in range(k):
                     dweight[a + m, c] += out[m, c]
@@ -94,8 +91,9 @@ def _by_rows(x: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
     block = _block(weight, CACHED_BYTES)
     out = np.ascontiguousarray(y)
     buffer = scratch("inner_product.buffer", (parts, -(-rows // parts) * len(x)), x.dtype)
-    _meet(np.ascontiguousarray(x), np.ascontiguousarray(weight), out, block, buffer)
-    store(out, y)
+    _by_vectors(np.ascontiguousarray(x), np.ascontiguousarray(weight), out, block, buffer)
+    if out is not y:
+        y[...] = out
 
 
 def _of_rows(factors: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
@@ -109,18 +107,15 @@ def _of_rows(factors: np.ndarray, weight: np.ndarray, y: np.ndarray) -> None:
     sums.sum(0, out=y)
 
 
-def inner_product_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray,
-                          transpose: bool, relu: bool = False, precision: str = "fp32") -> None:
-    """y (N x O) = x (N x K) weight^T + bias; weight is O x K, or K x O if `transpose`. One floating dtype.
+def inner_product_forward(x: np.ndarray, weight: np.ndarray, y: np.ndarray, transpose: bool,
+                          epilogue: Epilogue = Epilogue(), precision: str = "fp32") -> None:
+    """Write y (N x O) = x (N x K) weight^T, with the epilogue applied; weight is O x K, or K x O if `transpose`.
 
-    `relu`: what is below 0 becomes 0, NaN stays. The host computes in the dtype given, whatever the `precision`.
+    The host computes in the dtype of the arrays, whatever the `precision`.
     """
     one_thread()
     (_of_rows if transpose else _by_rows)(x, weight, y)
-    if bias is not None:
-        y += bias
-    if relu:
-        np.maximum(y, 0, out=y)
+    apply_epilogue(y, epilogue)
 
 
 def inner_product_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, transpose: bool,
@@ -140,7 +135,8 @@ def inner_product_backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.nd
     parts = _parts(len(dweight))
     block = max(1, min(-(-len(dweight) // parts), _block(dweight, PRODUCT_BYTES)))
     buffer = scratch("inner_product.buffer", (parts, block * len(x)), x.dtype)
-    product = scratch("inner_product.product", (parts, block, dweight.shape[1]), x.dtype)
+    products = scratch("inner_product.product", (parts, block, dweight.shape[1]), x.dtype)
     out = np.ascontiguousarray(dweight)
-    _add_products(np.ascontiguousarray(factors), np.ascontiguousarray(rows), out, buffer, product)
-    store(out, dweight)
+    _add_products(np.ascontiguousarray(factors), np.ascontiguousarray(rows), out, buffer, products)
+    if out is not dweight:
+        dweight[...] = out

@@ -1,4 +1,4 @@
-"""How many threads the host computes with."""
+"""The number of threads that the host computes with."""
 import functools
 from typing import Any, Callable, TypeVar
 
@@ -7,12 +7,15 @@ import numba
 from spp.backend.host import blas
 from spp.errors import SppError
 
-SHORT = 120.0       # microseconds; to wake a sleeping thread takes about half of it, more than it would save
+SHORT = 120.0       # microseconds; waking a sleeping thread takes about half of it, more than it would save
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def set_threads(count: int) -> None:
-    """Let kernels that the calling thread starts, and NumPy's BLAS, use `count` threads; SppError if too many."""
+    """Let kernels that the calling thread starts, and NumPy's BLAS, use `count` threads.
+
+    Raises SppError for less than 1, or more than Numba had at its import.
+    """
     most: int = getattr(numba.config, "NUMBA_NUM_THREADS")      # as it was when Numba was imported
     if not 1 <= count <= most:
         raise SppError(f"cannot compute with {count} threads: this process may use 1 to {most}, which OMP_NUM_THREADS "
@@ -22,9 +25,9 @@ def set_threads(count: int) -> None:
 
 
 def by_one_if_short(microseconds: Callable[..., float]) -> Callable[[Function], Function]:
-    """Decorate a function that starts parallel kernels: the calling thread alone does what is soon done.
+    """Decorate a function that starts parallel kernels: the calling thread alone computes what takes less than SHORT.
 
-    `microseconds` estimates, from the function's positional arguments, how long one thread takes.
+    `microseconds` estimates the time of one thread from the function's positional arguments.
     """
     def decorate(function: Function) -> Function:
         @functools.wraps(function)

@@ -1,20 +1,21 @@
 """The weights of a net as the tensors of a torch state_dict, and back; as NumPy arrays, so that it needs no torch.
 
-The tensors have the names and shapes of the module that spp.convert.torch_module makes. What a tensor cannot say
-is in the metadata, a dict of JSON values: of each BatchNorm the sums and their weight, so that the way back gives
-them bit by bit; of the input what `net_metadata` and the caller put there.
+The tensors have the names and shapes of the module that spp.convert.torch_module returns. The metadata, a dict of JSON
+values, has the sums and their weight of each BatchNorm, so that converting back returns the same bits, and the
+entries that the caller adds.
 """
-import base64
-import math
 from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 
+from spp.convert import batch_norm
 from spp.convert.torch.names import attributes, folded_scales, tensors
 from spp.errors import ConvertError
 from spp.layers import Layer
+from spp.layers.base import format_shape
 
 Arrays = dict[str, np.ndarray]
+STATISTICS = ("mean", "variance", "weight")     # of a BatchNorm, in the metadata
 
 
 def from_net(net: Any) -> tuple[Arrays, dict[str, Any]]:
@@ -35,8 +36,8 @@ def from_net(net: Any) -> tuple[Arrays, dict[str, Any]]:
 def into_net(net: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any], source: str) -> None:
     """Set a Net's weights to those of a state_dict; `source` names it in messages.
 
-    Raises ConvertError, and changes nothing, for a tensor that is missing, left over, or has another shape, and
-    for tensors of a shared parameter that differ.
+    Raises ConvertError, and changes nothing, for a tensor that is missing, unused, or of another shape, and for
+    different tensors of a shared parameter.
     """
     state = _State(arrays, source)
     values: list[tuple[Any, np.ndarray, str]] = []
@@ -51,7 +52,7 @@ def into_net(net: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, 
                 other = state.take(key.replace("_ih_", "_hh_"), shape, np.zeros(shape))
                 array = array + other if other.any() else array
             values.append((blob, from_torch(array), key))
-    state.check_all_taken(net)
+    state.check_all_used(net)
     written: dict[int, tuple[np.ndarray, str]] = {}
     for blob, array, key in values:
         first = written.setdefault(id(blob.memory), (array, key))
@@ -63,11 +64,11 @@ def into_net(net: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, 
 
 
 class _State:
-    """The tensors of a state_dict, and which of them were used."""
+    """The tensors of a state_dict, and the keys of those that were used."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], source: str) -> None:
         self.arrays, self.source = arrays, source
-        self.taken: set[str] = set()
+        self.used: set[str] = set()
 
     def take(self, key: str, shape: tuple[int, ...], default: np.ndarray | None = None) -> np.ndarray:
         """The tensor of a key, which must have this shape."""
@@ -77,21 +78,22 @@ class _State:
             raise ConvertError(f"{self.source}: there is no tensor {key!r}; it has {_some(list(self.arrays))}")
         array = self.arrays[key]
         if array.shape != shape:
-            raise ConvertError(f"{self.source}: tensor {key!r} is {_dims(array.shape)}, the net wants {_dims(shape)}")
+            raise ConvertError(f"{self.source}: tensor {key!r} is {format_shape(array.shape)}, the net needs "
+                               f"{format_shape(shape)}")
         if array.dtype.kind != "f":
-            raise ConvertError(f"{self.source}: tensor {key!r} holds {array.dtype} numbers; weights are floats")
-        self.taken.add(key)
+            raise ConvertError(f"{self.source}: tensor {key!r} has the dtype {array.dtype}; weights are floats")
+        self.used.add(key)
         return array
 
-    def check_all_taken(self, net: Any) -> None:
-        left = [key for key in self.arrays if key not in self.taken and not key.endswith("num_batches_tracked")]
+    def check_all_used(self, net: Any) -> None:
+        left = [key for key in self.arrays if key not in self.used and not key.endswith("num_batches_tracked")]
         if left:
             raise ConvertError(f"{self.source}: no layer of net {net.name!r} has a place for {_some(left)}; are they "
                                "the weights of another net?")
 
 
 def _layers(net: Any) -> Iterator[tuple[Layer, str, Layer | None]]:
-    """Layers with parameters, each with its attribute, and a BatchNorm with the Scale that is folded into it."""
+    """Layers with parameters, each with its attribute and, for a BatchNorm, the Scale that is folded into it."""
     names, scales = attributes(net.layers), folded_scales(net)
     folded = {scale.name for scale in scales.values()}
     for layer in net.layers:
@@ -117,17 +119,16 @@ def swap_gates(array: np.ndarray) -> np.ndarray:
 
 
 def _write_batch_norm(layer: Layer, attribute: str, scale: Layer | None, arrays: Arrays) -> dict[str, Any]:
-    """Add torch's tensors of a BatchNorm; returns the metadata: what Caffe stores in its place."""
+    """Add torch's tensors of a BatchNorm; returns the metadata: Caffe's sums."""
     learned = scale.blobs if scale else layer.blobs[3:]
     if learned:
         arrays[f"{attribute}.weight"] = _host(learned[0])
         arrays[f"{attribute}.bias"] = _host(learned[1]) if len(learned) > 1 else np.zeros_like(_host(learned[0]))
     sums = [_host(blob) for blob in layer.blobs[:3]]
-    for name, array in zip(("running_mean", "running_var"), _means(*sums)):
+    for name, array in zip(("running_mean", "running_var"), batch_norm.means(*sums)):
         arrays[f"{attribute}.{name}"] = array
     arrays[f"{attribute}.num_batches_tracked"] = np.zeros((), np.int64)
-    return {name: [str(array.dtype), base64.b64encode(array.tobytes()).decode()]
-            for name, array in zip(("mean", "variance", "weight"), sums)}
+    return {name: batch_norm.encode(array) for name, array in zip(STATISTICS, sums)}
 
 
 def _read_batch_norm(layer: Layer, attribute: str, scale: Layer | None, state: _State,
@@ -141,35 +142,13 @@ def _read_batch_norm(layer: Layer, attribute: str, scale: Layer | None, state: _
                            f"{(scale or layer).name!r} has no bias; set bias_term: true in the prototxt")
     running = [state.take(f"{attribute}.{name}", channels) for name in ("running_mean", "running_var")]
     try:
-        sums = _sums(layer, running, stored)
+        sums = batch_norm.sums(running, [batch_norm.decode(stored[name]) for name in STATISTICS] if stored else [],
+                               layer.param.batch_norm_param.moving_average_fraction)
     except (KeyError, TypeError, ValueError) as error:
         raise ConvertError(f"{state.source}: its metadata of {attribute!r} is damaged; convert the weights again, or "
                            "remove it") from error
     for i, array in enumerate(sums):
         yield layer.blobs[i], array, f"{attribute} (statistics)"
-
-
-def _means(mean: np.ndarray, variance: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
-    """Mean and variance from their sums, as the BatchNorm layer computes them."""
-    factor = 1 / float(weight[0]) if weight[0] else 0.0
-    return [(array.astype(np.float64) * factor).astype(array.dtype) for array in (mean, variance)]
-
-
-def _sums(layer: Layer, running: list[np.ndarray], stored: Any) -> list[np.ndarray]:
-    """The sums and their weight: those of the metadata if they still give these means, else new ones.
-
-    New ones have the power of two nearest to the weight that a long training ends with: dividing by it is exact,
-    and training goes on with the momentum that torch had. Both take the unbiased variance, m / (m - 1) times that
-    of the batch, so that needs no change.
-    """
-    if stored:
-        sums = [np.frombuffer(base64.b64decode(text), np.dtype(dtype))
-                for dtype, text in (stored[name] for name in ("mean", "variance", "weight"))]
-        if all(old.tobytes() == new.tobytes() for old, new in zip(_means(*sums), running)):
-            return sums
-    rest = 1 - layer.param.batch_norm_param.moving_average_fraction
-    weight = 2.0 ** round(-math.log2(rest)) if 0 < rest < 1 else 1.0
-    return [*(array * array.dtype.type(weight) for array in running), np.array([weight])]
 
 
 def _host(blob: Any) -> np.ndarray:
@@ -178,7 +157,3 @@ def _host(blob: Any) -> np.ndarray:
 
 def _some(keys: list[str]) -> str:
     return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "") if keys else "no tensors"
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "()"

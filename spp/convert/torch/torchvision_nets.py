@@ -1,150 +1,152 @@
 """torchvision's classifiers as prototxt with the layer names of Caffe's public nets, and their checkpoints as weights.
 
-They are torchvision's architectures, not those of the Caffe nets that the names come from: AlexNet is the one of
+They are torchvision's architectures, not those of the Caffe nets that the names come from: AlexNet is that of
 "One weird trick" (64, 192, 384, 256, 256 channels, no groups, no LRN); GoogLeNet has batch normalisation and 3 x 3
 kernels where the paper has 5 x 5; ResNet-50 strides in its 3 x 3 convolutions; pooling rounds down except in
 SqueezeNet and GoogLeNet. AdaptiveAvgPool2d(n) is SPP with n x n bins of averages, so AlexNet and VGG take any size.
 """
 import os
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
 from spp.atomic import replacing
-from spp.convert.torch import state_dict
-from spp.convert.torch import files as torch_files
+from spp.convert.net_builder import NetBuilder
+from spp.convert.torch import state_dict, tensor_files
 from spp.convert.torch.names import attributes
 from spp.errors import ConvertError
 from spp.net import Net
-from spp.proto.text import parse_net
+from spp.proto import to_text
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)     # mean and standard deviation, RGB of 0 to 1
-HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)                     # what GoogLeNet's published weights want
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)                     # of GoogLeNet's published weights
 
 
-class _Text:
-    """A prototxt that grows by a layer at a time; `keys` are the checkpoint's names of its layers' parameters."""
+class _Net(NetBuilder):
+    """A classifier of torchvision; keys: the checkpoint's name for the parameters of each layer."""
 
     def __init__(self, name: str) -> None:
-        self.lines = [f'name: "{name}"', 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 '
-                      'dim: 3 dim: 224 dim: 224 } } }']
+        super().__init__(f"torchvision {name}")
         self.keys: dict[str, str] = {}
+        self.add("Input", "data", [], input_param={"shape": [{"dim": [1, 3, 224, 224]}]})
 
-    def layer(self, kind: str, name: str, bottoms: Sequence[str], body: str = "", top: str = "") -> str:
-        reads = " ".join(f'bottom: "{bottom}"' for bottom in bottoms)
-        self.lines.append(f'layer {{ name: "{name}" type: "{kind}" {reads} top: "{top or name}"'
-                          f'{" " if body else ""}{body} }}')
+    def add(self, kind: str, name: str, bottoms: Sequence[str], top: str = "", **params: Any) -> str:
+        """Append a layer with one top, named as the layer if not given; returns the top."""
+        self.add_layer(kind, name, bottoms, [top or name], **params)
         return top or name
 
     def relu(self, x: str) -> str:
-        return self.layer("ReLU", f"relu_{x}", [x], top=x)
+        return self.add("ReLU", f"relu_{x}", [x], x)
 
-    def conv(self, name: str, x: str, outputs: int, kernel: int, key: str, extra: str = "") -> str:
-        """A convolution with bias and ReLU."""
+    def conv(self, name: str, key: str, x: str, **param: Any) -> str:
+        """A convolution with bias and ReLU; param: fields of ConvolutionParameter."""
         self.keys[name] = key
-        self.layer("Convolution", name, [x], f"convolution_param {{ num_output: {outputs} kernel_size: {kernel}"
-                   f"{extra} }}")
-        return self.relu(name)
+        return self.relu(self.add("Convolution", name, [x], convolution_param=param))
 
-    def normed(self, names: Sequence[str], x: str, outputs: int, kernel: int, keys: Sequence[str], extra: str = "",
-               eps: float = 1e-5, relu: bool = True) -> str:
-        """Convolution, BatchNorm and Scale of these names; `keys` of the first two."""
+    def normed(self, names: Sequence[str], keys: Sequence[str], x: str, eps: float = 1e-5, relu: bool = True,
+               **param: Any) -> str:
+        """Convolution, BatchNorm and Scale with these names, and `keys` of the first two."""
         self.keys.update(zip(names, keys))
-        self.layer("Convolution", names[0], [x], f"convolution_param {{ num_output: {outputs} kernel_size: {kernel} "
-                   f"bias_term: false{extra} }}")
-        self.layer("BatchNorm", names[1], names[:1],
-                   f"batch_norm_param {{ eps: {eps:g} moving_average_fraction: 0.9 }}", top=names[0])
-        self.layer("Scale", names[2], names[:1], "scale_param { bias_term: true }", top=names[0])
-        return self.relu(names[0]) if relu else names[0]
+        x = self.add("Convolution", names[0], [x], convolution_param={**param, "bias_term": False})
+        self.add("BatchNorm", names[1], [x], x, batch_norm_param={"eps": eps, "moving_average_fraction": 0.9})
+        self.add("Scale", names[2], [x], x, scale_param={"bias_term": True})
+        return self.relu(x) if relu else x
 
-    def pool(self, name: str, x: str, kernel: int = 3, rounding: str = " round_mode: FLOOR", stride: int = 2) -> str:
-        return self.layer("Pooling", name, [x], f"pooling_param {{ pool: MAX kernel_size: {kernel} stride: {stride}"
-                          f"{rounding} }}")
+    def pool(self, name: str, x: str, kernel: int = 3, stride: int = 2, ceil: bool = False, **param: Any) -> str:
+        rounding = {} if ceil else {"round_mode": "FLOOR"}
+        return self.add("Pooling", name, [x], pooling_param={
+            "pool": "MAX", "kernel_size": kernel, "stride": stride, **rounding, **param})
 
     def global_pool(self, name: str, x: str) -> str:
-        return self.layer("Pooling", name, [x], "pooling_param { pool: AVE global_pooling: true }")
+        return self.add("Pooling", name, [x], pooling_param={"pool": "AVE", "global_pooling": True})
 
-    def fc(self, name: str, x: str, outputs: int, key: str) -> str:
+    def fc(self, name: str, key: str, x: str, outputs: int) -> str:
         self.keys[name] = key
-        return self.layer("InnerProduct", name, [x], f"inner_product_param {{ num_output: {outputs} }}")
+        return self.add("InnerProduct", name, [x], inner_product_param={"num_output": outputs})
 
     def dropout(self, x: str, ratio: float = 0.5) -> str:
-        return self.layer("Dropout", f"drop_{x}", [x], f"dropout_param {{ dropout_ratio: {ratio:g} }}", top=x)
+        return self.add("Dropout", f"drop_{x}", [x], x, dropout_param={"dropout_ratio": ratio})
 
 
-def _two_hidden(net: _Text, x: str, bins: int, keys: Sequence[str], hidden: int, classes: int) -> str:
+def _two_hidden(net: _Net, x: str, bins: int, keys: Sequence[str], classes: int) -> str:
     """AdaptiveAvgPool2d and three fully connected layers."""
-    x = net.layer("SPP", "pool", [x], f"spp_param {{ pool: AVE bins: {bins} }}")
-    x = net.dropout(net.relu(net.fc("fc6", x, hidden, keys[0])))
-    x = net.dropout(net.relu(net.fc("fc7", x, hidden, keys[1])))
-    return net.fc("fc8", x, classes, keys[2])
+    x = net.add("SPP", "pool", [x], spp_param={"pool": "AVE", "bins": [bins]})
+    x = net.dropout(net.relu(net.fc("fc6", keys[0], x, 4096)))
+    x = net.dropout(net.relu(net.fc("fc7", keys[1], x, 4096)))
+    return net.fc("fc8", keys[2], x, classes)
 
 
-def _alexnet(net: _Text, classes: int) -> str:
-    x = net.pool("pool1", net.conv("conv1", "data", 64, 11, "features.0", " stride: 4 pad: 2"))
-    x = net.pool("pool2", net.conv("conv2", x, 192, 5, "features.3", " pad: 2"))
+def _alexnet(net: _Net, classes: int) -> str:
+    x = net.conv("conv1", "features.0", "data", num_output=64, kernel_size=[11], stride=[4], pad=[2])
+    x = net.conv("conv2", "features.3", net.pool("pool1", x), num_output=192, kernel_size=[5], pad=[2])
+    x = net.pool("pool2", x)
     for i, (outputs, at) in enumerate(((384, 6), (256, 8), (256, 10)), 3):
-        x = net.conv(f"conv{i}", x, outputs, 3, f"features.{at}", " pad: 1")
-    return _two_hidden(net, net.pool("pool5", x), 6, ("classifier.1", "classifier.4", "classifier.6"), 4096, classes)
+        x = net.conv(f"conv{i}", f"features.{at}", x, num_output=outputs, kernel_size=[3], pad=[1])
+    return _two_hidden(net, net.pool("pool5", x), 6, ("classifier.1", "classifier.4", "classifier.6"), classes)
 
 
-def _vgg16(net: _Text, classes: int) -> str:
+def _vgg16(net: _Net, classes: int) -> str:
     x, at = "data", 0
     for block, (count, outputs) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), 1):
         for i in range(count):
-            x = net.conv(f"conv{block}_{i + 1}", x, outputs, 3, f"features.{at}", " pad: 1")
+            x = net.conv(f"conv{block}_{i + 1}", f"features.{at}", x, num_output=outputs, kernel_size=[3], pad=[1])
             at += 2
         x = net.pool(f"pool{block}", x, 2)
         at += 1
-    return _two_hidden(net, x, 7, ("classifier.0", "classifier.3", "classifier.6"), 4096, classes)
+    return _two_hidden(net, x, 7, ("classifier.0", "classifier.3", "classifier.6"), classes)
 
 
-def _squeezenet(net: _Text, classes: int) -> str:
-    x = net.pool("pool1", net.conv("conv1", "data", 64, 3, "features.0", " stride: 2"), rounding="")
+def _squeezenet(net: _Net, classes: int) -> str:
+    x = net.conv("conv1", "features.0", "data", num_output=64, kernel_size=[3], stride=[2])
+    x = net.pool("pool1", x, ceil=True)
     fires = ((3, 16, 64), (4, 16, 64), (6, 32, 128), (7, 32, 128), (9, 48, 192), (10, 48, 192), (11, 64, 256),
              (12, 64, 256))
     for i, (at, squeezed, outputs) in enumerate(fires, 2):
         if at in (6, 9):
-            x = net.pool(f"pool{i - 1}", x, rounding="")
-        x = net.conv(f"fire{i}/squeeze1x1", x, squeezed, 1, f"features.{at}.squeeze")
-        x = net.layer("Concat", f"fire{i}/concat", [
-            net.conv(f"fire{i}/expand1x1", x, outputs, 1, f"features.{at}.expand1x1"),
-            net.conv(f"fire{i}/expand3x3", x, outputs, 3, f"features.{at}.expand3x3", " pad: 1")])
-    x = net.conv("conv10", net.dropout(x), classes, 1, "classifier.1")
-    return net.layer("Flatten", "flat", [net.global_pool("pool10", x)])
+            x = net.pool(f"pool{i - 1}", x, ceil=True)
+        name, key = f"fire{i}", f"features.{at}"
+        x = net.conv(f"{name}/squeeze1x1", f"{key}.squeeze", x, num_output=squeezed, kernel_size=[1])
+        x = net.add("Concat", f"{name}/concat", [
+            net.conv(f"{name}/expand1x1", f"{key}.expand1x1", x, num_output=outputs, kernel_size=[1]),
+            net.conv(f"{name}/expand3x3", f"{key}.expand3x3", x, num_output=outputs, kernel_size=[3], pad=[1])])
+    x = net.conv("conv10", "classifier.1", net.dropout(x), num_output=classes, kernel_size=[1])
+    return net.add("Flatten", "flat", [net.global_pool("pool10", x)])
 
 
-def _resnet(blocks: Sequence[int], bottleneck: bool) -> Callable[[_Text, int], str]:
-    def write(net: _Text, classes: int) -> str:
-        x = net.normed(("conv1", "bn_conv1", "scale_conv1"), "data", 64, 7, ("conv1", "bn1"), " stride: 2 pad: 3")
-        x = net.pool("pool1", x, rounding=" pad: 1 round_mode: FLOOR")
+def _resnet(blocks: Sequence[int], bottleneck: bool) -> Callable[[_Net, int], str]:
+    def write(net: _Net, classes: int) -> str:
+        x = net.normed(("conv1", "bn_conv1", "scale_conv1"), ("conv1", "bn1"), "data", num_output=64, kernel_size=[7],
+                       stride=[2], pad=[3])
+        x = net.pool("pool1", x, pad=1)
         for stage, count in enumerate(blocks, 2):
             for i in range(count):
                 x = _residual(net, x, stage, i, bottleneck)
-        return net.fc("fc", net.global_pool("pool5", x), classes, "fc")
+        return net.fc("fc", "fc", net.global_pool("pool5", x), classes)
     return write
 
 
-def _residual(net: _Text, x: str, stage: int, i: int, bottleneck: bool) -> str:
+def _residual(net: _Net, x: str, stage: int, i: int, bottleneck: bool) -> str:
     at, key, width = f"{stage}{'abcdefgh'[i]}", f"layer{stage - 1}.{i}", 64 * 2 ** (stage - 2)
-    stride = " stride: 2" if stage > 2 and i == 0 else ""
+    stride: dict[str, Any] = {"stride": [2]} if stage > 2 and i == 0 else {}
 
-    def step(branch: str, x: str, outputs: int, kernel: int, keys: Sequence[str], extra: str,
-             relu: bool = True) -> str:
+    def step(branch: str, x: str, outputs: int, kernel: int, keys: Sequence[str], relu: bool = True,
+             **param: Any) -> str:
         names = [f"{kind}{at}_branch{branch}" for kind in ("res", "bn", "scale")]
-        return net.normed(names, x, outputs, kernel, [f"{key}.{k}" for k in keys], extra, relu=relu)
+        pad: dict[str, Any] = {"pad": [1]} if kernel == 3 else {}
+        return net.normed(names, [f"{key}.{k}" for k in keys], x, relu=relu, num_output=outputs, kernel_size=[kernel],
+                          **pad, **param)
 
     outputs, shortcut = 4 * width if bottleneck else width, x
     if i == 0 and (stage > 2 or bottleneck):
-        shortcut = step("1", x, outputs, 1, ("downsample.0", "downsample.1"), stride, False)
+        shortcut = step("1", x, outputs, 1, ("downsample.0", "downsample.1"), relu=False, **stride)
     if bottleneck:
-        y = step("2a", x, width, 1, ("conv1", "bn1"), "")
-        y = step("2b", y, width, 3, ("conv2", "bn2"), stride + " pad: 1")
-        y = step("2c", y, outputs, 1, ("conv3", "bn3"), "", False)
+        y = step("2a", x, width, 1, ("conv1", "bn1"))
+        y = step("2b", y, width, 3, ("conv2", "bn2"), **stride)
+        y = step("2c", y, outputs, 1, ("conv3", "bn3"), relu=False)
     else:
-        y = step("2a", x, width, 3, ("conv1", "bn1"), stride + " pad: 1")
-        y = step("2b", y, width, 3, ("conv2", "bn2"), " pad: 1", False)
-    return net.relu(net.layer("Eltwise", f"res{at}", [shortcut, y]))
+        y = step("2a", x, width, 3, ("conv1", "bn1"), **stride)
+        y = step("2b", y, width, 3, ("conv2", "bn2"), relu=False)
+    return net.relu(net.add("Eltwise", f"res{at}", [shortcut, y]))
 
 
 _INCEPTIONS = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64), "4a": (192, 96, 208, 16, 48, 64),
@@ -153,41 +155,42 @@ _INCEPTIONS = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64
                "5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128)}
 
 
-def _googlenet(net: _Text, classes: int) -> str:
-    def step(name: str, x: str, outputs: int, kernel: int, key: str, extra: str = "") -> str:
-        return net.normed((name, f"{name}/bn", f"{name}/scale"), x, outputs, kernel, (f"{key}.conv", f"{key}.bn"),
-                          extra, 1e-3)
+def _googlenet(net: _Net, classes: int) -> str:
+    def step(name: str, key: str, x: str, outputs: int, kernel: int, **param: Any) -> str:
+        pad: dict[str, Any] = {"pad": [1]} if kernel == 3 else {}
+        return net.normed((name, f"{name}/bn", f"{name}/scale"), (f"{key}.conv", f"{key}.bn"), x, 1e-3,
+                          num_output=outputs, kernel_size=[kernel], **pad, **param)
 
-    x = step("conv1/7x7_s2", "data", 64, 7, "conv1", " stride: 2 pad: 3")
-    x = step("conv2/3x3_reduce", net.pool("pool1/3x3_s2", x, rounding=""), 64, 1, "conv2")
-    x = net.pool("pool2/3x3_s2", step("conv2/3x3", x, 192, 3, "conv3", " pad: 1"), rounding="")
-    for name, (one, reduce3, three, reduce5, five, behind) in _INCEPTIONS.items():
+    x = step("conv1/7x7_s2", "conv1", "data", 64, 7, stride=[2], pad=[3])
+    x = step("conv2/3x3_reduce", "conv2", net.pool("pool1/3x3_s2", x, ceil=True), 64, 1)
+    x = net.pool("pool2/3x3_s2", step("conv2/3x3", "conv3", x, 192, 3), ceil=True)
+    for name, (one, reduce3, three, reduce5, five, projected) in _INCEPTIONS.items():
         if name == "4a":
-            x = net.pool("pool3/3x3_s2", x, rounding="")
+            x = net.pool("pool3/3x3_s2", x, ceil=True)
         if name == "5a":
-            x = net.pool("pool4/2x2_s2", x, 2, rounding="")
+            x = net.pool("pool4/2x2_s2", x, 2, ceil=True)
         at, key = f"inception_{name}", f"inception{name}"
-        parts = [step(f"{at}/1x1", x, one, 1, f"{key}.branch1")]
+        parts = [step(f"{at}/1x1", f"{key}.branch1", x, one, 1)]
         for kind, reduced, outputs, branch in (("3x3", reduce3, three, 2), ("5x5", reduce5, five, 3)):
-            y = step(f"{at}/{kind}_reduce", x, reduced, 1, f"{key}.branch{branch}.0")
-            parts.append(step(f"{at}/{kind}", y, outputs, 3, f"{key}.branch{branch}.1", " pad: 1"))
-        y = net.pool(f"{at}/pool", x, 3, " pad: 1", stride=1)
-        parts.append(step(f"{at}/pool_proj", y, behind, 1, f"{key}.branch4.1"))
-        x = net.layer("Concat", f"{at}/output", parts)
-    return net.fc("loss3/classifier", net.dropout(net.global_pool("pool5", x), 0.2), classes, "fc")
+            y = step(f"{at}/{kind}_reduce", f"{key}.branch{branch}.0", x, reduced, 1)
+            parts.append(step(f"{at}/{kind}", f"{key}.branch{branch}.1", y, outputs, 3))
+        y = net.pool(f"{at}/pool", x, 3, 1, ceil=True, pad=1)
+        parts.append(step(f"{at}/pool_proj", f"{key}.branch4.1", y, projected, 1))
+        x = net.add("Concat", f"{at}/output", parts)
+    return net.fc("loss3/classifier", "fc", net.dropout(net.global_pool("pool5", x), 0.2), classes)
 
 
-_WRITERS: dict[str, Callable[[_Text, int], str]] = {
+_WRITERS: dict[str, Callable[[_Net, int], str]] = {
     "alexnet": _alexnet, "vgg16": _vgg16, "squeezenet1_1": _squeezenet, "resnet18": _resnet((2, 2, 2, 2), False),
     "resnet50": _resnet((3, 4, 6, 3), True), "googlenet": _googlenet}
 NAMES = tuple(_WRITERS)
 
 
-def prototxt(name: str, classes: int = 1000) -> tuple[str, dict[str, str]]:
-    """The deploy prototxt of a net, and torchvision's name for the parameters of each of its layers."""
-    net = _Text(f"torchvision {name}")
-    net.layer("Softmax", "prob", [_WRITERS[name](net, classes)])
-    return "\n".join(net.lines) + "\n", net.keys
+def deploy_net(name: str, classes: int = 1000) -> tuple[Any, dict[str, str]]:
+    """The deploy NetParameter of a net, and torchvision's name for the parameters of each of its layers."""
+    net = _Net(name)
+    net.add("Softmax", "prob", [_WRITERS[name](net, classes)])
+    return net.param, net.keys
 
 
 def convert(name: str, checkpoint: str, output: str, mean: Sequence[float] | None = None,
@@ -204,16 +207,17 @@ def convert(name: str, checkpoint: str, output: str, mean: Sequence[float] | Non
     mean, std = mean or usual[0], std or usual[1]
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ConvertError(f"mean and std need 3 numbers each, std above 0; found {list(mean)} and {list(std)}")
-    tensors, _ = torch_files.read(checkpoint)
+    tensors, _ = tensor_files.read(checkpoint)
     classes = _classes(name, tensors, checkpoint)
-    text, keys = prototxt(name, classes)
-    net = Net(parse_net(text), device="cpu")
-    ours = {key: attributes(net.layers)[layer] for layer, key in keys.items()}
+    param, keys = deploy_net(name, classes)
+    net = Net(param, device="cpu")
+    names = attributes(net.layers)
+    attribute_of = {key: names[layer] for layer, key in keys.items()}
     renamed, left = {}, []
     for key, array in tensors.items():
         prefix, _, last = key.rpartition(".")
-        if prefix in ours:
-            renamed[f"{ours[prefix]}.{last}"] = array
+        if prefix in attribute_of:
+            renamed[f"{attribute_of[prefix]}.{last}"] = array
         elif name == "googlenet" and key.startswith("aux"):
             left.append(key)
         else:
@@ -227,7 +231,8 @@ def convert(name: str, checkpoint: str, output: str, mean: Sequence[float] | Non
     with replacing(path, ConvertError) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(f"# torchvision's {name}, for the weights in {os.path.basename(output)}.\n"
-                       f"# Input: BGR, 0 to 255, less the means {', '.join(f'{v:g}' for v in means)}.\n{text}")
+                       f"# Input: BGR, 0 to 255, less the means {', '.join(f'{v:g}' for v in means)}.\n"
+                       + to_text(param))
         net.save(output)
     return path, means, left
 

@@ -1,29 +1,33 @@
 """Depthwise convolution over two spatial axes: each channel has a kernel of its own (group = channels = outputs).
 
-Direct sums with the channels innermost, as they lie in memory; a matrix product a group would do one column.
-All arrays are C-contiguous, images N x H x W x C, and outputs as `pixels` gives them; `geometry` is that of
-convolution.py.
+Direct sums with the channels innermost, as they are in memory; a matrix product per group would do one column.
+Images are N x H x W x C, C-contiguous unless said otherwise, of one floating dtype. `geometry` is
+Geometry.flat in the kernels.
 """
 import numba
 import numpy as np
 
+from spp.backend.host.convolution.im2row import blocks_of
 from spp.backend.host.pixels import flat_pixels
+from spp.backend.host.scratch import scratch
+from spp.backend.types import Array, Geometry, Numbers
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _forward(x, weight, last_pass, y, shape, apart, geometry, lowest):
-    """`weight` is taps x channels, `last_pass` bias, scale, shift; what is below `lowest` becomes `lowest`.
+def _forward(x: Array, weight: Array, epilogue: Array, y: Array, shape: Numbers, pixel_stride: int, geometry: Numbers,
+             minimum: np.floating) -> None:
+    """`weight` is taps x channels; `epilogue` has rows of bias, scale and shift; smaller values become `minimum`.
 
-    `y` is flat, of images x height x width pixels (`shape`) that lie `apart`.
+    `y` is flat, of images x height x width pixels (`shape`), `pixel_stride` elements from one to the next.
     """
-    bias, scale, shift = last_pass[0], last_pass[1], last_pass[2]
+    bias, scale, shift = epilogue[0], epilogue[1], epilogue[2]
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
     _, height, width, channels = x.shape
     count, out_height, out_width = shape
     for task in numba.prange(count * out_height):
         image, oy = task // out_height, task % out_height
         for ox in range(out_width):
-            start = (task * out_width + ox) * apart
+            start = (task * out_width + ox) * pixel_stride
             total = y[start:start + channels]
             for c in range(channels):
                 total[c] = bias[c]
@@ -40,11 +44,11 @@ def _forward(x, weight, last_pass, y, shape, apart, geometry, lowest):
                         total[c] += source[c] * taps[c]
             for c in range(channels):
                 value = total[c] * scale[c] + shift[c]
-                total[c] = lowest if value <= lowest else value
+                total[c] = minimum if value <= minimum else value
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _backward_data(dy, weight, dx, geometry):
+def _backward_data(dy: Array, weight: Array, dx: Array, geometry: Numbers) -> None:
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
     count, height, width, channels = dx.shape
     _, out_height, out_width, _ = dy.shape
@@ -68,8 +72,9 @@ def _backward_data(dy, weight, dx, geometry):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _backward_weights(x, dy, dweight, dbias, geometry):
-    """`dweight` parts x taps x channels and `dbias` parts x channels receive one sum a part of the rows of `dy`."""
+def _backward_weights(x: Array, dy: Array, dweight: Array, dbias: Array, geometry: Numbers) -> None:
+    """Write one sum per part of the rows of `dy` to `dweight`, parts x taps x channels, and `dbias`, parts x channels.
+    """
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
     _, height, width, channels = x.shape
     count, out_height, out_width, _ = dy.shape
@@ -77,7 +82,7 @@ def _backward_weights(x, dy, dweight, dbias, geometry):
     for part in numba.prange(parts):
         dweight[part] = 0
         dbias[part] = 0
-        # sums of their own a row: the error grows less than in one long sum
+        # sums of their own per row: the error grows less than in one long sum
         row_weight, row_bias = np.empty_like(dweight[part]), np.empty_like(dbias[part])
         for task in range(part * tasks // parts, (part + 1) * tasks // parts):
             image, oy = task // out_height, task % out_height
@@ -103,25 +108,29 @@ def _backward_weights(x, dy, dweight, dbias, geometry):
 
 
 def _taps_first(weight: np.ndarray) -> np.ndarray:
-    """Channels x 1 x kh x kw as taps x channels."""
+    """Transpose channels x 1 x kh x kw to taps x channels."""
     return np.ascontiguousarray(weight.reshape(len(weight), -1).T)
 
 
-def forward(x: np.ndarray, weight: np.ndarray, last_pass: np.ndarray, y: np.ndarray, geometry: tuple,
-            lowest: float) -> None:
-    """Write to `y`, where nothing lies below `lowest`; `last_pass`: bias, scale and shift by channels."""
-    _forward(x, _taps_first(weight), last_pass, *flat_pixels(y), geometry, lowest)
+def forward(x: np.ndarray, weight: np.ndarray, epilogue: np.ndarray, y: np.ndarray, geometry: Geometry,
+            minimum: np.floating) -> None:
+    """Write to `y`, as `pixels` returns it, at least `minimum`; `epilogue`: rows of bias, scale and shift."""
+    _forward(x, _taps_first(weight), epilogue, *flat_pixels(y), geometry.flat, minimum)
 
 
-def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: tuple) -> None:
-    """Write to `dx`."""
-    _backward_data(dy, _taps_first(weight), dx, geometry)
+def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: Geometry) -> None:
+    """Write the input's gradient to `dx`."""
+    _backward_data(dy, _taps_first(weight), dx, geometry.flat)
 
 
-def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, bias_sums: np.ndarray,
-                     geometry: tuple) -> None:
-    """Add to `dweight`; overwrite `bias_sums` (parts x channels) with the bias's gradient a part of the work."""
+def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, dbias: np.ndarray | None,
+                     geometry: Geometry) -> None:
+    """Add the parameters' gradients to `dweight`, and to `dbias` unless it is None."""
     channels = len(dweight)
-    sums = np.empty((len(bias_sums), dweight.size // channels, channels), dweight.dtype)
-    _backward_weights(x, dy, sums, bias_sums, geometry)
+    parts, _ = blocks_of(dy.size // channels)
+    sums = np.empty((parts, dweight.size // channels, channels), dweight.dtype)
+    bias_sums = scratch("convolution.dbias", (parts, channels), x.dtype)
+    _backward_weights(x, dy, sums, bias_sums, geometry.flat)
     dweight += sums.sum(0).T.reshape(dweight.shape)
+    if dbias is not None:
+        dbias += bias_sums.sum(0)

@@ -1,22 +1,24 @@
-"""The transforms of Winograd's F(4 x 4, 3 x 3): kernels for winograd.py, which says how tiles lie in images."""
+"""The transforms of Winograd's F(4 x 4, 3 x 3): kernels for winograd.py, which describes where tiles are in images."""
 import numba
 import numpy as np
+
+from spp.backend.types import Array, Numbers
 
 _1, _2, _4, _5, _8 = (np.float32(number) for number in (1, 2, 4, 5, 8))
 _6TH, _12TH, _24TH = (_1 / np.float32(number) for number in (6, 12, 24))
 _QUARTER = _1 / _4
 
 
-# Each of the transforms of one axis takes rows x[at], x[at + apart], ... and writes out[to], out[to + step], ...
+# Each of the transforms of one axis reads rows x[at], x[at + stride], ... and writes out[to], out[to + step], ...
 # Those of outputs and of weights have adjoints, for the gradient of the weights.
 # Whole matrices and row numbers, not views: counting references to these would take most of the time.
 
 
 @numba.njit(cache=True, nogil=True)
-def _input_axis(x, at, apart, out, to, step):
+def _input_axis(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
-        a, b, c = x[at, i], x[at + apart, i], x[at + 2 * apart, i]
-        d, e, f = x[at + 3 * apart, i], x[at + 4 * apart, i], x[at + 5 * apart, i]
+        a, b, c = x[at, i], x[at + stride, i], x[at + 2 * stride, i]
+        d, e, f = x[at + 3 * stride, i], x[at + 4 * stride, i], x[at + 5 * stride, i]
         out[to, i] = _4 * a - _5 * c + e
         out[to + step, i] = d + e - _4 * (b + c)
         out[to + 2 * step, i] = e - d + _4 * (b - c)
@@ -26,10 +28,10 @@ def _input_axis(x, at, apart, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _output_axis(x, at, apart, out, to, step):
+def _output_axis(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
-        a, b, c = x[at, i], x[at + apart, i], x[at + 2 * apart, i]
-        d, e, f = x[at + 3 * apart, i], x[at + 4 * apart, i], x[at + 5 * apart, i]
+        a, b, c = x[at, i], x[at + stride, i], x[at + 2 * stride, i]
+        d, e, f = x[at + 3 * stride, i], x[at + 4 * stride, i], x[at + 5 * stride, i]
         out[to, i] = a + (b + c) + (d + e)
         out[to + step, i] = (b - c) + _2 * (d - e)
         out[to + 2 * step, i] = (b + c) + _4 * (d + e)
@@ -37,9 +39,9 @@ def _output_axis(x, at, apart, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _output_axis_adjoint(x, at, apart, out, to, step):
+def _output_axis_adjoint(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
-        a, b, c, d = x[at, i], x[at + apart, i], x[at + 2 * apart, i], x[at + 3 * apart, i]
+        a, b, c, d = x[at, i], x[at + stride, i], x[at + 2 * stride, i], x[at + 3 * stride, i]
         out[to, i] = a
         out[to + step, i] = (a + c) + (b + d)
         out[to + 2 * step, i] = (a + c) - (b + d)
@@ -49,9 +51,9 @@ def _output_axis_adjoint(x, at, apart, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _weight_axis(x, at, apart, out, to, step):
+def _weight_axis(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
-        a, b, c = x[at, i], x[at + apart, i], x[at + 2 * apart, i]
+        a, b, c = x[at, i], x[at + stride, i], x[at + 2 * stride, i]
         out[to, i] = _QUARTER * a
         out[to + step, i] = -_6TH * ((a + c) + b)
         out[to + 2 * step, i] = -_6TH * ((a + c) - b)
@@ -61,18 +63,18 @@ def _weight_axis(x, at, apart, out, to, step):
 
 
 @numba.njit(cache=True, nogil=True)
-def _weight_axis_adjoint(x, at, apart, out, to, step):
+def _weight_axis_adjoint(x: Array, at: int, stride: int, out: Array, to: int, step: int) -> None:
     for i in range(x.shape[1]):
-        a, b, c = x[at, i], x[at + apart, i], x[at + 2 * apart, i]
-        d, e, f = x[at + 3 * apart, i], x[at + 4 * apart, i], x[at + 5 * apart, i]
+        a, b, c = x[at, i], x[at + stride, i], x[at + 2 * stride, i]
+        d, e, f = x[at + 3 * stride, i], x[at + 4 * stride, i], x[at + 5 * stride, i]
         out[to, i] = _QUARTER * a - _6TH * (b + c) + _24TH * (d + e)
         out[to + step, i] = _6TH * (c - b) + _12TH * (d - e)
         out[to + 2 * step, i] = _6TH * ((d + e) - (b + c)) + f
 
 
 @numba.njit(cache=True, nogil=True)
-def _load(x, image, top, left, step, group, size, tile):
-    """size x size pixels, `step` apart, to the rows of `tile`; those outside of the image are zeros."""
+def _load(x: Array, image: int, top: int, left: int, step: int, group: int, size: int, tile: Array) -> None:
+    """Copy size x size pixels, every `step`-th, to the rows of `tile`; pixels outside of the image are zeros."""
     _, height, width, _, channels = x.shape
     for i in range(size):
         for j in range(size):
@@ -86,11 +88,11 @@ def _load(x, image, top, left, step, group, size, tile):
 
 
 @numba.njit(cache=True, nogil=True)
-def inputs(x, lattice, first, count, grid, v, slot):
-    """Tile `first + t` of the input to v[:, slot + t], t below `count`; v: 36 x tiles x phases * channels."""
+def inputs(x: Array, lattice: Numbers, first: int, count: int, grid: Numbers, v: Array, slot: int) -> None:
+    """Transform tile `first + t` of the input, t < `count`, to v[:, slot + t]; v: 36 x tiles x phases * channels."""
     step, pad_h, pad_w, side, shift, group = lattice
     phases = side * side
-    channels, apart = x.shape[4], v.shape[1] * phases
+    channels, stride = x.shape[4], v.shape[1] * phases
     rows = v.reshape(-1, channels)
     tile, half = np.empty((36, channels), np.float32), np.empty((36, channels), np.float32)
     for t in range(count):
@@ -102,30 +104,31 @@ def inputs(x, lattice, first, count, grid, v, slot):
             for i in range(6):
                 _input_axis(tile, 6 * i, 1, half, 6 * i, 1)
             for j in range(6):
-                _input_axis(half, j, 6, rows, j * apart + (slot + t) * phases + phase, 6 * apart)
+                _input_axis(half, j, 6, rows, j * stride + (slot + t) * phases + phase, 6 * stride)
 
 
 @numba.njit(cache=True, nogil=True)
-def outputs(m, last_pass, lowest, lattice, first, count, grid, y, shape, apart_y):
-    """m[:, t], 36 x tiles x phases * channels, to tile `first + t` of the output, t below `count`.
+def outputs(m: Array, epilogue: Array, minimum: np.floating, lattice: Numbers, first: int, count: int, grid: Numbers,
+            y: Array, shape: Numbers, pixel_stride: int) -> None:
+    """Transform m[:, t], 36 x tiles x phases * channels, to tile `first + t` of the output, t < `count`.
 
-    `last_pass`: bias, scale and offset by the channels of all groups. What is below `lowest` becomes `lowest`.
-    `y` is flat, of images x height x width pixels (`shape`) that lie `apart_y`.
+    `epilogue`: rows of bias, scale and shift for the channels of all groups. Smaller values become `minimum`.
+    `y` is flat, of images x height x width pixels (`shape`), `pixel_stride` elements from one to the next.
     """
     _, height, width = shape
     step, pad_h, pad_w, side, shift, group = lattice
     phases = side * side
-    apart, channels = m.shape[1] * phases, m.shape[2] // phases
+    stride, channels = m.shape[1] * phases, m.shape[2] // phases
     rows = m.reshape(-1, channels)
     tile, half = np.empty((16, channels), np.float32), np.empty((24, channels), np.float32)
     # the innermost loop over slices, from 0 on, is twice as fast
     low, high = group * channels, (group + 1) * channels
-    bias, scale, offset = last_pass[0, low:high], last_pass[1, low:high], last_pass[2, low:high]
+    bias, scale, offset = epilogue[0, low:high], epilogue[1, low:high], epilogue[2, low:high]
     for t in range(count):
         image, place = (first + t) // (grid[0] * grid[1]), (first + t) % (grid[0] * grid[1])
         for phase in range(phases):
             for i in range(6):
-                _output_axis(rows, 6 * i * apart + t * phases + phase, apart, half, 4 * i, 1)
+                _output_axis(rows, 6 * i * stride + t * phases + phase, stride, half, 4 * i, 1)
             for j in range(4):
                 _output_axis(half, j, 4, tile, j, 4)
             top = place // grid[1] * 4 * step + phase // side * shift - pad_h
@@ -133,17 +136,17 @@ def outputs(m, last_pass, lowest, lattice, first, count, grid, y, shape, apart_y
             for at in range(16):
                 row, column = top + at // 4 * step, left + at % 4 * step
                 if 0 <= row < height and 0 <= column < width:
-                    start = ((image * height + row) * width + column) * apart_y + low
+                    start = ((image * height + row) * width + column) * pixel_stride + low
                     target = y[start:start + channels]
                     for c in range(channels):
                         value = (tile[at, c] + bias[c]) * scale[c] + offset[c]
-                        target[c] = lowest if value <= lowest else value
+                        target[c] = minimum if value <= minimum else value
 
 
 @numba.njit(cache=True, nogil=True)
-def outputs_adjoint(dy, group, first, count, grid, m, slot):
-    """Tile `first + t` of the output's gradient to m[:, slot + t], t below `count`; m: 36 x tiles x channels."""
-    channels, apart = dy.shape[4], m.shape[1]
+def outputs_adjoint(dy: Array, group: int, first: int, count: int, grid: Numbers, m: Array, slot: int) -> None:
+    """Transform tile `first + t` of the output's gradient, t < `count`, to m[:, slot + t]: 36 x tiles x channels."""
+    channels, stride = dy.shape[4], m.shape[1]
     rows = m.reshape(-1, channels)
     tile, half = np.empty((16, channels), np.float32), np.empty((24, channels), np.float32)
     for t in range(count):
@@ -152,12 +155,12 @@ def outputs_adjoint(dy, group, first, count, grid, m, slot):
         for i in range(4):
             _output_axis_adjoint(tile, 4 * i, 1, half, 6 * i, 1)
         for j in range(6):
-            _output_axis_adjoint(half, j, 6, rows, j * apart + slot + t, 6 * apart)
+            _output_axis_adjoint(half, j, 6, rows, j * stride + slot + t, 6 * stride)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def weights(weight, u):
-    """Rows x columns x 9 taps, of any strides, to u: 36 x rows x columns."""
+def weights(weight: Array, u: Array) -> None:
+    """Transform rows x columns x 9 taps, of any strides, to u: 36 x rows x columns."""
     rows, columns, _ = weight.shape
     matrix = u.reshape(36 * rows, columns)
     for r in numba.prange(rows):
@@ -172,8 +175,8 @@ def weights(weight, u):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def weights_adjoint(du, dweight):
-    """Add du, 36 x rows x columns, to dweight, rows x columns x 9 taps, of any strides."""
+def weights_adjoint(du: Array, dweight: Array) -> None:
+    """Add the adjoint of `weights` of du, 36 x rows x columns, to dweight, rows x columns x 9 taps, of any strides."""
     _, rows, columns = du.shape
     matrix = du.reshape(36 * rows, columns)
     for r in numba.prange(rows):

@@ -1,4 +1,4 @@
-"""oneDNN's C library from the wheel onednn-cpu-gomp, where it is installed: objects and primitives.
+"""oneDNN's C library from the wheel onednn-cpu-gomp, if it is installed: objects and primitives.
 
 The wheel has no Python code: cffi calls the library, whose C interface holds for all versions 3.
 """
@@ -16,13 +16,13 @@ from spp.backend.host.scratch import scratch
 from spp.errors import SppError
 
 WHEEL, LIBRARY = "onednn-cpu-gomp", "libdnnl.so.3"
-ALIGNMENT = 64              # bytes, a line of the cache
+ALIGNMENT = 64              # bytes, a cache line
 
 # Values of the library's enumerations.
 CPU, IN_ORDER, FLOAT32, ANY_LAYOUT, USER_SCRATCHPAD, STRICT = 1, 1, 3, 1, 1, 0
 LINEAR, HARDSWISH = 0x26, 0x34
 ADD, MULTIPLY = 0x1fff0, 0x1fff1
-IMPLEMENTATION, SCRATCHPAD_LAYOUT = 8, 136                  # what a primitive's description is asked for
+IMPLEMENTATION, SCRATCHPAD_LAYOUT = 8, 136                  # queries of a primitive's description
 FROM, TO, SCRATCHPAD = 1, 17, 80                            # arguments of a primitive
 
 _DECLARATIONS = """
@@ -97,11 +97,11 @@ log = logging.getLogger(__name__)
 
 
 class Refused(SppError):
-    """oneDNN does not do what was asked: the status that a function of its C interface returned."""
+    """A function of oneDNN's C interface returned another status than success, or only slow code is available."""
 
 
 class Library:
-    """The loaded library. Raises ImportError, OSError, AttributeError or Refused where that fails."""
+    """The loaded library. Raises ImportError, OSError, AttributeError or Refused if loading fails."""
 
     def __init__(self, path: str) -> None:
         import cffi
@@ -113,13 +113,13 @@ class Library:
         self.stream = self.create("stream", "stream_create", self.engine, IN_ORDER)
 
     def call(self, function: str, *arguments: Any) -> None:
-        """Call dnnl_<function>. Raises Refused where its status is not success."""
+        """Call dnnl_<function>. Raises Refused if its status is not success."""
         status = getattr(self.functions, f"dnnl_{function}")(*arguments)
         if status:
             raise Refused(f"oneDNN's dnnl_{function} returned status {status}")
 
     def create(self, kind: str, function: str, *arguments: Any) -> Any:
-        """The object, a dnnl_<kind>_t, that dnnl_<function> makes; destroyed with the last reference to it."""
+        """The object, a dnnl_<kind>_t, that dnnl_<function> creates; destroyed with the last reference to it."""
         handle = self.ffi.new(f"dnnl_{kind}_t *")
         self.call(function, handle, *arguments)
         return self.ffi.gc(handle[0], getattr(self.functions, f"dnnl_{kind}_destroy"))
@@ -136,9 +136,9 @@ class Library:
         return self.create("memory_desc", "memory_desc_create_with_tag", len(shape), list(shape), FLOAT32, ANY_LAYOUT)
 
     def attributes(self, relu: bool = False, add: bool = False, scale: Any = None) -> Any:
-        """A primitive's attributes: plain float32 arithmetic; `relu` of the result; `add` it to what is there.
+        """A primitive's attributes: plain float32 arithmetic; `relu` of the result; `add` it to the output's values.
 
-        `scale`: the layout of two arrays that the result is multiplied with, and then added to, before the ReLU.
+        `scale`: the layout of two arrays, by which the result is multiplied and which is added, before the ReLU.
 
         oneDNN's own relu makes NaN 0. Here y becomes y * min(max(3e38 * y, 0), 1) + 0: NaN stays, an output of
         minus infinity becomes NaN, and what is negative 0, without sign.
@@ -158,20 +158,20 @@ class Library:
         self.call("primitive_attr_set_post_ops", attributes, then)
         return attributes
 
-    def asked(self, description: Any, what: int) -> Any:
+    def queried_layout(self, description: Any, what: int) -> Any:
         """A memory layout that belongs to a primitive's description."""
         return self.functions.dnnl_primitive_desc_query_md(description, what, 0)
 
     def implementation(self, description: Any) -> str:
-        """What oneDNN calls the code behind a primitive, such as "jit:avx512_core" or "ref:any"."""
+        """oneDNN's name of the code that a primitive runs, such as "jit:avx512_core" or "ref:any"."""
         name = self.ffi.new("char **")
         self.call("primitive_desc_query", description, IMPLEMENTATION, 0, name)
         return self.ffi.string(name[0]).decode()
 
     def follow_numba(self) -> int:
-        """Make oneDNN use as many threads as Numba does in this thread; their number.
+        """Make oneDNN use as many threads as Numba does in this thread; return their number.
 
-        Where both use the same OpenMP library, as on Linux, they are the same threads.
+        If both use the same OpenMP library, as on Linux, they are the same threads.
         """
         threads = numba.get_num_threads()
         self.functions.omp_set_num_threads(threads)
@@ -179,15 +179,15 @@ class Library:
 
 
 class Primitive:
-    """A computation that oneDNN has compiled for one set of shapes; a call gives it the arrays.
+    """A computation that oneDNN has compiled for one set of shapes; a call passes the arrays.
 
     `arguments`: the number and the layout of each array, in the order of a call. The arrays must be contiguous;
-    nothing of them is checked. Raises Refused.
+    they are not checked. Raises Refused.
     """
 
     def __init__(self, library: Library, description: Any, arguments: Sequence[tuple[int, Any]]) -> None:
         self.library = library
-        scratchpad = library.asked(description, SCRATCHPAD_LAYOUT)
+        scratchpad = library.queried_layout(description, SCRATCHPAD_LAYOUT)
         self.scratchpad = library.functions.dnnl_memory_desc_get_size(scratchpad)
         if self.scratchpad:
             arguments = [*arguments, (SCRATCHPAD, scratchpad)]
@@ -198,7 +198,7 @@ class Primitive:
             (number, memory) for (number, _), memory in zip(arguments, self.memories)])
 
     def set(self, *arrays: np.ndarray) -> None:
-        """Say which arrays to compute with, the scratchpad last where there is one."""
+        """Set the arrays to compute with; the scratchpad, if there is one, is the last."""
         status, pointer = 0, self.library.ffi.from_buffer
         for memory, array in zip(self.memories, arrays):
             status |= self.library.functions.dnnl_memory_set_data_handle(memory, pointer(array))
@@ -206,7 +206,7 @@ class Primitive:
             raise Refused(f"oneDNN's dnnl_memory_set_data_handle returned status {status}")
 
     def addresses(self) -> list[int]:
-        """Of dnnl_primitive_execute, and its arguments."""
+        """The addresses of dnnl_primitive_execute and of its arguments, with their count."""
         ffi, functions = self.library.ffi, self.library.functions
         execute, *rest = (int(ffi.cast("intptr_t", pointer)) for pointer in (
             functions.dnnl_primitive_execute, self.primitive, self.library.stream, self.arguments))
@@ -222,18 +222,18 @@ class Primitive:
 
 
 def aligned(memory: np.ndarray, size: int) -> np.ndarray:
-    """`size` bytes of a byte array, at least ALIGNMENT longer, from a line of the cache on."""
+    """`size` bytes of a byte array, at least ALIGNMENT longer, from the start of a cache line."""
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start:start + size]
 
 
 def aligned_scratch(name: str, size: int) -> np.ndarray:
-    """`scratch`, in bytes, from a line of the cache on."""
+    """A scratch buffer of `size` bytes, from the start of a cache line."""
     return aligned(scratch(name, (size + ALIGNMENT,), np.uint8), size)
 
 
 def _path() -> str | None:
-    """The library's file; None where the wheel is not installed."""
+    """The library's file; None if the wheel is not installed. Raises OSError if the wheel lacks the file."""
     try:
         wheel = importlib.metadata.distribution(WHEEL)
     except importlib.metadata.PackageNotFoundError:
@@ -248,7 +248,7 @@ _loading = threading.Lock()
 
 
 def library() -> Library | None:
-    """The library; None where it is not installed, does not work (which is logged once), or with SPP_ONEDNN=0."""
+    """The library; None if it is not installed, does not work (which is logged once), or with SPP_ONEDNN=0."""
     with _loading:
         return _load()
 

@@ -1,6 +1,6 @@
-"""Copies of weights in the order that oneDNN wants, used again only while a hash of all weights has not changed.
+"""Copies of weights in oneDNN's order, used again only while a hash of all weights has not changed.
 
-Kept a thread, as long as the array of weights itself.
+Each thread has its own, as long as the array of weights exists.
 """
 import functools
 import threading
@@ -12,6 +12,7 @@ import numpy as np
 
 from spp.backend.host.onednn.library import ALIGNMENT, Library, aligned
 from spp.backend.host.scratch import scratch
+from spp.backend.types import Array
 
 HASH_PARTS = 8
 HASHED_BY_ONE = 1 << 20     # bytes of weights: waking another thread takes longer than to hash so many
@@ -21,7 +22,7 @@ _local = threading.local()
 
 
 class Order(Protocol):
-    """What wants weights in an order of its own: the description of that order, and its size in bytes."""
+    """A computation with an order of its own for the weights: its description, and its size in bytes."""
 
     onednn: Library
     layout: Any
@@ -29,7 +30,7 @@ class Order(Protocol):
 
 
 class _Copy:
-    """Weights in an order, with the hash of what was copied."""
+    """Reordered weights, with the hash of the weights that were copied."""
 
     def __init__(self, order: Order, weight: np.ndarray, dropped: Callable[[Any], None]) -> None:
         self.memory = aligned(np.empty(order.bytes + ALIGNMENT, np.uint8), order.bytes)
@@ -47,7 +48,7 @@ def _drop(copies: dict[Hashable, _Copy], key: Hashable, _: Any) -> None:
 
 def in_order(order: Order, weight: np.ndarray, name: Hashable, part: np.ndarray,
              write: Callable[[np.ndarray], None]) -> np.ndarray:
-    """This thread's copy `name` of a C-contiguous `part` of the weights, which `write` writes where they changed."""
+    """This thread's copy `name` of a C-contiguous `part` of the weights; `write` writes it again if they changed."""
     copies: dict[Hashable, _Copy] = _local.__dict__.setdefault("copies", {})
     key = id(weight), name
     copy = copies.get(key)
@@ -61,8 +62,8 @@ def in_order(order: Order, weight: np.ndarray, name: Hashable, part: np.ndarray,
 
 
 @numba.njit(cache=True, nogil=True)
-def _hash(words, seed):
-    """64 bits of the words, in order: each step maps its word and the hash before it one to one."""
+def _hash(words: Array, seed: np.uint64) -> np.uint64:
+    """64 bits of the words, in order: each step is one to one in its word and in the previous hash."""
     lanes = np.empty(32, np.uint64)
     for lane in range(32):
         lanes[lane] = seed + np.uint64(lane)
@@ -81,14 +82,14 @@ def _hash(words, seed):
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)
-def _hash_parts(words, hashes):
+def _hash_parts(words: Array, hashes: Array) -> None:
     parts = hashes.size
     for part in numba.prange(parts):
         hashes[part] = _hash(words[part * words.size // parts:(part + 1) * words.size // parts], np.uint64(part))
 
 
 def content_hash(array: np.ndarray) -> int:
-    """64 bits that differ, but for one chance in 2^64, when any element of a C-contiguous float32 array does."""
+    """64 bits that differ, except with probability 2^-64, if any element of a C-contiguous float32 array differs."""
     flat = array.reshape(-1)
     words, rest = flat[:flat.size // 2 * 2].view(np.uint64), flat[flat.size // 2 * 2:].view(np.uint32)
     seed = np.uint64(rest[0] if rest.size else 0)

@@ -1,17 +1,17 @@
-"""ONNX operators of two arrays or more: Eltwise of one shape, Scale, Bias and Power where one is repeated."""
+"""ONNX operators of several arrays: Eltwise if their shapes are equal; Scale, Bias or Power if one is broadcast."""
 from typing import Any
 
 import numpy as np
 
-from spp.convert.onnx.importer.net import Importer, reads
+from spp.convert.onnx.importer.context import OnnxImporter, imports
 from spp.convert.onnx.importer.graph import Shape, described
-from spp.convert.onnx.importer.layers import FLOAT_MAX, clipped, edit_axes
+from spp.convert.onnx.importer.operators import FLOAT_MAX, clipped, edit_axes
 from spp.errors import ConvertError
 from spp.proto import arrays
 
 
-@reads("Add", "Mul", "Sub", "Div")
-def arithmetic(importer: Importer, node: Any) -> None:
+@imports("Add", "Mul", "Sub", "Div")
+def arithmetic(importer: OnnxImporter, node: Any) -> None:
     constants = [importer.const(name) for name in node.input]
     if constants[1] is not None:
         _with_constant(importer, node, node.input[0], constants[1])
@@ -21,8 +21,8 @@ def arithmetic(importer: Importer, node: Any) -> None:
         _of_blobs(importer, node)
 
 
-def _with_constant(importer: Importer, node: Any, x: str, value: np.ndarray) -> None:
-    """x (op) a number, or numbers along neighbouring axes."""
+def _with_constant(importer: OnnxImporter, node: Any, x: str, value: np.ndarray) -> None:
+    """x (op) a number, or an array along adjacent axes."""
     op, blob = node.op_type, importer.blob(x, node)
     if op == "Add" and _takes_bias(importer, node, x, value):
         return
@@ -44,9 +44,9 @@ def _with_constant(importer: Importer, node: Any, x: str, value: np.ndarray) -> 
         importer.add("Bias", node, [blob], weights=weights, bias_param=axes)
 
 
-def _takes_bias(importer: Importer, node: Any, x: str, value: np.ndarray) -> bool:
-    """Make the constant the bias of the InnerProduct before, if it has none and nothing else reads it."""
-    layer = next((layer for layer in importer.net.layer if layer.top[:1] == [importer.blobs[x]]), None)
+def _takes_bias(importer: OnnxImporter, node: Any, x: str, value: np.ndarray) -> bool:
+    """Whether the constant became the bias of the InnerProduct before, which had none and no other reader."""
+    layer = next((layer for layer in importer.param.layer if layer.top[:1] == [importer.blobs[x]]), None)
     if layer is None or layer.type != "InnerProduct" or len(layer.blobs) > 1 or not importer.sole(x):
         return False
     outputs = layer.inner_product_param.num_output
@@ -57,7 +57,7 @@ def _takes_bias(importer: Importer, node: Any, x: str, value: np.ndarray) -> boo
     return True
 
 
-def _constant_first(importer: Importer, node: Any, value: np.ndarray) -> None:
+def _constant_first(importer: OnnxImporter, node: Any, value: np.ndarray) -> None:
     if node.op_type in ("Add", "Mul"):
         _with_constant(importer, node, node.input[1], value)
         return
@@ -74,11 +74,11 @@ def _constant_first(importer: Importer, node: Any, value: np.ndarray) -> None:
         _power(importer, node, between, scale=number)
 
 
-def _power(importer: Importer, node: Any, blob: str, **param: float) -> None:
+def _power(importer: OnnxImporter, node: Any, blob: str, **param: float) -> None:
     importer.add("Power", node, [blob], power_param=param)
 
 
-def _of_blobs(importer: Importer, node: Any) -> None:
+def _of_blobs(importer: OnnxImporter, node: Any) -> None:
     a, b = node.input
     shape, other = importer.shape(a), importer.shape(b)
     out = importer.shape(node.output[0])
@@ -98,9 +98,9 @@ def _of_blobs(importer: Importer, node: Any) -> None:
         raise ConvertError(f"{described(node)}: shapes {shape} and {other} are both repeated, or the first is")
     blob = importer.blob(small, node)
     if op in ("Sub", "Div"):
-        turned = importer.within(node)
-        importer.add("Power", node, [blob], turned, power_param={"scale": -1} if op == "Sub" else {"power": -1})
-        blob = turned
+        negated = importer.within(node)
+        importer.add("Power", node, [blob], negated, power_param={"scale": -1} if op == "Sub" else {"power": -1})
+        blob = negated
     first, blob = _operand(importer, node, blob, importer.shape(small), out)
     bottoms = [importer.blob(large, node), blob]
     if op in ("Mul", "Div"):
@@ -109,13 +109,13 @@ def _of_blobs(importer: Importer, node: Any) -> None:
         importer.add("Bias", node, bottoms, bias_param={"axis": first})
 
 
-def _operand(importer: Importer, node: Any, blob: str, small: Shape, out: Shape) -> tuple[int, str]:
-    """The first axis of the result that an operand meets, and the operand without axes of 1, Tile between them."""
+def _operand(importer: OnnxImporter, node: Any, blob: str, small: Shape, out: Shape) -> tuple[int, str]:
+    """The result's first axis that the operand has, and a blob of the operand without outer axes of 1."""
     aligned = (1,) * (len(out) - len(small)) + small
     meets = [axis for axis, size in enumerate(aligned) if size == out[axis]
              and (size > 1 or axis >= len(out) - len(small) and axis == 0)]
     if not meets:
-        raise ConvertError(f"{described(node)}: an array of one number, {small}, computed from the inputs")
+        raise ConvertError(f"{described(node)}: an array of one element, {small}, computed from the inputs")
     first, last = meets[0], meets[-1] + 1
     for axis in range(first, last):
         if aligned[axis] != out[axis]:
@@ -131,27 +131,27 @@ def _operand(importer: Importer, node: Any, blob: str, small: Shape, out: Shape)
     return first, blob
 
 
-def _span(importer: Importer, node: Any, shape: Shape, constant: Shape) -> tuple[int, int]:
-    """The neighbouring axes of x that a constant has, first and last + 1."""
+def _span(importer: OnnxImporter, node: Any, shape: Shape, constant: Shape) -> tuple[int, int]:
+    """The adjacent axes of x that a constant has, as first and last + 1."""
     aligned = (1,) * (len(shape) - len(constant)) + constant
     meets = [axis for axis, size in enumerate(aligned) if size > 1]
     if len(aligned) == len(shape) and meets:
         first, last = meets[0], meets[-1] + 1
         if aligned[first:last] == shape[first:last]:
             return first, last
-    raise ConvertError(f"{described(node)}: a constant of {constant} does not have neighbouring axes of {shape}")
+    raise ConvertError(f"{described(node)}: a constant of {constant} does not have adjacent axes of {shape}")
 
 
-@reads("Pow")
-def power(importer: Importer, node: Any) -> None:
+@imports("Pow")
+def power(importer: OnnxImporter, node: Any) -> None:
     value = importer.const(node.input[1])
     if value is None or value.size != 1:
         raise ConvertError(f"{described(node)}: only one constant number can be the exponent")
     _power(importer, node, importer.blob(node.input[0], node), power=float(value.ravel()[0]))
 
 
-@reads("Sum", "Max", "Min")
-def many(importer: Importer, node: Any) -> None:
+@imports("Sum", "Max", "Min")
+def many(importer: OnnxImporter, node: Any) -> None:
     constants = [importer.const(name) for name in node.input]
     if len(constants) == 2 and node.op_type != "Sum" and constants[1] is not None and constants[1].size == 1:
         limit = float(constants[1].ravel()[0])

@@ -1,4 +1,4 @@
-"""An ONNX graph read for one size of its inputs: constants folded, the shape of every tensor known."""
+"""An ONNX graph at one size of its inputs: constants are folded, and the shapes of all tensors are known."""
 from collections import Counter
 from typing import Any, Mapping
 
@@ -11,10 +11,10 @@ onnx = need("onnx", "onnx")
 Shape = tuple[int, ...]
 
 
-class Folded:
-    """The nodes of a model that compute from its inputs, with the constants and shapes that the inputs' sizes give.
+class FoldedGraph:
+    """The nodes of a model that depend on the values of its inputs, for one size of each input.
 
-    Raises ConvertError for a node whose shape cannot be told from them.
+    Raises ConvertError for a node whose shape does not follow from them.
     """
 
     def __init__(self, model: Any, inputs: Mapping[str, Shape]) -> None:
@@ -30,7 +30,7 @@ class Folded:
             self._type(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         self.nodes: list[Any] = []
         for node in model.graph.node:
-            self._take(node)
+            self._add(node)
         self.readers = Counter(name for node in self.nodes for name in node.input)
         self.readers.update(self.outputs)
         self.producer = {name: node for node in self.nodes for name in node.output}
@@ -46,14 +46,14 @@ class Folded:
     def _type(self, name: str, kind: int, shape: Shape) -> None:
         self.types[name] = onnx.helper.make_tensor_type_proto(kind, shape)
 
-    def _take(self, node: Any) -> None:
+    def _add(self, node: Any) -> None:
         if node.domain not in ("", "ai.onnx"):
             raise ConvertError(f"{described(node)} is of the domain {node.domain!r}; only ONNX's own operators can be "
                                "read")
         if node.op_type == "Shape" and node.input[0] in self.types:
             sizes = self.shape(node.input[0])
-            found = attributes(node)
-            self._constant(node, [np.array(sizes[found.get("start", 0):found.get("end")], np.int64)])
+            attrs = attributes(node)
+            self._constant(node, [np.array(sizes[attrs.get("start", 0):attrs.get("end")], np.int64)])
         elif node.op_type == "Constant" or all(name in self.constants or not name for name in node.input):
             self._constant(node, self._evaluate(node))
         else:
@@ -78,40 +78,26 @@ class Folded:
             raise ConvertError(f"{described(node)}: its constant value cannot be computed: {error}") from error
 
     def _infer(self, node: Any) -> None:
-        """The types of a node's outputs."""
-        if node.op_type == "Scan":
-            self._infer_scan(node)
-            return
+        """Determine the types of a node's outputs."""
+        if any(entry.type == onnx.AttributeProto.GRAPH for entry in node.attribute):
+            raise ConvertError(f"{described(node)}: operators that contain a graph cannot be converted")
         schema = onnx.defs.get_schema(node.op_type, self.opset)
         data = {name: onnx.numpy_helper.from_array(self.constants[name], name) for name in node.input
                 if name in self.constants and self.constants[name].size < 4096}
         try:
-            found = onnx.shape_inference.infer_node_outputs(
+            types = onnx.shape_inference.infer_node_outputs(
                 schema, node, {name: self.types[name] for name in node.input if name}, data,
                 opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
         except Exception as error:
-            raise ConvertError(f"{described(node)} does not take what it is given, shapes "
+            raise ConvertError(f"{described(node)} does not accept the shapes of its inputs, "
                                f"{', '.join(str(self.shape(n)) for n in node.input if n)}: {error}") from error
         for name in filter(None, node.output):
-            dims = found[name].tensor_type.shape.dim if name in found else None
-            if dims is None or not found[name].tensor_type.HasField("shape") or any(
+            dims = types[name].tensor_type.shape.dim if name in types else None
+            if dims is None or not types[name].tensor_type.HasField("shape") or any(
                     not dim.HasField("dim_value") for dim in dims):
-                raise ConvertError(f"{described(node)}: the shape of its output {name!r} depends on values, and "
-                                   "Caffe's blobs have shapes of their own")
-            self.types[name] = found[name]
-
-    def _infer_scan(self, node: Any) -> None:
-        """One axis over time, axis 0, as the exporter writes it; what it computes is looked at later."""
-        found = attributes(node)
-        scanned = found["num_scan_inputs"]
-        states = node.input[:len(node.input) - scanned]
-        if set(found) - {"body", "num_scan_inputs"} or not states:
-            raise ConvertError(f"{described(node)} is no recurrent layer that spp knows")
-        steps, streams = self.shape(node.input[-1])[:2]
-        for state, name in zip(states, node.output):
-            self.types[name] = self.types[state]
-        for name in node.output[len(states):]:
-            self._type(name, onnx.TensorProto.FLOAT, (steps, streams, *self.shape(states[0])[1:]))
+                raise ConvertError(f"{described(node)}: the shape of its output {name!r} depends on values; the "
+                                   "shapes of Caffe's blobs do not")
+            self.types[name] = types[name]
 
 
 def attributes(node: Any) -> dict[str, Any]:

@@ -3,26 +3,25 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from spp.convert.onnx.importer.net import Importer, reads
+from spp.convert.onnx.importer.context import OnnxImporter, imports
 from spp.convert.onnx.importer.graph import attributes, described
 from spp.errors import ConvertError
 from spp.ops.pooling import output_size
 
-AUTO = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
-
 
 class Window:
-    """Kernel, stride, dilation and padding (before, after) of a node, a Pad before it included."""
+    """Kernel, stride, dilation and padding (before and after) of a node, including those of a Pad before it."""
 
-    def __init__(self, importer: Importer, node: Any, kernel: Sequence[int], fills: Sequence[float] = (0.0,)) -> None:
-        found = attributes(node)
+    def __init__(self, importer: OnnxImporter, node: Any, kernel: Sequence[int],
+                 fills: Sequence[float] = (0.0,)) -> None:
+        attrs = attributes(node)
         self.kernel = [int(k) for k in kernel]
         axes = len(self.kernel)
-        self.stride = list(found.get("strides", [1] * axes))
-        self.dilation = list(found.get("dilations", [1] * axes))
-        self.ceil = bool(found.get("ceil_mode", 0))
+        self.stride = list(attrs.get("strides", [1] * axes))
+        self.dilation = list(attrs.get("dilations", [1] * axes))
+        self.ceil = bool(attrs.get("ceil_mode", 0))
         self.source = node.input[0]
-        self.pads = np.array(found.get("pads", [0] * 2 * axes)).reshape(2, axes)
+        self.pads = np.array(attrs.get("pads", [0] * 2 * axes)).reshape(2, axes)
         self.merged = self.source in importer.pads
         if self.merged:
             self.source, more, fill = importer.pads[self.source]
@@ -30,28 +29,28 @@ class Window:
                 raise ConvertError(f"{described(node)}: the Pad before it, with {fill:g}, cannot become its padding")
             self.pads = self.pads + more[:, 2:]
         self.sizes = importer.shape(self.source)[2:]
-        auto = found.get("auto_pad", "NOTSET")
+        auto = attrs.get("auto_pad", "NOTSET")
         if auto.startswith("SAME"):
             outputs = [-(-size // s) for size, s in zip(self.sizes, self.stride)]
             total = [max(0, (o - 1) * s + d * (k - 1) + 1 - size) for o, s, d, k, size in zip(
                 outputs, self.stride, self.dilation, self.kernel, self.sizes)]
-            less = [t // 2 for t in total]
-            more_ = [t - half for t, half in zip(total, less)]
-            self.pads = np.array([less, more_] if auto == "SAME_UPPER" else [more_, less])
+            smaller = [t // 2 for t in total]
+            larger = [t - half for t, half in zip(total, smaller)]
+            self.pads = np.array([smaller, larger] if auto == "SAME_UPPER" else [larger, smaller])
 
     def count(self, pads: Sequence[Sequence[int]], ceil: bool) -> list[int]:
         """The number of windows along each axis with this padding."""
-        rooms = [size + before + after - d * (k - 1) - 1 for size, before, after, d, k in zip(
+        lengths = [size + before + after - d * (k - 1) - 1 for size, before, after, d, k in zip(
             self.sizes, *pads, self.dilation, self.kernel)]
-        return [(-(-room // s) if ceil else room // s) + 1 for room, s in zip(rooms, self.stride)]
+        return [(-(-length // s) if ceil else length // s) + 1 for length, s in zip(lengths, self.stride)]
 
     @property
     def even(self) -> bool:
         """Whether the padding is the same before and after."""
         return bool((self.pads[0] == self.pads[1]).all())
 
-    def widened(self, importer: Importer, node: Any) -> list[int]:
-        """One padding for both sides that gives the same windows; raises ConvertError where there is none."""
+    def symmetric_pad(self, importer: OnnxImporter, node: Any) -> list[int]:
+        """A padding for both sides that gives the same windows; raises ConvertError if there is none."""
         before = self.pads[0].tolist()
         if self.even or (importer.fixed or not importer.others) and self.count([before, before], False) == self.count(
                 self.pads.tolist(), False):
@@ -76,45 +75,45 @@ def _short(numbers: Sequence[int]) -> list[int]:
     return [int(n) for n in (numbers[:1] if len(set(numbers)) == 1 else numbers)]
 
 
-def weights_of(importer: Importer, node: Any, first: int = 1) -> list[np.ndarray]:
+def weights_of(importer: OnnxImporter, node: Any, first: int = 1) -> list[np.ndarray]:
     """The node's inputs from number `first` on, which must be constants."""
-    found = []
+    arrays = []
     for name in node.input[first:]:
         value = importer.const(name) if name else None
         if value is None:
             raise ConvertError(f"{described(node)}: its weights {name!r} are computed from the inputs")
-        found.append(value)
-    return found
+        arrays.append(value)
+    return arrays
 
 
-@reads("Conv")
-def conv(importer: Importer, node: Any) -> None:
+@imports("Conv")
+def conv(importer: OnnxImporter, node: Any) -> None:
     weights = weights_of(importer, node)
     window = Window(importer, node, weights[0].shape[2:])
-    pad = window.widened(importer, node)
+    pad = window.symmetric_pad(importer, node)
     importer.add("Convolution", node, [importer.blob(window.source, node)], weights=weights,
                  convolution_param=convolution_param(window, pad, len(weights[0]), attributes(node).get("group", 1),
                                                      len(weights) > 1))
 
 
-@reads("ConvTranspose")
-def conv_transpose(importer: Importer, node: Any) -> None:
-    found, weights = attributes(node), weights_of(importer, node)
+@imports("ConvTranspose")
+def conv_transpose(importer: OnnxImporter, node: Any) -> None:
+    attrs, weights = attributes(node), weights_of(importer, node)
     for name in ("output_padding", "output_shape"):
-        if any(found.get(name, [])):
+        if any(attrs.get(name, [])):
             raise ConvertError(f"{described(node)}: Caffe's Deconvolution has no {name}")
     window = Window(importer, node, weights[0].shape[2:], fills=())
-    if not window.even or found.get("auto_pad", "NOTSET") != "NOTSET":
+    if not window.even or attrs.get("auto_pad", "NOTSET") != "NOTSET":
         raise ConvertError(f"{described(node)}: its padding differs before and after, and Caffe pads both sides alike")
-    group = found.get("group", 1)
+    group = attrs.get("group", 1)
     importer.add("Deconvolution", node, [importer.blob(window.source, node)], weights=weights,
                  convolution_param=convolution_param(window, window.pads[0].tolist(), weights[0].shape[1] * group,
                                                      group, len(weights) > 1))
 
 
-@reads("MaxPool", "AveragePool")
-def pooling(importer: Importer, node: Any) -> None:
-    found = attributes(node)
+@imports("MaxPool", "AveragePool")
+def pooling(importer: OnnxImporter, node: Any) -> None:
+    attrs = attributes(node)
     is_max = node.op_type == "MaxPool"
     if len(node.output) > 1 and importer.folded.readers[node.output[1]]:
         raise ConvertError(f"{described(node)}: its second output, Indices, counts over the whole batch, Caffe's "
@@ -122,10 +121,10 @@ def pooling(importer: Importer, node: Any) -> None:
     source = importer.folded.producer.get(importer.pads[node.input[0]][0] if node.input[0] in importer.pads else "")
     not_negative = source is not None and source.op_type in ("Relu", "Sigmoid")
     fills = [-np.inf, float(np.finfo(np.float32).min)] + [0.0] * not_negative if is_max else [0.0]
-    window = Window(importer, node, found["kernel_shape"], fills)
+    window = Window(importer, node, attrs["kernel_shape"], fills)
     if any(d != 1 for d in window.dilation):
         raise ConvertError(f"{described(node)}: Caffe's Pooling has no dilations, found {window.dilation}")
-    counts_zeros = found.get("count_include_pad", 0) or window.merged and not any(found.get("pads", []))
+    counts_zeros = attrs.get("count_include_pad", 0) or window.merged and not any(attrs.get("pads", []))
     if not is_max and window.pads.any() and not counts_zeros:
         raise ConvertError(f"{described(node)}: its average leaves the padding out (count_include_pad 0), Caffe's "
                            "counts it")
@@ -133,14 +132,14 @@ def pooling(importer: Importer, node: Any) -> None:
                  pooling_param={"pool": 0 if is_max else 1, **_pooling_geometry(importer, node, window, is_max)})
 
 
-def _pooling_geometry(importer: Importer, node: Any, window: Window, is_max: bool) -> dict[str, Any]:
+def _pooling_geometry(importer: OnnxImporter, node: Any, window: Window, is_max: bool) -> dict[str, Any]:
     """Kernel, stride, pad and rounding. Uneven padding: rounding up may make the same windows."""
     pad, ceil = window.pads[0].tolist(), window.ceil
     if not window.even:
-        wanted = window.count(window.pads.tolist(), ceil)
-        exact = [up for up in (False, True) if window.count([pad, pad], up) == wanted]
+        counts = window.count(window.pads.tolist(), ceil)
+        exact = [up for up in (False, True) if window.count([pad, pad], up) == counts]
         if importer.others and not importer.fixed or not exact or not is_max:
-            window.widened(importer, node)
+            window.symmetric_pad(importer, node)
         ceil = exact[0]
     elif window.count([pad, pad], True) == window.count([pad, pad], False) and (
             not importer.others or all(s == 1 for s in window.stride)):
@@ -160,8 +159,8 @@ def _pooling_geometry(importer: Importer, node: Any, window: Window, is_max: boo
     return param
 
 
-def clipped_pooling(importer: Importer, node: Any) -> bool:
-    """Whether a Slice takes away the windows of the pooling before it that Caffe's Pooling does not have anyway."""
+def clipped_pooling(importer: OnnxImporter, node: Any) -> bool:
+    """Whether a Slice removes only those windows of the pooling before it that Caffe's Pooling does not have."""
     maker = importer.folded.producer.get(node.input[0])
     if maker is None or maker.op_type not in ("MaxPool", "AveragePool") or not importer.sole(node.input[0]):
         return False
@@ -175,32 +174,32 @@ def clipped_pooling(importer: Importer, node: Any) -> bool:
     return window.even
 
 
-@reads("GlobalMaxPool", "GlobalAveragePool")
-def global_pooling(importer: Importer, node: Any) -> None:
+@imports("GlobalMaxPool", "GlobalAveragePool")
+def global_pooling(importer: OnnxImporter, node: Any) -> None:
     importer.add("Pooling", node, [importer.blob(node.input[0], node)], pooling_param={
         "pool": 0 if node.op_type == "GlobalMaxPool" else 1, "global_pooling": True})
 
 
-@reads("MaxRoiPool")
-def roi_pooling(importer: Importer, node: Any) -> None:
+@imports("MaxRoiPool")
+def roi_pooling(importer: OnnxImporter, node: Any) -> None:
     high, wide = attributes(node)["pooled_shape"]
     importer.add("ROIPooling", node, [importer.blob(name, node) for name in node.input], roi_pooling_param={
         "pooled_h": high, "pooled_w": wide, "spatial_scale": attributes(node).get("spatial_scale", 1.0)})
 
 
-@reads("Pad")
-def pad_(importer: Importer, node: Any) -> None:
-    """Kept until a convolution or pooling can take it as its own padding."""
-    found = attributes(node)
-    sizes = found.get("pads")
+@imports("Pad")
+def pad_(importer: OnnxImporter, node: Any) -> None:
+    """Recorded until a convolution or pooling includes it in its own padding."""
+    attrs = attributes(node)
+    sizes = attrs.get("pads")
     if sizes is None:
         sizes = importer.const(node.input[1])
-    fill = found.get("value", 0.0)
+    fill = attrs.get("value", 0.0)
     if len(node.input) > 2 and node.input[2]:
         value = importer.const(node.input[2])
         fill = float(value.ravel()[0]) if value is not None else np.nan
-    if found.get("mode", "constant") != "constant" or sizes is None or len(node.input) > 3 and node.input[3]:
-        raise ConvertError(f"{described(node)}: mode {found.get('mode', 'constant')!r}; only constant padding of all "
+    if attrs.get("mode", "constant") != "constant" or sizes is None or len(node.input) > 3 and node.input[3]:
+        raise ConvertError(f"{described(node)}: mode {attrs.get('mode', 'constant')!r}; only constant padding of all "
                            "axes can become the padding of a layer")
     importer.pads[node.output[0]] = node.input[0], np.array(sizes).reshape(2, -1), fill
     if not np.any(sizes):
@@ -208,49 +207,49 @@ def pad_(importer: Importer, node: Any) -> None:
         importer.alias(node.output[0], importer.blob(node.input[0], node))
 
 
-@reads("LRN")
-def lrn(importer: Importer, node: Any) -> None:
-    found = attributes(node)
-    if found["size"] % 2 == 0:
-        raise ConvertError(f"{described(node)}: Caffe's LRN has an odd local_size, found size {found['size']}")
-    param = {"local_size": found["size"], "alpha": found.get("alpha", 1e-4), "beta": found.get("beta", 0.75)}
-    if found.get("bias", 1.0) != 1:
-        param["k"] = found["bias"]
+@imports("LRN")
+def lrn(importer: OnnxImporter, node: Any) -> None:
+    attrs = attributes(node)
+    if attrs["size"] % 2 == 0:
+        raise ConvertError(f"{described(node)}: Caffe's LRN has an odd local_size, found size {attrs['size']}")
+    param = {"local_size": attrs["size"], "alpha": attrs.get("alpha", 1e-4), "beta": attrs.get("beta", 0.75)}
+    if attrs.get("bias", 1.0) != 1:
+        param["k"] = attrs["bias"]
     importer.add("LRN", node, [importer.blob(node.input[0], node)], lrn_param=param)
 
 
-@reads("BatchNormalization")
-def batch_normalization(importer: Importer, node: Any) -> None:
+@imports("BatchNormalization")
+def batch_normalization(importer: OnnxImporter, node: Any) -> None:
     """BatchNorm, and a Scale unless gamma is 1 and beta is 0."""
-    found = attributes(node)
-    if found.get("training_mode", 0) or found.get("spatial", 1) != 1 or any(
+    attrs = attributes(node)
+    if attrs.get("training_mode", 0) or attrs.get("spatial", 1) != 1 or any(
             importer.folded.readers[name] for name in node.output[1:] if name):
         raise ConvertError(f"{described(node)}: only the form for inference can be read, with stored statistics")
     gamma, beta, mean, variance = weights_of(importer, node)
     plain = (gamma == 1).all() and not beta.any()
     between = node.output[0] if plain else importer.within(node)
     importer.add("BatchNorm", node, [importer.blob(node.input[0], node)], between, [mean, variance, [1.0]],
-                 batch_norm_param={"eps": found.get("epsilon", 1e-5)})
+                 batch_norm_param={"eps": attrs.get("epsilon", 1e-5)})
     if not plain:
         importer.add("Scale", node, [between], weights=[gamma, beta], scale_param={"bias_term": True})
 
 
-@reads("Resize")
-def resize(importer: Importer, node: Any) -> None:
-    found = attributes(node)
-    shape, wanted = importer.shape(node.input[0]), importer.shape(node.output[0])
-    mode, place = found.get("mode", "nearest"), found.get("coordinate_transformation_mode", "half_pixel")
-    if len(shape) != 4 or shape[:2] != wanted[:2]:
+@imports("Resize")
+def resize(importer: OnnxImporter, node: Any) -> None:
+    attrs = attributes(node)
+    shape, target = importer.shape(node.input[0]), importer.shape(node.output[0])
+    mode, coordinates = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
+    if len(shape) != 4 or shape[:2] != target[:2]:
         raise ConvertError(f"{described(node)}: only height and width of N x C x H x W can change")
-    if mode == "linear" and place == "align_corners" and (importer.fixed or not importer.others):
+    if mode == "linear" and coordinates == "align_corners" and (importer.fixed or not importer.others):
         importer.add("Interp", node, [importer.blob(node.input[0], node)],
-                     interp_param={"height": wanted[2], "width": wanted[3]})
+                     interp_param={"height": target[2], "width": target[3]})
         return
-    floor = place == "asymmetric" and found.get("nearest_mode", "round_prefer_floor") == "floor"
-    scale = [large // small for large, small in zip(wanted[2:], shape[2:])]
-    if mode == "nearest" and floor and [s * k for s, k in zip(shape[2:], scale)] == list(wanted[2:]):
+    floor = coordinates == "asymmetric" and attrs.get("nearest_mode", "round_prefer_floor") == "floor"
+    scale = [large // small for large, small in zip(target[2:], shape[2:])]
+    if mode == "nearest" and floor and [s * k for s, k in zip(shape[2:], scale)] == list(target[2:]):
         importer.add("Upsample", node, [importer.blob(node.input[0], node)],
                      upsample_param={"scale_h": scale[0], "scale_w": scale[1]})
         return
-    raise ConvertError(f"{described(node)}: mode {mode}, coordinates {place}: Caffe's forks have linear with "
+    raise ConvertError(f"{described(node)}: mode {mode}, coordinates {coordinates}: Caffe's forks have linear with "
                        "align_corners to a fixed size, and nearest with asymmetric and floor by whole factors")

@@ -5,34 +5,24 @@ from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from spp.convert import caffe_files
-from spp.convert.onnx.importer import patterns as onnx_import_patterns
-from spp.convert.onnx.importer import tidy as onnx_import_tidy
-from spp.convert.onnx.importer import arithmetic as onnx_import_arithmetic     # noqa: F401 fill the table
-from spp.convert.onnx.importer import layers as onnx_import_layers     # noqa: F401 fill the table
-from spp.convert.onnx.importer import maps as onnx_import_maps     # noqa: F401 fill the table
 from spp.convert.extras import need
-from spp.convert.onnx.importer.graph import Folded, Shape, described, onnx
-from spp.convert.onnx.importer.net import HANDLERS, Importer
+from spp.convert.onnx import metadata
+from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described, onnx
+from spp.convert.onnx.importer.context import IMPORTERS, OnnxImporter
+from spp.convert.onnx.importer.tidy import tidy
+from spp.convert.registry import import_modules
 from spp.errors import ConvertError, NetError, SppError
+from spp.layers.base import format_shape
 from spp.net import Net
 
+import_modules("spp.convert.onnx.importer")
 log = logging.getLogger("spp.convert")
 
-OTHER_SIZES = ((1, 19, 27), (2, 45, 8), (1, 64, 101))   # added to batch, height, width: a pattern must hold there too
-
-
-def convert(path: str, prototxt: str, weights: str, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
-    """Write the net of an ONNX file as a prototxt and its weights as a caffemodel.
-
-    shapes: sizes of inputs, for those that the file leaves open. Raises ConvertError, and writes neither file, for
-    an operator or attribute that no layer computes exactly.
-    """
-    caffe_files.write(read(path, shapes), prototxt, weights)
+OTHER_SIZES = ((1, 19, 27), (2, 45, 8), (1, 64, 101))   # added to batch, height and width: the net must be right there
 
 
 def read(path: str, shapes: Mapping[str, Sequence[int]] | None = None) -> Any:
-    """The net of an ONNX file as a NetParameter whose layers hold their weights; raises as `convert`."""
+    """See spp.convert.onnx.read."""
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -41,39 +31,50 @@ def read(path: str, shapes: Mapping[str, Sequence[int]] | None = None) -> Any:
     except Exception as error:       # protobuf's and onnx's errors have no base class in common
         raise ConvertError(f"{path}: no valid ONNX file: {' '.join(str(error).split())}") from error
     try:
-        return _converted(model, path, shapes or {})
+        sizes, open_axes = _input_shapes(model, shapes or {})
+        param = metadata.read(model)
+        if param is None:
+            return _from_operators(model, path, sizes, list(_larger(sizes, open_axes)), bool(shapes))
+        if shapes:
+            _set_input_shapes(param, sizes)
+        return param
     except SppError as error:
         raise ConvertError(f"{path}: {error}") from error
 
 
-def _converted(model: Any, path: str, shapes: Mapping[str, Sequence[int]]) -> Any:
+def _set_input_shapes(param: Any, sizes: Mapping[str, Shape]) -> None:
+    """Write the sizes of the inputs into the Input layers."""
+    for layer in param.layer:
+        if layer.type == "Input":
+            del layer.input_param.shape[:]
+            for top in layer.top:
+                layer.input_param.shape.add(dim=sizes[top])
+
+
+def _from_operators(model: Any, path: str, sizes: Mapping[str, Shape], larger: Sequence[Mapping[str, Shape]],
+                    fixed: bool) -> Any:
+    """The net of a graph, built node by node and compared with onnxruntime."""
     if model.functions:
         model = need("onnx.inliner", "onnx").inline_local_functions(model)
-    sizes, open_axes = _input_shapes(model, shapes)
-    importer = Importer(model, sizes, list(_larger(sizes, open_axes)), bool(shapes))
+    importer = OnnxImporter(model, sizes, larger, fixed)
     for name, shape in sizes.items():
-        layer = importer.net.layer.add(name=importer.unique(name), type="Input", top=[name])
-        layer.input_param.shape.add(dim=shape)
+        importer.add_layer("Input", importer.unique(name), [], [name], input_param={"shape": [{"dim": shape}]})
         importer.alias(name, name)
-    patterns = onnx_import_patterns.find(importer)
     for node in importer.folded.nodes:
-        handler = patterns[id(node)] if id(node) in patterns else HANDLERS.get(node.op_type)
-        if id(node) in patterns and handler is None:
-            continue        # inside a pattern
-        if handler is None:
+        if node.op_type not in IMPORTERS:
             raise ConvertError(f"{described(node)}: no layer type is known to compute this operator")
-        handler(importer, node)
+        IMPORTERS[node.op_type](importer, node)
     _name_outputs(importer)
     _check_shapes(importer)
-    onnx_import_tidy.tidy(importer.net, {importer.blobs[name] for name in importer.folded.outputs})
+    tidy(importer.param, {importer.blobs[name] for name in importer.folded.outputs})
     _check_values(importer, path)
-    return importer.net
+    return importer.param
 
 
 def _input_shapes(model: Any, shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Shape], dict[str, list[int]]]:
-    """Each input's sizes, as given, or as in the file (spp notes there those it had), and its open axes."""
+    """Each input's shape, from `shapes` or from the file (where spp notes the prototxt's), and its open axes."""
     constants = {entry.name for entry in model.graph.initializer}
-    noted = {entry.key: entry.value for entry in model.metadata_props}
+    notes = {entry.key: entry.value for entry in model.metadata_props}
     entries = {entry.name: entry for entry in model.graph.input if entry.name not in constants}
     unknown = set(shapes) - set(entries)
     if unknown:
@@ -83,34 +84,35 @@ def _input_shapes(model: Any, shapes: Mapping[str, Sequence[int]]) -> tuple[dict
         kind = entry.type.tensor_type
         if kind.elem_type != onnx.TensorProto.FLOAT or not kind.HasField("shape"):
             raise ConvertError(f"input {name!r} must be a tensor of float32 with a shape, as Caffe's blobs are")
-        found: list[int | None] = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-        open_axes[name] = [axis for axis, size in enumerate(found) if size is None]
-        note = noted.get(f"input.{name}", "")
-        wanted: list[int | None] = list(shapes[name]) if name in shapes else found
-        if name not in shapes and re.fullmatch(r"\d+(x\d+)*", note):
-            wanted = [int(size) for size in note.split("x")]
-        if name not in shapes and wanted and wanted[0] is None:
-            wanted = [1, *wanted[1:]]
-        if len(wanted) != len(found) or any(size is None for size in wanted) or any(
-                size is not None and size != given for size, given in zip(found, wanted)):
-            words = " x ".join("?" if size is None else str(size) for size in found)
+        declared = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+        open_axes[name] = [axis for axis, size in enumerate(declared) if size is None]
+        note = notes.get(f"input.{name}", "")
+        if name in shapes:
+            shape: list[int | None] = list(shapes[name])
+        elif re.fullmatch(r"\d+(x\d+)*", note):
+            shape = [int(size) for size in note.split("x")]
+        else:
+            shape = [1 if axis == 0 and size is None else size for axis, size in enumerate(declared)]
+        if len(shape) != len(declared) or None in shape or any(
+                size not in (None, chosen) for size, chosen in zip(declared, shape)):
+            words = " x ".join("?" if size is None else str(size) for size in declared)
             raise ConvertError(f"input {name!r} is {words}; give its sizes (as {name}=1,3,224,224)")
-        sizes[name] = tuple(int(size) for size in wanted if size is not None)
+        sizes[name] = tuple(int(size) for size in shape if size is not None)
     return sizes, open_axes
 
 
 def _larger(sizes: Mapping[str, Shape], open_axes: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Shape]]:
-    """Other sizes of the inputs, if all are maps, where the file leaves sizes open."""
+    """Larger sizes of the inputs, if all inputs are maps and the file leaves sizes open."""
     if any(len(shape) != 4 for shape in sizes.values()) or not any(open_axes.values()):
-        return      # how the sizes of several inputs hang together is not known
+        return      # how the sizes of inputs that are no maps depend on each other is unknown
     for batch, *more in OTHER_SIZES:
         extra = [batch, 0, *more]
         yield {name: tuple(size + (extra[axis] if axis in open_axes[name] else 0) for axis, size in enumerate(shape))
                for name, shape in sizes.items()}
 
 
-def _name_outputs(importer: Importer) -> None:
-    """Give the blob that an output of the graph was handed on from the output's name; a Split where it has another."""
+def _name_outputs(importer: OnnxImporter) -> None:
+    """Rename the blobs of the graph's outputs to the outputs; an input, or a blob of two outputs, gets a Split."""
     for output in importer.folded.outputs:
         blob = importer.blobs.get(output)
         if blob is None:
@@ -118,57 +120,57 @@ def _name_outputs(importer: Importer) -> None:
         if blob == output:
             continue
         if blob in importer.folded.inputs or blob in importer.folded.outputs:
-            layer = importer.net.layer.add(name=importer.unique(output), type="Split", bottom=[blob], top=[output])
+            importer.add_layer("Split", importer.unique(output), [blob], [output])
             importer.alias(output, output)
             continue
-        for layer in importer.net.layer:
+        for layer in importer.param.layer:
             for names in (layer.bottom, layer.top):
                 names[:] = [output if name == blob else name for name in names]
         importer.blobs = {tensor: output if name == blob else name for tensor, name in importer.blobs.items()}
 
 
-def _check_shapes(importer: Importer) -> None:
-    """Build the net, and hold the shape of each blob to that of its tensor."""
-    net = Net(importer.net, device="cpu")
+def _check_shapes(importer: OnnxImporter) -> None:
+    """Build the net, and compare the shape of each blob with that of its tensor."""
+    net = Net(importer.param, device="cpu")
     for tensor, name in importer.blobs.items():
         if tensor in importer.folded.types and net.blobs[name].shape != importer.shape(tensor):
-            found, wanted = (" x ".join(map(str, shape)) for shape in (net.blobs[name].shape, importer.shape(tensor)))
             node = importer.folded.producer[tensor]
-            raise ConvertError(f"{described(node)}: its output is {wanted}, but Caffe's layers make {found} of it")
+            raise ConvertError(f"{described(node)}: its output is {format_shape(importer.shape(tensor))}, but the "
+                               f"output of Caffe's layers is {format_shape(net.blobs[name].shape)}")
 
 
-def _check_values(importer: Importer, path: str) -> None:
-    """Hold the net to onnxruntime on random inputs, at the sizes given and at larger ones if they vary."""
+def _check_values(importer: OnnxImporter, path: str) -> None:
+    """Compare the net with onnxruntime on random inputs, at its sizes and at larger ones if they vary."""
     run = need("onnxruntime", "onnx").InferenceSession(path, providers=["CPUExecutionProvider"])
     for folded in [importer.folded, *importer.others[:1]]:
         wrong = _wrong_output(importer, folded, run)
-        sizes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in folded.inputs.items())
+        sizes = ", ".join(f"{name} {format_shape(shape)}" for name, shape in folded.inputs.items())
         if wrong and folded is not importer.folded and importer.fixed:
-            log.warning("%s: the net is right for the sizes given alone; for %s it is not", path, sizes)
+            log.warning("%s: the net is right for the given sizes only; for %s it is not", path, sizes)
         elif wrong:
-            remedy = "" if folded is importer.folded else "; give the input's sizes to convert it for those alone"
-            raise ConvertError(f"output {wrong!r}: for {sizes} the net that its operators were taken for computes "
-                               f"other values than onnxruntime{remedy}")
+            remedy = "" if folded is importer.folded else "; give the input's sizes to convert it for those only"
+            raise ConvertError(f"output {wrong!r}: for {sizes} the net computes other values than "
+                               f"onnxruntime{remedy}")
 
 
-def _wrong_output(importer: Importer, folded: Folded, run: Any) -> str | None:
-    """The first output that the net does not make as onnxruntime does, at the sizes of a graph; None for none."""
+def _wrong_output(importer: OnnxImporter, folded: FoldedGraph, run: Any) -> str | None:
+    """The first output whose values differ from onnxruntime's, at the sizes of a graph; None if all are equal."""
     rng = np.random.default_rng(0)
     inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in folded.inputs.items()}
-    net = Net(importer.net, device="cpu")       # a new one begins new sequences
+    net = Net(importer.param, device="cpu")       # a new one begins new sequences
     try:
         expected = run.run(folded.outputs, inputs)
     except Exception as error:      # regions of random numbers, say
-        log.warning("the net was not held to onnxruntime, which does not take random inputs: %s", error)
+        log.warning("the net was not compared with onnxruntime, which does not accept random inputs: %s", error)
         return None
     try:
         with np.errstate(all="ignore"):
             net.forward(**inputs)
     except NetError:
         return folded.outputs[0]
-    for name, wanted in zip(folded.outputs, expected):
-        found = net.blobs[importer.blobs[name]].data
-        if found.shape != wanted.shape or not np.allclose(
-                found, wanted, rtol=0, atol=1e-3 * np.nanmax(np.abs(wanted), initial=1), equal_nan=True):
+    for name, values in zip(folded.outputs, expected):
+        data = net.blobs[importer.blobs[name]].data
+        if data.shape != values.shape or not np.allclose(
+                data, values, rtol=0, atol=1e-3 * np.nanmax(np.abs(values), initial=1), equal_nan=True):
             return name
     return None

@@ -1,4 +1,4 @@
-"""A net as one would write it: layers in place, no Flatten before InnerProduct, pyramids as one layer."""
+"""A net simplified: layers in place, no Flatten before InnerProduct, Bias as part of Scale."""
 from collections import Counter
 from typing import Any
 
@@ -6,8 +6,7 @@ IN_PLACE = {"ReLU", "Dropout", "BatchNorm", "Scale", "Bias", "PReLU", "ELU", "Si
 
 
 def tidy(net: Any, outputs: set[str]) -> None:
-    """Simplify a NetParameter, whose layers each make blobs of their own, without changing what it computes."""
-    _merge_pyramids(net, outputs)
+    """Simplify a NetParameter in which no layer works in place, without changing what it computes."""
     _drop_flatten(net, outputs)
     _merge_scales(net, outputs)
     _work_in_place(net, outputs)
@@ -19,27 +18,8 @@ def _readers(net: Any, outputs: set[str]) -> Counter[str]:
     return readers
 
 
-def _merge_pyramids(net: Any, outputs: set[str]) -> None:
-    """A Concat of the levels of one pyramid becomes one SPP layer."""
-    readers = _readers(net, outputs)
-    makers = {top: layer for layer in net.layer for top in layer.top}
-    dropped = []
-    for layer in net.layer:
-        levels = [makers[name] for name in layer.bottom] if layer.type == "Concat" else []
-        if (levels and layer.concat_param.axis == 1 and all(
-                level.type == "SPP" and readers[level.top[0]] == 1 and level.bottom[0] == levels[0].bottom[0]
-                and level.spp_param.pool == levels[0].spp_param.pool for level in levels)):
-            layer.type = "SPP"
-            layer.ClearField("concat_param")
-            layer.spp_param.CopyFrom(levels[0].spp_param)
-            layer.spp_param.bins[:] = [n for level in levels for n in level.spp_param.bins]
-            layer.bottom[:] = levels[0].bottom
-            dropped += [level.name for level in levels]
-    _drop(net, dropped)
-
-
 def _drop_flatten(net: Any, outputs: set[str]) -> None:
-    """InnerProduct flattens by itself."""
+    """Remove a Flatten that only an InnerProduct reads: InnerProduct flattens its bottom."""
     readers = _readers(net, outputs)
     flat = {layer.top[0]: layer for layer in net.layer if layer.type == "Flatten" and layer.flatten_param.axis == 1
             and layer.flatten_param.end_axis == -1 and readers[layer.top[0]] == 1}
@@ -52,7 +32,7 @@ def _drop_flatten(net: Any, outputs: set[str]) -> None:
 
 
 def _merge_scales(net: Any, outputs: set[str]) -> None:
-    """A Bias of the same axes behind a Scale becomes its bias."""
+    """A Bias after a Scale of the same axes becomes the bias of the Scale."""
     readers = _readers(net, outputs)
     scales = {layer.top[0]: layer for layer in net.layer if layer.type == "Scale" and len(layer.bottom) == 1
               and not layer.scale_param.bias_term and readers[layer.top[0]] == 1}
@@ -70,9 +50,9 @@ def _merge_scales(net: Any, outputs: set[str]) -> None:
 
 
 def _work_in_place(net: Any, outputs: set[str]) -> None:
-    """A layer that is the only reader of its bottom overwrites it; the blob takes the name of the top.
+    """Let layers that are the only readers of their bottoms work in place; the blob gets the top's name.
 
-    Outputs keep a layer of their own.
+    A layer whose top is an output of the net does not work in place.
     """
     readers = _readers(net, outputs)
     inputs = {name for layer in net.layer if layer.type == "Input" for name in layer.top}
@@ -91,10 +71,10 @@ def _work_in_place(net: Any, outputs: set[str]) -> None:
 
 
 def _drop(net: Any, names: list[str]) -> None:
-    kept = [layer for layer in net.layer if layer.name not in names]
-    if len(kept) < len(net.layer):
-        copies = [type(layer)() for layer in kept]
-        for copy, layer in zip(copies, kept):
+    remaining = [layer for layer in net.layer if layer.name not in names]
+    if len(remaining) < len(net.layer):
+        copies = [type(layer)() for layer in remaining]
+        for copy, layer in zip(copies, remaining):
             copy.CopyFrom(layer)
         del net.layer[:]
         net.layer.extend(copies)

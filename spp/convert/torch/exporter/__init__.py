@@ -1,0 +1,1 @@
+"""A net as the source of a torch module."""
