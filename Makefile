@@ -24,8 +24,8 @@ $(READY): setup.cfg pyproject.toml
 demo: setup  ## train and test a small SPP-net on photographs of scikit-image (minutes)
 	tools/demo
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest
+test: setup  ## run the tests on all cores
+	$(BIN)/python -m pytest -n auto
 
 test-gpu: setup  ## run the tests on a GPU; fails without one
 	SPP_TEST_DEVICE=cuda $(BIN)/python -m pytest

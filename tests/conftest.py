@@ -3,6 +3,8 @@ import os
 import signal
 import sys
 
+import workers      # before NumPy: sets the number of threads
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from spp.solver import Solver
 
 # A run in the background is started with SIGINT ignored, and so would be the programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+workers.lock_cache()
 
 DEVICE = os.environ.get("SPP_TEST_DEVICE", "cpu")       # cpu, cuda, cuda:<index> or emulated
 if DEVICE == "cpu":
@@ -24,6 +27,15 @@ if DEVICE == "cpu":
 OF_THE_HOST = ("test_allocations", "test_backend", "test_blob", "test_elementwise", "test_host_memory",
                "test_winograd")
 OF_ANY_DEVICE = ("test_cuda", "test_device_nets", "test_benchmarks", "test_precision")
+
+
+def pytest_collection_modifyitems(items):
+    workers.long_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return workers.scheduler(config, log)
 
 
 def pytest_sessionstart(session):
@@ -83,13 +95,13 @@ def database(tmp_path_factory):
 
 @pytest.fixture
 def make(database, tmp_path):
-    made = []
+    solvers = []
 
     def solver(extra="", net=NET, **arguments):
         text = SOLVER % (net % (database, database), tmp_path / "s", extra)
-        made.append(Solver(parse_solver(text), **arguments))
-        return made[-1]
+        solvers.append(Solver(parse_solver(text), **arguments))
+        return solvers[-1]
 
     yield solver
-    for one in made:
+    for one in solvers:
         one.close()

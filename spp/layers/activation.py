@@ -16,6 +16,7 @@ class ReLU(Neuron):
 
     @property
     def slope(self) -> float:
+        """The factor of negative values."""
         return self.param.relu_param.negative_slope
 
     @property
@@ -36,6 +37,7 @@ class ReLU6(Neuron):
 
     @property
     def slope(self) -> float:
+        """The factor of negative values."""
         return self.param.relu6_param.negative_slope
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:

@@ -42,6 +42,7 @@ class BatchNorm(Neuron):
 
     @property
     def eps(self) -> float:
+        """Added to the variances; at least 1e-5 where scale and shift belong to the layer."""
         p = self.param.batch_norm_param
         return max(p.eps, 1e-5) if p.scale_bias else p.eps
 

@@ -23,6 +23,7 @@ class Eltwise(Layer):
 
     @property
     def operation(self) -> str:
+        """SUM, PROD or MAX."""
         p = self.param.eltwise_param
         return p.EltwiseOp.Name(p.operation)
 

@@ -118,6 +118,7 @@ class HingeLoss(ItemLoss):
 
     @property
     def squared(self) -> bool:
+        """Whether the margins are squared: norm L2."""
         p = self.param.hinge_loss_param
         return p.norm == p.L2
 

@@ -8,8 +8,10 @@ import numba
 import numpy as np
 import pytest
 
-import test_convolution
-import test_inner_product
+import convolutions
+import inner_products
+from convolutions import arrays, assert_near, geometry_of, identity, scaled
+from onednn_cases import CASE, CASES, GROUPED, needs_library, without
 from spp.backend.host import convolution_forward, inner_product_forward, onednn
 from spp.backend.host.cache import Cache
 from spp.backend.host.convolution import choose, winograd
@@ -18,9 +20,6 @@ from spp.backend.host.onednn import library as onednn_library
 from spp.backend.host.onednn import weight_copies
 from spp.backend.types import Epilogue, Geometry
 from spp.ops import convolution
-from test_convolution import arrays, assert_near, geometry_of, identity, scaled
-
-needs_library = pytest.mark.skipif(not onednn.available(), reason='oneDNN is absent: pip install "spp[onednn]"')
 
 
 def has_avx512():
@@ -31,20 +30,6 @@ def has_avx512():
 
 # Another processor has other code, which may not do all of these shapes.
 needs_avx512 = pytest.mark.skipif(not has_avx512(), reason='needs oneDNN (pip install "spp[onednn]") and AVX-512')
-
-CASES = [       # as in test_convolution: input N x C x ..., outputs, kernel, stride, pad, dilation, group
-    *(case for case in test_convolution.CASES if len(case[0]) == 4),
-    ((1, 3, 35, 30), 96, (7, 7), (2, 2), (1, 1), (1, 1), 1),
-    ((3, 3, 41, 38), 24, (11, 9), (4, 3), (0, 2), (1, 1), 1),
-    ((2, 48, 17, 15), 33, (1, 1), (1, 1), (0, 0), (1, 1), 1),
-    ((2, 20, 12, 19), 50, (5, 5), (1, 1), (0, 0), (1, 1), 1),
-    ((2, 64, 12, 9), 48, (3, 3), (1, 2), (1, 0), (2, 3), 1),
-    ((2, 96, 13, 11), 64, (5, 3), (1, 1), (2, 1), (1, 1), 2),
-    ((2, 64, 9, 7), 64, (3, 3), (1, 1), (1, 1), (1, 1), 16),
-    ((2, 40, 14, 10), 40, (3, 3), (2, 2), (1, 1), (1, 1), 40),          # depthwise
-]
-CASE = CASES[-4]
-GROUPED = CASES[-3]
 
 
 @pytest.fixture
@@ -65,13 +50,6 @@ def noting(names, name, function):
     return noted
 
 
-def without(monkeypatch, compute, *given):
-    """The same without oneDNN."""
-    with monkeypatch.context() as patch:
-        patch.setattr(onednn_library, "_load", lambda: None)
-        return compute(*given)
-
-
 def last(array):
     """The same values, channels-last in memory."""
     return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
@@ -87,16 +65,16 @@ def forward(case, x, weight, bias, **more):
 @pytest.mark.parametrize("case", CASES, ids=identity)
 def test_convolution_equals_our_kernels(case, calls, monkeypatch):
     given = arrays(case, np.float32)
-    reference = without(monkeypatch, test_convolution.computed, case, *given)
+    reference = without(monkeypatch, convolutions.computed, case, *given)
     assert not calls
-    assert_near(test_convolution.computed(case, *given), reference, 1e-5)
+    assert_near(convolutions.computed(case, *given), reference, 1e-5)
 
 
 @needs_avx512
 @pytest.mark.parametrize("case", CASES[-8:], ids=identity)
 def test_onednn_computes_the_usual_shapes(case, calls):
     x, weight, bias, dy = arrays(case, np.float32)
-    test_convolution.computed(case, x, weight, bias, dy)
+    convolutions.computed(case, x, weight, bias, dy)
     assert calls[0] == "forward"
     assert ("backward_data" in calls) == (case[3][0] == case[3][1])     # not done for two strides
     assert ("backward_weights" in calls) == (case[6] > 1)
@@ -127,7 +105,7 @@ def test_scale_and_shift_in_the_same_pass(case, calls):
     assert calls == ["forward"] * 2
 
 
-# as in test_convolution; whether Winograd's algorithm computes it
+# as in convolutions.py; whether Winograd's algorithm computes it
 SLICES = [
     (((2, 16, 21, 18), 64, (1, 1), (1, 1), (0, 0), (1, 1), 1), False),
     (((2, 16, 21, 18), 64, (3, 3), (1, 1), (1, 1), (1, 1), 1), True),
@@ -175,7 +153,7 @@ def test_gradients_of_parameters_are_added(calls):
     dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
     for total in (dbias, None):
         convolution.backward_weights(last(x), last(dy), dweight, total, geometry_of(GROUPED))
-    once = test_convolution.computed(GROUPED, x, weight, bias, dy)
+    once = convolutions.computed(GROUPED, x, weight, bias, dy)
     assert calls.count("backward_weights") == 3
     np.testing.assert_allclose(dweight, 2 * once[2], 0, 1e-5 * np.abs(dweight).max())
     np.testing.assert_allclose(dbias, once[3], 0, 1e-5 * np.abs(dbias).max())
@@ -262,46 +240,46 @@ def test_the_oldest_shape_is_dropped(calls, monkeypatch):
     for width in (9, 10, 11, 9):
         case = (2, 16, 8, width), *CASE[1:3], (1, 1), (1, 1), (1, 1), 1
         given = arrays(case, np.float32)
-        assert_near([forward(case, *given[:3])], without(monkeypatch, test_convolution.computed, case, *given), 1e-5)
+        assert_near([forward(case, *given[:3])], without(monkeypatch, convolutions.computed, case, *given), 1e-5)
     assert [key[1][0][2] for key in plans.values] == [11, 9] and calls == ["forward"] * 4
 
 
 @needs_library
 @pytest.mark.parametrize("transpose", [False, True])
-@pytest.mark.parametrize("n, inputs, outputs", test_inner_product.SIZES)
+@pytest.mark.parametrize("n, inputs, outputs", inner_products.SIZES)
 def test_inner_product_equals_our_kernels(n, inputs, outputs, transpose, calls, monkeypatch):
-    given = test_inner_product.arrays(n, inputs, outputs, transpose, np.float32)
-    reference = without(monkeypatch, test_inner_product.computed, given, transpose)
+    given = inner_products.arrays(n, inputs, outputs, transpose, np.float32)
+    reference = without(monkeypatch, inner_products.computed, given, transpose)
     assert not calls
-    test_inner_product.assert_near(test_inner_product.computed(given, transpose), reference, 1e-5)
+    inner_products.assert_near(inner_products.computed(given, transpose), reference, 1e-5)
     assert calls == ["product"] * ((n > 1) + ((inputs if transpose else outputs) > 1)) * (n * inputs > 0)
 
 
 @needs_library
 def test_onednn_never_computes_float64(calls):
-    test_convolution.computed(CASE, *arrays(CASE))
-    test_inner_product.computed(test_inner_product.arrays(3, 5, 4, False), False)
+    convolutions.computed(CASE, *arrays(CASE))
+    inner_products.computed(inner_products.arrays(3, 5, 4, False), False)
     assert not calls
 
 
 @needs_avx512
 def test_results_repeat_whatever_the_python_thread_and_are_near_for_any_number_of_threads(calls):
     given = arrays(GROUPED, np.float32)
-    several = test_convolution.computed(GROUPED, *given)
+    several = convolutions.computed(GROUPED, *given)
     results = []
-    workers = [threading.Thread(target=lambda: results.append(test_convolution.computed(GROUPED, *given)))
+    workers = [threading.Thread(target=lambda: results.append(convolutions.computed(GROUPED, *given)))
                for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    for again in (*results, test_convolution.computed(GROUPED, *given)):
+    for again in (*results, convolutions.computed(GROUPED, *given)):
         assert all(np.array_equal(a, s) for a, s in zip(again, several))
     assert len(results) == 3 and calls.count("forward") == 5
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        assert_near(test_convolution.computed(GROUPED, *given), several, 1e-5)
+        assert_near(convolutions.computed(GROUPED, *given), several, 1e-5)
     finally:
         numba.set_num_threads(threads)
 
@@ -331,6 +309,6 @@ def test_a_second_call_allocates_nothing(calls):
 
 
 def test_inner_product_forward_is_not_computed_by_onednn(calls):
-    x, weight, bias, dy = test_inner_product.arrays(3, 5, 4, False, np.float32)
+    x, weight, bias, dy = inner_products.arrays(3, 5, 4, False, np.float32)
     inner_product_forward(x, weight, dy, False, Epilogue(bias))
     assert not calls

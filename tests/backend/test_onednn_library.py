@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-import test_convolution
-import test_inner_product
+import convolutions
+import inner_products
+from convolutions import arrays, assert_near
+from onednn_cases import CASE, needs_library, without
 from spp.backend.host.onednn import library as onednn_library
-from test_convolution import arrays, assert_near
-from test_onednn import CASE, needs_library, without
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def loading(monkeypatch, caplog):
 def test_nothing_is_logged_if_it_is_absent(loading, monkeypatch):
     monkeypatch.setattr(onednn_library, "WHEEL", "no-such-wheel")
     assert loading() == (None, [])
-    test_convolution.computed(CASE, *arrays(CASE, np.float32))
-    test_inner_product.computed(test_inner_product.arrays(3, 5, 4, False, np.float32), False)
+    convolutions.computed(CASE, *arrays(CASE, np.float32))
+    inner_products.computed(inner_products.arrays(3, 5, 4, False, np.float32), False)
 
 
 def test_switched_off_by_the_environment(loading, monkeypatch):
@@ -50,8 +50,8 @@ def test_a_broken_library_is_reported_once(loading, monkeypatch, tmp_path):
     assert library is None and str(path) in line and "computing without it" in line
     assert "pip install --force-reinstall onednn-cpu-gomp cffi" in line
     given = arrays(CASE, np.float32)
-    assert_near(test_convolution.computed(CASE, *given), without(
-        monkeypatch, test_convolution.computed, CASE, *given), 1e-7)
+    assert_near(convolutions.computed(CASE, *given), without(
+        monkeypatch, convolutions.computed, CASE, *given), 1e-7)
 
 
 def test_another_library_is_reported_once(loading, monkeypatch):

@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import pytest
 
+from convolutions import arrays, assert_near, computed, expected, identity, scaled
 from spp.backend.host.convolution import choose, winograd
 from spp.backend.host.onednn import library as onednn_library
 from spp.backend.types import Geometry
 from spp.ops import convolution
-from test_convolution import arrays, assert_near, computed, expected, identity, scaled
 
-CASES = [       # as in test_convolution: input N x C x ..., outputs, kernel, stride, pad, dilation, group
+CASES = [       # as in convolutions.py: input N x C x ..., outputs, kernel, stride, pad, dilation, group
     ((2, 3, 9, 7), 4, (3, 3), (1, 1), (1, 1), (1, 1), 1),
     ((1, 2, 13, 6), 3, (3, 3), (1, 1), (0, 0), (1, 1), 1),
     ((3, 2, 5, 8), 3, (3, 3), (1, 1), (2, 0), (1, 1), 1),

@@ -3,11 +3,11 @@ import numba
 import numpy as np
 import pytest
 
+from convolutions import arrays, computed, geometry_of, identity
 from spp.backend.host import onednn
 from spp.backend.host.convolution import choose, winograd
 from spp.backend.host.scratch import scratch
 from spp.backend.types import Geometry
-from test_convolution import arrays, computed, geometry_of, identity
 
 pytestmark = pytest.mark.skipif(not onednn.available() or choose.EXACT,
                                 reason="oneDNN is not installed, or SPP_ONEDNN=0 or SPP_EXACT=1 is set")

@@ -4,31 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from spp.convert import cuda_convnet
-from spp.layers import TEST, TRAIN
-from spp.net import Net
-
-DATA = "[data]\ntype=data\ndataIdx=0\n"
-
-
-def written(folder, layers, params=None):
-    """The paths of a definition and, maybe, a parameter file."""
-    definition, parameters = folder / "net.cfg", folder / "params.cfg"
-    definition.write_text(layers)
-    if params is not None:
-        parameters.write_text(params)
-    return str(definition), str(parameters) if params is not None else None
-
-
-def net_of(folder, layers, shape, params=None, phase=TEST, **more):
-    """The net, seeded, of a definition whose data have this shape."""
-    definition, parameters = written(folder, layers, params)
-    param, _ = cuda_convnet.read(definition, parameters, {"data": shape, **more})
-    return Net(param, phase, device="cpu", seed=4)
-
-
-def image(shape, seed=1):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+from cuda_convnet_files import DATA, conv5, image, net_of
+from spp.layers import TRAIN
 
 
 def assert_computes(net, x, expected):
@@ -83,24 +60,6 @@ type=fc
 outputs=20
 inputs=pool3x3,pool2x2,pool1x1
 initW=0.1
-"""
-
-
-def conv5(neuron="relu"):
-    return f"""
-[conv5]
-type=conv
-inputs=data
-channels=3
-filters=16
-padding=1
-stride=1
-filterSize=3
-initW=0.3
-initB=0.2
-neuron={neuron}
-partialSum=1
-sharedBiases=1
 """
 
 

@@ -4,13 +4,13 @@ import re
 import numpy as np
 import pytest
 
+from cuda_convnet_files import DATA, conv5, image, net_of, written
 from programs import error_of, process, run
 from spp.convert import cuda_convnet
 from spp.errors import ConvertError
 from spp.layers import TEST, TRAIN
 from spp.net import Net
 from spp.proto import read_solver
-from test_convert_cuda_convnet import DATA, conv5, image, net_of, written
 
 LABELS = "[labels]\ntype=data\ndataIdx=1\n"
 WHOLE = DATA + LABELS + conv5() + """

@@ -1,29 +1,25 @@
 """Whole nets to ONNX and back: onnxruntime and the net read from the file compute what the net computes."""
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import golden
+import opencv_nets
 import public_nets
-import test_peer_opencv
+import squeezenet
+from folders import ROOT
+from onnx_files import assert_same
 from programs import error_of, process, run
 from spp.convert import onnx as spp_onnx
 from spp.errors import ConvertError
 from spp.layers import TRAIN
 from spp.net import Net
 from spp.proto.text import parse_net
-from test_convert_onnx_layers import assert_same
 
 onnx = pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
-
-ROOT = Path(__file__).parents[2]
-SQUEEZENET = Path(os.environ.get("SPP_TEST_DATA") or ROOT.parent / "shared" / "data",
-                  "squeezenet_v1.1", "squeezenet_v1.1.caffemodel")
 
 
 def new_sequences(net):
@@ -61,21 +57,20 @@ def test_a_public_net_at_three_sizes(tmp_path, make, shapes):
     assert [layer.type for layer in back.layers if layer.type != "Input"] == kinds      # not only what it computes
 
 
-@pytest.mark.parametrize("name", test_peer_opencv.NETS)
+@pytest.mark.parametrize("name", opencv_nets.NETS)
 def test_a_net_that_opencv_takes_too(tmp_path, name):
-    text = test_peer_opencv.NETS[name]
+    text = opencv_nets.NETS[name]
     text = "\n".join(line for line in text.splitlines() if "DetectionOutput" not in line)
-    net = test_peer_opencv.written(text, tmp_path)[0]
+    net = opencv_nets.written(text, tmp_path)[0]
     run = onnxruntime.InferenceSession(spp_onnx.to_model(net).SerializeToString())
     n, c, h, w = net.blobs["x"].shape
     for shape in [(n, c, h, w), (n + 1, c, h, w), *([(3, c, h + 3, w + 8)] if name != "inception" else [])]:
         assert_same(net, run, {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)})
 
 
-@pytest.mark.skipif(not SQUEEZENET.exists(),
-                    reason=f"no {SQUEEZENET}: SPP_TEST_DATA names the folder that holds squeezenet_v1.1/")
+@squeezenet.needs_weights
 def test_squeezenet_with_its_public_weights(tmp_path):
-    net = Net(golden.path("squeezenet", "deploy.prototxt"), weights=str(SQUEEZENET), device="cpu")
+    net = Net(squeezenet.DEPLOY, weights=str(squeezenet.WEIGHTS), device="cpu")
     image = np.load(golden.path("squeezenet", "outputs.npz"))["image/1"].astype(np.float32) - [104, 117, 123]
     x = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
     run, _ = assert_all_agree(net, tmp_path / "net.onnx", [

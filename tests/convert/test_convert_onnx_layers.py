@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from every_layer_rows import ROWS, Row
+from onnx_files import assert_same
 from spp.convert import onnx as spp_onnx
 from spp.errors import ConvertError, SppError
 from spp.layers import TEST
 from spp.net import Net
 from spp.proto.text import parse_net
-from test_every_layer import text, values
 
 onnx = pytest.importorskip("onnx", reason="needs pip install 'spp[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'spp[onnx]'")
@@ -83,19 +83,6 @@ def exported(net):
                                         providers=["CPUExecutionProvider"])
 
 
-def assert_same(net, session, inputs, tolerance=1e-4):
-    """Compare onnxruntime with the net."""
-    net.forward(**inputs)
-    tops = [name for name in net.outputs if name not in net.inputs]
-    assert sorted(tops) == sorted(output.name for output in session.get_outputs())
-    read = {entry.name for entry in session.get_inputs()}
-    for name, found in zip(tops, session.run(tops, {k: v for k, v in inputs.items() if k in read})):
-        expected = net.blobs[name].data
-        assert found.shape == expected.shape, name
-        scale = max(1, np.abs(expected).max(initial=0))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale, err_msg=name)
-
-
 def sizes(row):
     """The row's shapes, its other ones or two more rows, and one more image of both."""
     other = row.other or [(shape[0], *shape[1:2], *(size + 2 if i == 0 else size for i, size in enumerate(shape[2:])))
@@ -118,7 +105,7 @@ def case(row):
 
 
 def net_of(row):
-    return Net(parse_net(text(row)), TEST, seed=3, device="cpu")
+    return Net(parse_net(row.text()), TEST, seed=3, device="cpu")
 
 
 def assert_refused_by_name(row):
@@ -146,7 +133,7 @@ def test_a_layer(row):
     session, tried = exported(net()), 0
     for shapes in sizes(row):
         if taken(session, shapes):
-            assert_same(net(), session, {f"x{i}": values(row, i, shape).astype(np.float32)
+            assert_same(net(), session, {f"x{i}": row.values(i, shape).astype(np.float32)
                                          for i, shape in enumerate(shapes)})
             tried += 1
         else:
@@ -170,7 +157,7 @@ def test_a_layer_and_back(row, tmp_path):
             np.testing.assert_array_equal(again.data, blob.data)
     for layer in read.layer:
         del layer.blobs[:]
-    expected = parse_net(text(row))
+    expected = parse_net(row.text())
     for layer in expected.layer:
         del layer.blobs[:]
         if "Depthwise" in layer.type:
@@ -189,7 +176,7 @@ def test_a_layer_and_back_from_its_operators(row, tmp_path):
     assert [entry.key for entry in model.metadata_props][-2:] == ["spp.prototxt", "spp.parameters"]    # no digest
     onnx.save(model, tmp_path / "net.onnx")
     back = Net(spp_onnx.read(str(tmp_path / "net.onnx")), device="cpu")
-    inputs = {f"x{i}": values(row, i, shape).astype(np.float32) for i, shape in enumerate(row.shapes)}
+    inputs = {f"x{i}": row.values(i, shape).astype(np.float32) for i, shape in enumerate(row.shapes)}
     net.forward(**inputs)
     back.forward(**{name: x for name, x in inputs.items() if name in back.inputs})
     np.testing.assert_allclose(back.blobs["y0"].data, net.blobs["y0"].data, rtol=1e-4, atol=1e-4)
@@ -233,7 +220,7 @@ type: 'xavier' } } }"""), TEST, device="cpu")
     (Row("DummyData", "dummy_data_param { shape { dim: 2 } data_filler { type: 'gaussian' } }", []), "is random")],
     ids=lambda value: getattr(value, "type", ""))
 def test_a_layer_without_a_standard_expression(row, reason, tmp_path):
-    body = text(row) if row.shapes else f"layer {{ name: 'l' type: '{row.type}' top: 'y0' {row.params} }}"
+    body = row.text() if row.shapes else f"layer {{ name: 'l' type: '{row.type}' top: 'y0' {row.params} }}"
     with pytest.raises(SppError, match=re.escape(reason)):
         spp_onnx.export(Net(parse_net(body), TEST, device="cpu"), None, str(tmp_path / "net.onnx"))
     assert not list(tmp_path.iterdir())

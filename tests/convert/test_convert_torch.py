@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import public_nets
-import test_squeezenet
+import squeezenet
 from programs import error_of, run
 from spp.convert.torch import state_dict
 from spp.net import Net
@@ -53,9 +53,9 @@ def test_a_public_net_and_back(make, shapes, ending, tmp_path):
     assert_same_weights(net, again)
 
 
-@pytest.mark.skipif(not test_squeezenet.WEIGHTS.exists(), reason=f"no {test_squeezenet.WEIGHTS}")
+@squeezenet.needs_weights
 def test_squeezenet_with_its_weights(tmp_path):
-    weights, model = str(test_squeezenet.WEIGHTS), test_squeezenet.DEPLOY
+    weights, model = str(squeezenet.WEIGHTS), squeezenet.DEPLOY
     net = Net(model, weights=weights, device="cpu")
     module = torch_module(net)
     for shape in ((1, 3, 227, 227), (2, 3, 97, 161), (1, 3, 64, 130)):

@@ -5,7 +5,6 @@ import inspect
 import numpy as np
 import pytest
 
-import test_every_layer as battery
 from every_layer_rows import GAUSS, ROWS, Row
 from spp.convert.torch.names import RESERVED
 from spp.errors import ConvertError
@@ -61,7 +60,7 @@ MORE = [
 
 def assert_same(net, row, shapes=None):
     """Compare the module's outputs with the net's."""
-    battery.fill(net, row, shapes, seed=1)
+    row.fill(net, shapes, seed=1)
     for layer in net.layers:
         if layer.type == "BatchNorm" and not any(blob.data.any() for blob in layer.blobs[:2]):
             rng = np.random.default_rng(0)
@@ -82,7 +81,7 @@ def assert_same(net, row, shapes=None):
 def test_layer(row):
     """The module computes what the net computes, or the layer is refused by its type and name."""
     row = dataclasses.replace(row, phase=TEST)
-    net = battery.make(row)
+    net = row.net()
     if row.type not in EXPORTERS:
         with pytest.raises(ConvertError) as caught:
             torch_source(net)
@@ -168,7 +167,7 @@ def test_the_attributes_of_a_module_are_all_known():
 
 
 def test_the_source_is_the_modules_own_and_can_be_inspected():
-    net = battery.make(dataclasses.replace(next(row for row in ROWS if row.type == "LSTM"), phase=TEST))
+    net = dataclasses.replace(next(row for row in ROWS if row.type == "LSTM"), phase=TEST).net()
     module, text = torch_module(net), torch_source(net)
     assert inspect.getsource(type(module).forward) in text
     assert "class Recurrent" in text and "class LSTM" in text and "class RNN" not in text
@@ -177,7 +176,7 @@ def test_the_source_is_the_modules_own_and_can_be_inspected():
 
 def test_states_are_carried_as_the_net_carries_them():
     row = dataclasses.replace(next(row for row in ROWS if row.type == "LSTM"), phase=TEST)
-    net = battery.make(row)
+    net = row.net()
     module = torch_module(net)
     x = torch.tensor(np.array(net.blobs["x0"].data))
     for cont in (1, 1, 0):
@@ -187,7 +186,7 @@ def test_states_are_carried_as_the_net_carries_them():
 
 
 def test_dropout_drops_in_training_only():
-    net = battery.make(Row("Dropout", "dropout_param { dropout_ratio: 0.5 scale_train: false }", phase=TEST))
+    net = Row("Dropout", "dropout_param { dropout_ratio: 0.5 scale_train: false }", phase=TEST).net()
     module = torch_module(net)
     x = torch.ones(40, 50, dtype=torch.float64)
     assert (module(x)["y0"] == 0.5).all()

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from folders import ROOT
 from spp import backend
 from spp.layers import TEST, TRAIN
 from spp.net import Net
@@ -154,10 +155,10 @@ def test_maps_after_each_other():
 
 @pytest.mark.skipif(backend.EXACT, reason="SPP_EXACT=1 is set: nothing is fused")
 def test_the_exact_switch_turns_it_off():
-    code = ("import sys; sys.path.insert(0, 'tests/engine'); import test_affine_fusion as t; net = t.build(); "
-            "run = t.forwards(net); net.forward(); print(*run)")
+    code = ("import sys; sys.path[:0] = ['tests/engine', 'tests/support']; import test_affine_fusion as t; "
+            "net = t.build(); run = t.forwards(net); net.forward(); print(*run)")
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "SPP_EXACT": "1"}, capture_output=True,
-                          text=True, cwd=os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+                          text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert {"a_batchnorm", "a_scale", "c_bias", "bn_scale"} <= set(done.stdout.split())
     assert "sum_relu" not in done.stdout

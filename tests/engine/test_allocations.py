@@ -1,4 +1,4 @@
-"""In its stride a net allocates nothing: no forward, backward or update asks for more than a few small objects."""
+"""In steady state a net allocates nothing: forward, backward and update ask for no more than a few small objects."""
 import tracemalloc
 from collections import defaultdict
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from allocations import SMALL, most_allocated
 from public_nets import CASES, Text, dims, resnet18, zf5_spp
 from spp.layers import TEST, TRAIN
 from spp.net import Net
@@ -13,23 +14,7 @@ from spp.proto.caffe_pb2 import SolverParameter
 from spp.proto.text import parse_net
 from spp.solver import Solver
 
-SMALL = 40 << 10    # bytes: Python objects, sums a channel, NumPy's buffers of 8192 elements; blobs have 10 times that
 BATCH = 4
-
-
-def most_allocated(work):
-    """Bytes that `work` holds at most beyond what is held before it, after two rounds to warm up."""
-    for _ in range(2):
-        work()
-    tracemalloc.start()
-    try:
-        work()      # what tracemalloc itself makes happen once
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        work()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 def test_the_counter_sees_a_temporary():

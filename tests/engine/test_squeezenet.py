@@ -1,22 +1,15 @@
 """SqueezeNet v1.1 with its public weights: the reference's probabilities, and at other sizes OpenCV's."""
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 import golden
 from spp.net import Net
+from squeezenet import DEPLOY, WEIGHTS, needs_weights
 
-ROOT = Path(__file__).parents[2]
-WEIGHTS = Path(os.environ.get("SPP_TEST_DATA") or ROOT.parent / "shared" / "data",
-               "squeezenet_v1.1", "squeezenet_v1.1.caffemodel")
-DEPLOY = golden.path("squeezenet", "deploy.prototxt")
 MEAN = np.array([104, 117, 123], np.float32)
 
-pytestmark = pytest.mark.skipif(
-    not WEIGHTS.exists(), reason=f"no {WEIGHTS}: SPP_TEST_DATA names the folder that holds squeezenet_v1.1/")
+pytestmark = needs_weights
 
 
 @pytest.fixture(scope="module")

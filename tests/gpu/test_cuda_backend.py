@@ -1,72 +1,22 @@
 """The CUDA backend without a GPU: what it offers beside the host's, when it is chosen, and the stand-in for CuPy."""
-import ast
 import inspect
 import os
 import subprocess
 import sys
 from types import ModuleType
-from typing import Any
 
 import emulated_cupy
 import numpy as np
 import pytest
 from emulated_cupy import functions, memory
 
+from folders import ROOT
 from spp import backend
-from spp.backend.protocol import Backend
 from spp.backend.types import Epilogue
 from spp.errors import SppError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-
-# --- the same functions
-
-def tree(device, name="__init__"):
-    path = os.path.join(ROOT, "spp", "backend", device, name)
-    with open(f"{path}.py" if os.path.exists(f"{path}.py") else os.path.join(path, "__init__.py")) as file:
-        return ast.parse(file.read())
-
-
-def offered(device):
-    """The interface as a backend has it: parameters of functions and methods, None for values. Imports nothing."""
-    top = tree(device)
-    made: dict[str, Any] = {}
-    for node in top.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"spp.backend.{device}."):
-            module = tree(device, str(node.module).removeprefix(f"spp.backend.{device}.").replace(".", "/"))
-            mine = {alias.name for alias in node.names}
-            made |= {n.name: n for n in module.body
-                     if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in mine}
-        elif isinstance(node, ast.FunctionDef):
-            made[node.name] = node
-        elif isinstance(node, ast.Assign):
-            target = node.targets[0]
-            assert isinstance(target, ast.Name)
-            made[target.id] = None
-    return {name: described(made[name]) for name in vars(Backend) if name[0] != "_"}
-
-
-def described(node):
-    if node is None:
-        return None
-    if isinstance(node, ast.ClassDef):
-        methods = {n.name: described(n) for n in node.body if isinstance(n, ast.FunctionDef)
-                   and (n.name == "__init__" or n.name[0] != "_")}
-        return {"__init__": (["self"], []), **methods}
-    arguments = node.args
-    assert not arguments.vararg and not arguments.kwarg and not arguments.posonlyargs
-    defaults = [ast.unparse(d) for d in (*arguments.defaults, *arguments.kw_defaults) if d]
-    return [a.arg for a in arguments.args] + [f"{a.arg}=" for a in arguments.kwonlyargs], defaults
-
-
-def test_both_backends_offer_the_same_functions_with_the_same_parameters():
-    host, cuda = offered("host"), offered("cuda")
-    assert {name: cuda[name] for name in host if host[name] != cuda[name]} == {}
-    assert len(host) > 40 and host["relu"] == (["x", "y", "negative_slope"], [])
-    assert host["inner_product_forward"] == (["x", "weight", "y", "transpose", "epilogue", "precision"],
-                                             ["Epilogue()", "'fp32'"])
-
+# --- when it is chosen
 
 def test_nothing_imports_cupy_before_a_gpu_is_asked_for():
     code = ("import sys, spp, spp.net, spp.solver, spp.pycaffe, tools.train_net; from spp import backend; "

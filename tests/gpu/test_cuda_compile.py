@@ -2,7 +2,6 @@
 import ctypes
 import glob
 import importlib
-import importlib.util
 import itertools
 import os
 import subprocess
@@ -12,6 +11,8 @@ import pytest
 
 import cuda_cpu
 import emulated_cupy
+import nvrtc
+from folders import ROOT
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ARCHITECTURES = [70, 75, 80, 86, 89, 90, 100, 120]      # Volta to Blackwell
@@ -20,18 +21,9 @@ CUPYS = ["-ftz=true", "--device-as-default-execution-space"]    # options that C
 
 # --- NVIDIA's compiler, which needs no GPU
 
-@pytest.fixture(scope="module")
-def nvrtc():
-    """NVRTC of a wheel of NVIDIA's, whichever CUDA it is of; the CuPy that may be here is not asked."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    found = [path for folder in folders for path in sorted(glob.glob(f"{folder}/*/lib/libnvrtc.so.*"))
-             if "builtins" not in path and "alt" not in path]
-    if not found:
-        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc-cu12")
-    library = ctypes.CDLL(found[0])
-    library.nvrtcGetErrorString.restype = ctypes.c_char_p
-    return library
+@pytest.fixture(scope="module", name="nvrtc")
+def loaded_nvrtc():
+    return nvrtc.library()
 
 
 def supported(nvrtc):
@@ -113,8 +105,8 @@ def sanitized():
 
     def run(code):
         environment = {**os.environ, "SPP_TEST_DEVICE": "cpu", "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0",
-                       "PYTHONPATH": os.pathsep.join([HERE, os.path.join(os.path.dirname(HERE), "support"),
-                                                        os.path.dirname(os.path.dirname(HERE))])}
+                       "PYTHONPATH": os.pathsep.join([HERE, str(ROOT / "tests" / "support"),
+                                                        str(ROOT)])}
         begin = "import cuda_cpu; cuda_cpu.FLAGS = ('-fsanitize=address',)\n"
         return subprocess.run([sys.executable, "-c", begin + code], env=environment, capture_output=True, text=True)
 

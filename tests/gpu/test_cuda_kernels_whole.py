@@ -31,7 +31,7 @@ def test_every_kernel_was_run(request, cuda):
     before = request.session.items[:request.session.items.index(request.node)]
     ran = {(item.path.name, item.originalname) for item in before}
     if not of_the_kernels() <= ran:
-        pytest.skip("only behind all tests of kernels: tests/gpu/test_cuda_kernels_*.py")
+        pytest.skip("only after all tests of kernels: tests/gpu/test_cuda_kernels_*.py")
     source = importlib.import_module("spp.backend.cuda.kernels").source()
     assert TESTED == set(cuda_cpu.kernel_names(source))
 

@@ -1,5 +1,4 @@
 """What a training step on a GPU waits for: the displayed loss, and nothing else. On emulated CuPy, which counts."""
-import os
 
 import emulated_cupy
 import numpy as np
@@ -7,8 +6,8 @@ import pytest
 from emulated_cupy import memory
 
 import cuda_cpu
-import test_every_layer as battery
 from every_layer_rows import ROWS
+from folders import PROTOTXT
 from spp.data import datum
 from spp.data.database import DatabaseWriter
 from spp.layers import TEST
@@ -18,8 +17,7 @@ from spp.proto.text import parse_net, parse_solver
 from spp.solver import Solver
 
 pytestmark = pytest.mark.skipif(cuda_cpu.COMPILER is None, reason=cuda_cpu.MISSING)
-ZF5 = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "prototxt",
-                   "zf5_spp_train_val.prototxt")
+ZF5 = str(PROTOTXT / "zf5_spp_train_val.prototxt")
 
 # Layers whose forward waits for the GPU, and why; none waits in backward.
 WAITING = {
@@ -98,12 +96,12 @@ def test_a_step_of_zf5_spp_waits_for_its_displayed_loss_alone(images):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_which_layers_wait(row):
-    net = Net(parse_net(battery.text(row)), row.phase, device="cuda", seed=3)
+    net = Net(parse_net(row.text()), row.phase, device="cuda", seed=3)
     device = net.context.backend
     for seed in range(2):       # what is made once has been made then
         with device.use():
             for i, shape in enumerate(row.shapes):
-                net.blobs[f"x{i}"].data[...] = device.from_host(battery.values(row, i, shape, seed).astype(np.float32))
+                net.blobs[f"x{i}"].data[...] = device.from_host(row.values(i, shape, seed).astype(np.float32))
             before = memory.State.waits
             net.forward()
             forward = memory.State.waits

@@ -1,180 +1,149 @@
-"""One battery over a table of all layer types: gradients, reshaping, in-place, accumulation, images one by one."""
-import numpy as np
+"""The checks of spp.testing over a table of all layer types; and that the checks find what is wrong."""
+import importlib
+import re
+import sys
+
 import pytest
 
-import gradients
-from every_layer_rows import ROWS, WITHOUT_GRADIENT, WITHOUT_ROW, Row
+import python_layers
+from every_layer_rows import ROWS, Row, without_row
+from folders import ROOT
+from spp import testing
 from spp.errors import SppError
-from spp.layers import layer_class, types
-from spp.net import Net
-from spp.proto.text import parse_net
-
-
-def text(row, bottoms=None, tops=None):
-    shapes = " ".join("shape { %s }" % " ".join(f"dim: {d}" for d in shape) for shape in row.shapes)
-    inputs = [f"x{i}" for i in range(len(row.shapes))]
-    return (f"force_backward: true layer {{ name: 'in' type: 'Input' {' '.join(f'top: {i!r}' for i in inputs)} "
-            f"input_param {{ {shapes} }} }} layer {{ name: 'l' type: '{row.type}' "
-            + " ".join(f"bottom: {b!r}" for b in bottoms or inputs) + " "
-            + " ".join(f"top: {t!r}" for t in tops or [f"y{i}" for i in range(row.tops)]) + f" {row.params} }}")
-
-
-def values(row, index, shape, seed=0):
-    """Distinct values (no ties, none near 0), in a random order; or class indices."""
-    rng = np.random.default_rng([seed, index])
-    if index in row.labels:
-        return rng.integers(0, row.labels[index], shape)
-    count = int(np.prod(shape))
-    found = np.linspace(0.11 if row.positive else -1.93, 2.17, count)
-    return rng.permutation(found + 0.0013 * index).reshape(shape)     # distinct between bottoms too
-
-
-def fill(net, row, shapes=None, seed=0):
-    for i, shape in enumerate(shapes or row.shapes):
-        net.blobs[f"x{i}"].reshape(shape)
-        net.blobs[f"x{i}"].data[...] = values(row, i, shape, seed)
-
-
-def make(row, dtype=np.float64, **names):
-    net = Net(parse_net(text(row, **names)), row.phase, dtype=dtype, seed=3)
-    fill(net, row)
-    return net
-
-
-def outputs(net):
-    return {name: np.array(net.blobs[name].data) for name in net.outputs if name.startswith("y")}
-
-
-def learnt(net):
-    """The parameters that a solver learns: not BatchNorm's statistics."""
-    return [entry for entry in net.learnable if entry.lr_mult]
-
-
-each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+from spp.layers import Layer, types
 
 
 def test_every_type_has_a_row():
-    assert set(types()) - {row.type for row in ROWS} == set(WITHOUT_ROW)
+    assert without_row(types()) == []
+    assert without_row(["ReLU", "Input", "NoSuchType"]) == [
+        "layer type 'NoSuchType' has no test: add Row('NoSuchType', '... its parameters ...', [shape of each bottom]) "
+        "to ROWS in tests/support/every_layer_rows.py, or to WITHOUT_ROW the file that tests it"]
 
 
-@each_row
-def test_gradient(row):
-    if row.type in WITHOUT_GRADIENT:
-        net = make(row)
-        net.forward()
-        net.backward()
-        assert all(not net.blobs[f"x{i}"].diff.any() for i in range(len(row.shapes)))
-        return
-    net = make(row)
-    blobs = {f"x{i}": net.blobs[f"x{i}"] for i in range(len(row.shapes)) if i not in row.labels}
-    blobs |= {entry.name: entry.blob for entry in learnt(net)}
-    assert gradients.check(net, blobs) == sum(blob.count for blob in blobs.values())
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_layer(row, check):
+    check(row)
 
 
-@each_row
-def test_parameter_gradients_accumulate(row):
-    net = make(row)
-    net.forward()
-    for name in net.outputs:
-        net.blobs[name].diff[...] = 0.7
-    net.backward()
-    once = [np.array(entry.blob.diff) for entry in learnt(net)]
-    net.backward()
-    for entry, first in zip(learnt(net), once):
-        assert first.any()
-        np.testing.assert_allclose(entry.blob.diff, 2 * first, 1e-12)
+# --- layers that are wrong in one way each
+
+class Double(Layer):
+    in_place = True
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = 2 * bottom[0].data
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = 2 * top[0].diff
 
 
-@each_row
-def test_other_size_and_back(row):
-    net = make(row)
-    state = net.state()
-    net.forward()
-    before = outputs(net)
-    other = row.other
-    if other is None:
-        other = [(s[0] + 1, *s[1:2], *(d + 2 for d in s[2:])) for s in row.shapes]
-    fill(net, row, other, seed=1)
-    net.forward()
-    larger = outputs(net)
-    fresh = Net(parse_net(text(Row(row.type, row.params, other, row.tops))), row.phase, dtype=np.float64, seed=3)
-    fresh.restore(state)
-    fill(fresh, row, other, seed=1)
-    for mine, theirs in zip(net.params.get("l", []), fresh.params.get("l", [])):
-        theirs.data[...] = mine.data
-    if not net.state():
-        fresh.forward()
-        for name, found in outputs(fresh).items():
-            np.testing.assert_array_equal(found, larger[name])
-    fill(net, row)
-    net.restore(state)
-    net.forward()
-    for name, found in outputs(net).items():
-        np.testing.assert_array_equal(found, before[name])
-
-
-@each_row
-def test_in_place_where_allowed(row):
-    if len(row.shapes) != 1 or row.tops != 1:
-        return
-    if not layer_class(row.type).in_place:
-        with pytest.raises(SppError, match="layer 'l' .*cannot work in place"):
-            make(row, tops=["x0"])
-        return
-    apart, same = make(row), make(row, tops=["x0"])
-    apart.forward()
-    same.forward()
-    np.testing.assert_array_equal(same.blobs["x0"].data, apart.blobs["y0"].data)
-    if row.type in WITHOUT_GRADIENT:
-        return
-    apart.blobs["y0"].diff[...] = same.blobs["x0"].diff[...] = values(row, 5, apart.blobs["y0"].shape)
-    apart.backward()
-    same.backward()
-    np.testing.assert_allclose(same.blobs["x0"].diff, apart.blobs["x0"].diff, 1e-12)
-
-
-@each_row
-def test_a_batch_is_its_images(row):
-    if not row.by_image:
-        return
-    net = make(row)
-    net.forward()
-    whole = outputs(net)
-    for n in range(row.shapes[0][0]):
-        for i, shape in enumerate(row.shapes):
-            net.blobs[f"x{i}"].reshape(1, *shape[1:])
-            net.blobs[f"x{i}"].data[...] = values(row, i, shape)[n:n + 1]
-        net.forward()
-        for name, found in outputs(net).items():
-            np.testing.assert_allclose(found, whole[name][n:n + 1], 1e-12, 1e-14)
-
-
-@each_row
-def test_single_precision_agrees(row):
-    single, double = make(row, np.float32), make(row)
-    for net in (single, double):
-        net.forward()
-    for name, found in outputs(single).items():
-        assert single.blobs[name].data.dtype == np.float32
-        np.testing.assert_allclose(found, outputs(double)[name], 1e-4, 1e-5)
-
-
-@each_row
-def test_unknown_parameter_is_an_error(row):
-    with pytest.raises(SppError, match="no_such_thing"):
-        parse_net(text(row).replace("name: 'l'", "name: 'l' no_such_thing: 1"))
-
-
-def test_the_checker_finds_a_gradient_wrong_by_a_thousandth():
-    net = make(Row("Power", "power_param { power: 1 scale: 2 }"))
-    layer = net.layers[1]
-    right = layer.backward
-
-    def wrong(top, propagate_down, bottom):
-        right(top, propagate_down, bottom)
+class WrongByAThousandth(Double):
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, propagate_down, bottom)
         bottom[0].diff[1, 2, 3, 0] *= 1.001
 
-    gradients.check(net, {"x0": net.blobs["x0"]})
-    layer.backward = wrong
-    with pytest.raises(AssertionError, match=r"gradient of x0\[1, 2, 3, 0\]"):
-        gradients.check(net, {"x0": net.blobs["x0"]})
+
+class WithoutGradient(Double):
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = 0
+
+
+class OverwritesParameterGradients(python_layers.Affine):
+    def backward(self, top, propagate_down, bottom):
+        for blob in self.blobs:
+            blob.diff[...] = 0
+        super().backward(top, propagate_down, bottom)
+
+
+class KeepsTheFirstSize(Double):
+    def forward(self, bottom, top):
+        self.first = getattr(self, "first", bottom[0].num)
+        top[0].data[...] = 2 * bottom[0].data + (bottom[0].num - self.first)
+
+
+class NotInPlace(Double):
+    def forward(self, bottom, top):
+        top[0].data[...] = 1
+        top[0].data[...] += 2 * bottom[0].data - 1
+
+
+class MixesImages(Double):
+    def forward(self, bottom, top):
+        top[0].data[...] = 2 * bottom[0].data + bottom[0].num
+
+
+class InHalfPrecision(Double):
+    def forward(self, bottom, top):
+        data = bottom[0].data
+        top[0].data[...] = 2 * (data.astype("float16") if data.dtype == "float32" else data)
+
+
+AFFINE = [(2, 3, 5, 4)] * 2
+
+
+@pytest.mark.parametrize("layer, param, shapes", [
+    (Double, "", [(2, 3, 5, 4)]), (python_layers.Times, "python_param { param_str: '3' }", [(2, 3)]),
+    (python_layers.Affine, "", AFFINE), ("Power", "power_param { power: 1 scale: 2 }", [(2, 3)]),
+    (type(Row("ReLU").net().layers[1]), "", [(2, 7)])])
+def test_a_layer_that_is_right(layer, param, shapes):
+    testing.check_layer(layer, param, shapes)
+
+
+@pytest.mark.parametrize("layer, shapes, message", [
+    (WrongByAThousandth, [(2, 3, 5, 4)], r"gradient of x0\[1, 2, 3, 0\] is [\d.-]+ by backward, [\d.-]+ by central "
+                                         "differences"),
+    (WithoutGradient, [(2, 3)], r"gradient of x0\[0, 0\] is 0 by backward, [\d.-]+ by central differences"),
+    (OverwritesParameterGradients, AFFINE, r"accumulation: gradient of l\[0\] after two backwards\[0\] is [\d.-]+, "
+                                           r"expected [\d.-]+"),
+    (KeepsTheFirstSize, [(2, 3, 5, 4)], r"other size: y0\[0, 0, 0, 0\] is [\d.-]+, expected [\d.-]+"),
+    (NotInPlace, [(2, 3)], r"in place: top\[0, 0\] is 2, expected [\d.-]+"),
+    (MixesImages, [(2, 3)], r"image 0 alone: y0\[0, 0\] is [\d.-]+, expected [\d.-]+"),
+    (InHalfPrecision, [(2, 3)], r"single precision: y0\[0, 0\] is [\d.-]+, expected [\d.-]+"),
+])
+def test_a_layer_that_is_wrong(layer, shapes, message):
+    where = rf"layer Python python_param {{ module: \"{__name__}\" layer: \"{layer.__name__}\" }}"
+    with pytest.raises(AssertionError, match=f"^{where}: {message}$"):
+        testing.check_layer(layer, "", shapes)
+
+
+def test_a_layer_that_has_a_gradient_nevertheless():
+    with pytest.raises(AssertionError, match=r"no gradient: gradient of x0\[0, 0\] is [\d.-]+, expected 0"):
+        testing.check_layer(python_layers.Times, "loss_weight: 1 python_param { param_str: '2' }", [(2, 3)],
+                            gradient=False)
+
+
+def test_a_layer_in_a_function_is_refused():
+    class Inside(Double):
+        pass
+
+    with pytest.raises(SppError, match="Inside is not at the top level of its module; move it there"):
+        testing.check_layer(Inside)
+
+
+def test_the_example_of_the_docstring(run_module):
+    lines = [line[4:] for line in (testing.__doc__ or "").splitlines() if line.startswith("    ") or not line]
+    run_module("my_doubles", "\n".join(lines)).test_double()
+
+
+def test_the_example_of_the_documentation(run_module):
+    text = (ROOT / "docs" / "layers.md").read_text()
+    layers, tests = re.findall(r"```python\n# \w+\.py[^\n]*\n(.*?)```", text, re.S)
+    run_module("my_layers", layers)
+    run_module("test_my_layers", tests).test_soft_clip()
+
+
+@pytest.fixture
+def run_module(tmp_path, monkeypatch):
+    """A function that writes a module and imports it."""
+    def run(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    return run

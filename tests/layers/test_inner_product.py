@@ -5,50 +5,15 @@ import numba
 import numpy as np
 import pytest
 
+from inner_products import SIZES, arrays, assert_near, computed, expected
 from one_layer import OneLayer, in_orders
 from spp.backend.host import inner_product as host
 from spp.backend.types import Epilogue
 from spp.errors import NetError
 from spp.ops import inner_product
 
-# N, inputs, outputs
-SIZES = [(1, 5, 3), (2, 7, 1), (4, 6, 9), (5, 1, 4), (7, 13, 10), (33, 20, 3), (0, 4, 3), (4, 0, 3)]
 each_size = pytest.mark.parametrize("n, inputs, outputs", SIZES)
 each_order = pytest.mark.parametrize("transpose", [False, True])
-
-
-def arrays(n, inputs, outputs, transpose, dtype=np.float64):
-    """x, weight, bias, dy."""
-    rng = np.random.default_rng(n)
-    weight = (inputs, outputs) if transpose else (outputs, inputs)
-    return [rng.normal(size=shape).astype(dtype) for shape in ((n, inputs), weight, (outputs,), (n, outputs))]
-
-
-def expected(given, transpose):
-    """y, dx, dweight, dbias in float64."""
-    x, weight, bias, dy = (a.astype(np.float64) for a in given)
-    k, order = ("io", "ni,no->io") if transpose else ("oi", "no,ni->oi")
-    pair = (x, dy) if transpose else (dy, x)
-    return (np.einsum(f"ni,{k}->no", x, weight) + bias, np.einsum(f"no,{k}->ni", dy, weight),
-            np.einsum(order, *pair), np.einsum("no->o", dy))
-
-
-def computed(given, transpose):
-    """The same by spp; outputs hold NaN before, and parameter gradients start at 1."""
-    x, weight, bias, dy = given
-    y, dx = np.full_like(dy, np.nan), np.full_like(x, np.nan)
-    dweight, dbias = np.ones_like(weight), np.ones_like(bias)
-    inner_product.forward(x, weight, y, Epilogue(bias), 1, transpose)
-    inner_product.backward_data(dy, weight, dx, 1, transpose)
-    inner_product.backward_weights(x, dy, dweight, 1, transpose)
-    inner_product.backward_bias(dy, dbias)
-    return y, dx, dweight - 1, dbias - 1
-
-
-def assert_near(results, requested, tolerance):
-    """Within `tolerance` of the largest value."""
-    for name, f, w in zip(("y", "dx", "dweight", "dbias"), results, requested):
-        np.testing.assert_allclose(f, w, 0, tolerance * np.abs(w).max(initial=1), err_msg=name)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-13), (np.float32, 1e-5)])

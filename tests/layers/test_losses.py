@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-import gradients
 from spp.errors import NetError, ProtoError
 from spp.net import Net
 from spp.proto import arrays, binary
 from spp.proto.text import parse_net
+from spp.testing import check_gradients
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -247,7 +247,7 @@ def test_contrastive_gradient_up_to_caffes_nearness():
     rng = np.random.default_rng(4)
     net = run("type: 'ContrastiveLoss' contrastive_loss_param { margin: 5 }", rng.normal(size=(6, 3)),
               rng.normal(size=(6, 3)), [0, 1, 0, 0, 1, 0])
-    assert gradients.check(net, {name: net.blobs[name] for name in ("x0", "x1")}, tolerance=2e-4) == 36
+    assert check_gradients(net, {name: net.blobs[name] for name in ("x0", "x1")}, tolerance=2e-4) == 36
 
 
 # --- errors

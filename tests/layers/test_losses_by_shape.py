@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from every_layer_rows import GAUSS, Row
-from test_every_layer import make
 
 MAPS, FLAT = (3, 4, 5, 2), (3, 40)
 ROWS = [
@@ -19,7 +18,7 @@ ROWS = [
 
 def run(row):
     """Loss and gradients, as matrices with a row an item."""
-    net = make(row)
+    net = row.net()
     net.forward()
     net.backward()
     blobs = [net.blobs[f"x{i}"] for i in range(len(row.shapes))]
@@ -41,7 +40,7 @@ def test_maps_are_rows(row):
 
 def test_embed_of_three_axes_is_embed_of_one():
     row = Row("Embed", f"embed_param {{ input_dim: 7 num_output: 3 {GAUSS} }}", [(4, 5, 2)], labels={0: 7})
-    many, one = make(row), make(Row(row.type, row.params, [(40,)], labels=row.labels))
+    many, one = row.net(), Row(row.type, row.params, [(40,)], labels=row.labels).net()
     for net in (many, one):
         net.blobs["x0"].data[...] = (np.arange(40) % 7).reshape(net.blobs["x0"].shape)
         net.forward()

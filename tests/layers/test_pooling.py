@@ -51,8 +51,7 @@ def positions(window, shape):
 
 def naive(x, geometry, method):
     """(y, function from dy to dx, argmax) by loops over single numbers."""
-    shape = x.shape[2:]
-    counts, all_windows = windows(geometry)
+    shape, (counts, all_windows) = x.shape[2:], windows(geometry)
     y, argmax = np.empty((*x.shape[:2], len(all_windows))), np.empty((*x.shape[:2], len(all_windows)), int)
     for n, c in np.ndindex(*x.shape[:2]):
         for b, window in enumerate(all_windows):
@@ -105,8 +104,7 @@ def max_or_average(method, x, y, argmax, dy, dx, geometry):
 @pytest.mark.parametrize("method", ["MAX", "AVE"])
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-13), (np.float32, 2e-6)])
 def test_ops_against_loops(geometry, method, dtype, tolerance):
-    shape = (2, 3, *geometry[0])
-    x = distinct(shape).astype(dtype)
+    x = distinct((2, 3, *geometry[0])).astype(dtype)
     expected, backward, where = naive(x, geometry, method)
     dy = distinct(expected.shape, seed=1).astype(dtype)
     y, argmax, dx = np.empty_like(dy), np.empty(dy.shape, np.int32), np.full_like(x, np.nan)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import python_layers
+from folders import ROOT
 from spp.errors import NetError, SppError
 from spp.layers import TEST, TRAIN
 from spp.net import Net
@@ -270,8 +271,7 @@ def test_a_solver_trains_through_a_python_layer(tmp_path):
                                               "random_seed: 1 snapshot_after_train: false")
     program = ("from spp.solver import Solver\nsolver = Solver('solver.prototxt')\nsolver.solve()\n"
                "print(float(solver.net.loss))")
-    support = os.path.join(os.path.dirname(os.path.dirname(__file__)), "support")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([support, os.getcwd()])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "support"), os.getcwd()])}
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True,
                          text=True)
     assert run.returncode == 0, run.stderr

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-import gradients
 from spp.errors import NetError
 from spp.net import Net
 from spp.proto.text import parse_net, read_solver
 from spp.solver import Solver
+from spp.testing import check_gradients
 
 UNIFORM = "weight_filler { type: 'uniform' min: -1 max: 1 } bias_filler { type: 'uniform' min: -1 max: 1 }"
 each_type = pytest.mark.parametrize("kind", ["LSTM", "RNN"])
@@ -132,7 +132,7 @@ def test_gradients_stop_at_a_marker_of_0(kind):
     net.backward()
     dx = net.blobs["x"].diff
     assert not dx[:2, 0].any() and dx[:2, 1].all() and dx[2:].all()
-    assert gradients.check(net, {"x": net.blobs["x"]}) == 16
+    assert check_gradients(net, {"x": net.blobs["x"]}) == 16
 
 
 def test_saturated_gates_do_not_overflow():
@@ -336,7 +336,7 @@ def test_lstm_unit_by_hand():
     cells = np.array([2 * f + i * g, i * g, f + i * g])
     np.testing.assert_allclose(found["c"].ravel(), cells, 1e-12)
     np.testing.assert_allclose(found["h"].ravel(), o * np.tanh(cells), 1e-12)
-    assert gradients.check(net, {name: net.blobs[name] for name in ("c_prev", "gates")}) == 15
+    assert check_gradients(net, {name: net.blobs[name] for name in ("c_prev", "gates")}) == 15
     np.testing.assert_array_equal(net.blobs["gates"].data, gates)
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import emulated_cupy
 import fake_cudnn
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 
 import cuda_cpu
+from folders import ROOT
 from spp.layers import TEST
 from spp.net import Net
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 SIDES = {"zf5_spp": 64, "overfeat7_spp": 64, "alexnet": 67, "vgg16": 32, "squeezenet": 48, "resnet18": 33}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from folders import ROOT
 
 
 def config() -> configparser.ConfigParser:

@@ -2,18 +2,18 @@
 import errno
 import logging
 import os
-import pathlib
 import struct
 
 import pytest
 from google.protobuf import text_format
 
+from folders import GOLDEN
 from spp.errors import ProtoError
 from spp.proto import (binary, caffe_pb2, parse_net, parse_solver, read_blob_proto, read_net, read_net_binary,
                        read_solver, read_solver_state, to_text, upgrade_net, write_binary)
 from spp.proto.upgrade import V1_TYPES
 
-GRAPHS = pathlib.Path(__file__).parents[1] / "golden" / "graphs"
+GRAPHS = GOLDEN / "graphs"
 
 
 def net_with_weights() -> caffe_pb2.NetParameter:

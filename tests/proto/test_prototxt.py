@@ -1,9 +1,9 @@
 """The nets and solvers in prototxt/: map sizes of the paper's Table 1, settings of its Section 3.1."""
 import math
-from pathlib import Path
 
 import pytest
 
+from folders import PROTOTXT
 from spp import paths
 from spp.training import policies
 from spp.errors import NetError
@@ -12,20 +12,19 @@ from spp.layers import TEST, TRAIN
 from spp.net import Net
 from spp.proto import caffe_pb2, text
 
-FOLDER = Path(__file__).parents[2] / "prototxt"
 NETS = ("zf5_spp", "zf5")
 MAPS = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5")
 CHANNELS = (96, 96, 256, 256, 384, 384, 256)
 
 
 def read_net(name: str) -> caffe_pb2.NetParameter:
-    return text.read_net(FOLDER / f"{name}.prototxt")
+    return text.read_net(PROTOTXT / f"{name}.prototxt")
 
 
 @pytest.fixture(scope="module", params=NETS)
 def deploy(request):
     """Name and net, built once: its 90 or 106 million parameters take a moment."""
-    with Net(str(FOLDER / f"{request.param}_deploy.prototxt"), TEST, device="cpu") as net:
+    with Net(str(PROTOTXT / f"{request.param}_deploy.prototxt"), TEST, device="cpu") as net:
         yield request.param, net
 
 
@@ -123,11 +122,11 @@ def test_training_settings_of_the_paper(name):
 
 @pytest.mark.parametrize("name", NETS)
 def test_solver_settings_of_the_paper(name, tmp_path, monkeypatch):
-    path = str(FOLDER / f"{name}_solver.prototxt")
+    path = str(PROTOTXT / f"{name}_solver.prototxt")
     solver = text.read_solver(path)
     policies.check(solver)
     monkeypatch.chdir(tmp_path)     # the net is found from anywhere
-    assert paths.find(solver.net, path) == str(FOLDER / f"{name}_train_val.prototxt")
+    assert paths.find(solver.net, path) == str(PROTOTXT / f"{name}_train_val.prototxt")
     assert solver.base_lr == pytest.approx(0.01) and solver.gamma == pytest.approx(0.1)
     assert (solver.lr_policy, solver.plateau_param.max_drops) == ("plateau", 2)
     assert (solver.momentum, solver.weight_decay) == (pytest.approx(0.9), pytest.approx(5e-4))

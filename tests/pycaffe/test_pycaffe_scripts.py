@@ -3,14 +3,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import pytest
 
+import squeezenet
+from folders import ROOT
 from spp.pycaffe.__main__ import main
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 
@@ -131,15 +131,12 @@ def test_classify_photo(tmp_path):
     assert out.splitlines()[0] == "sky.ppm: 120 x 90 pixels, 6 classes" and out.splitlines()[1].endswith("  red")
 
 
+@squeezenet.needs_weights
 def test_classify_photo_by_a_model(tmp_path):
-    data = Path(os.environ.get("SPP_TEST_DATA", ROOT.parent / "shared" / "data")) / "squeezenet_v1.1"
-    if not data.is_dir():
-        pytest.skip(f"{data} is not there: set SPP_TEST_DATA to the folder of the large test files")
     skimage_data = pytest.importorskip("skimage.data")
     photo = tmp_path / "cat.png"
     cv2.imwrite(str(photo), skimage_data.chelsea()[:, :, ::-1])
     out, _ = run(tmp_path, EXAMPLES / "classify_photo.py", photo, "--model",
-                 ROOT / "tests" / "golden" / "squeezenet" / "deploy.prototxt", "--weights",
-                 data / "squeezenet_v1.1.caffemodel", "--labels", data / "synset.txt")
+                 squeezenet.DEPLOY, "--weights", squeezenet.WEIGHTS, "--labels", squeezenet.WORDS)
     assert out.splitlines()[0] == "cat.png: 451 x 300 pixels, 1000 classes"
     assert "cat" in " ".join(out.splitlines()[1:4])

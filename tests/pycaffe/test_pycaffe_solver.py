@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import spp.pycaffe as caffe
+from pycaffe_nets import DEPLOY, NET, X, write
 from spp.data import datum
 from spp.data.database import DatabaseWriter
 from spp.errors import SppError
-from test_pycaffe_net import DEPLOY, NET, X, write
 
 # --- solvers
 
@@ -170,6 +170,7 @@ def test_wrong_solvers(tmp_path, text, message):
 
 MODULE = '''
 import spp.pycaffe as caffe
+from pycaffe_nets import DEPLOY, NET, X, write
 
 
 class Times10(caffe.Layer):

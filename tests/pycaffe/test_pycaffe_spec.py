@@ -1,17 +1,14 @@
 """spp.pycaffe: nets written in Python (NetSpec), coordinate maps and crops, drawing."""
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import spp.pycaffe as caffe
+from folders import ROOT
 from spp.proto import text
 from spp.pycaffe import layers as L
 from spp.pycaffe import params as P
 from spp.pycaffe.coord_map import AxisMismatchException, coord_map_from_to, crop
-
-
-ROOT = Path(__file__).parents[2]
 
 
 def lenet(batch_size):

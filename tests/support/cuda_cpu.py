@@ -1,4 +1,4 @@
-"""CUDA C++ on the CPU: a module that is used as cupy.RawModule is, compiled by g++ behind cuda_cpu.h.
+"""CUDA C++ on the CPU: a module with the interface of cupy.RawModule, compiled by g++ with cuda_cpu.h before it.
 
 Stricter than a GPU: a launch whose arguments do not have exactly the types of the kernel's parameters, or that no
 GPU would take, raises. Arrays are NumPy's.
@@ -13,6 +13,8 @@ import tempfile
 from typing import Any
 
 import numpy as np
+
+from folders import ROOT
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 COMPILER = shutil.which("g++")
@@ -72,14 +74,14 @@ class Kernel:
 
     def _value(self, i: int, arg: Any) -> np.ndarray:
         """An array of one element: the argument, or the address of an array."""
-        wanted = self.parameters[i]
+        expected = self.parameters[i]
         if isinstance(arg, np.ndarray):
             found, value = "*" + arg.dtype.str[1:], np.array(arg.ctypes.data, np.uintp)
         else:
             value = np.asarray(arg)
             found = value.dtype.str[1:]
-        if found != wanted:
-            raise TypeError(f"{self.name}: parameter {i} is {wanted}, and the argument {found}")
+        if found != expected:
+            raise TypeError(f"{self.name}: parameter {i} is {expected}, and the argument {found}")
         return value
 
 
@@ -107,13 +109,13 @@ def _waiting(source: str) -> set[str]:
 
 
 def _build(text: str) -> str:
-    """The path of the shared library of a C++ text, from an earlier run where one has made it."""
+    """The path of the shared library of a C++ text, from an earlier run if there is one."""
     if COMPILER is None:
         raise RuntimeError(MISSING)
     command = [COMPILER, "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-shared", "-fPIC", *FLAGS]
     with open(os.path.join(HERE, "cuda_cpu.h")) as file:
         key = hashlib.sha256("\0".join([text, file.read(), *command]).encode()).hexdigest()[:16]
-    folder = os.path.join(os.path.dirname(HERE), "build", "cuda_cpu")
+    folder = os.path.join(ROOT, "build", "cuda_cpu")
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{key}.so")
     if not os.path.exists(path):

@@ -2,7 +2,7 @@
 
     python tests/support/fuzz.py --cases 10000 --seed 0        (make fuzz)
 
-A case is a pure function of (seed, number): `--only NUMBER` runs it again. What fails is kept in build/fuzz.
+A case is a pure function of (seed, number): `--only NUMBER` runs it again. Failing cases are stored in build/fuzz.
 """
 import argparse
 import contextlib
@@ -22,14 +22,13 @@ from typing import Any, Iterator, Sequence
 
 import numpy as np
 
+from folders import GOLDEN, ROOT
 from spp.training import snapshot
 from spp.errors import SppError
 from spp.net import Net
 from spp.proto import caffe_pb2, parse_net, parse_solver, read_net, read_solver, to_text
 from spp.solver import Solver
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden"
 SECONDS = 60            # a case may take; the widest net, 77 million random weights, takes 5 on an idle machine
 SMALL = 100000          # values in all blobs of a net that is run as well as built
 MEMORY = 6 << 30        # bytes of address space above what the process has at its start
@@ -310,16 +309,16 @@ def main() -> int:
     args = parser.parse_args()
     numbers = range(args.cases) if args.only is None else range(args.only, args.only + 1)
     wrong, counts = failures(Corpus(), args.seed, numbers, progress=True)
-    kept = ROOT / "build" / "fuzz"
+    folder = ROOT / "build" / "fuzz"
     reasons: dict[str, int] = {}
     for case, reason in wrong:
-        kept.mkdir(parents=True, exist_ok=True)
-        name = kept / f"{args.seed}_{case.number}_{case.kind}"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = folder / f"{args.seed}_{case.number}_{case.kind}"
         name.write_bytes(case.content)
         places = re.findall(rf'File "{re.escape(str(ROOT))}/(spp/\S+)", line (\d+)', reason) or [("?", "?")]
         words = f"{':'.join(places[-1])}: {reason.strip().splitlines()[-1]}"
         if words not in reasons:
-            print(f"\n--- case {case.number}, {case.kind} from {case.origin}, kept as {name}\n{reason}")
+            print(f"\n--- case {case.number}, {case.kind} from {case.origin}, stored as {name}\n{reason}")
         reasons[words] = reasons.get(words, 0) + 1
     for words, count in sorted(reasons.items(), key=lambda item: -item[1]):
         print(f"{count:5d} x {words}")

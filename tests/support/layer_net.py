@@ -25,8 +25,8 @@ def layer_net(body, *shapes, tops=1, phase=TRAIN, dtype=np.float64, in_place=Fal
 def forward(net, *xs):
     """Copies of all outputs y for these inputs; one alone as it is."""
     net.forward(**{f"x{i}": np.asarray(x) for i, x in enumerate(xs)})
-    found = [np.array(net.blobs[name].data) for name in sorted(net.blobs) if name.startswith("y")]
-    return found[0] if len(found) == 1 else found
+    tops = [np.array(net.blobs[name].data) for name in sorted(net.blobs) if name.startswith("y")]
+    return tops[0] if len(tops) == 1 else tops
 
 
 def backward(net, *dys):

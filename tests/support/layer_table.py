@@ -9,9 +9,9 @@ import re
 import sys
 from pathlib import Path
 
+from folders import ROOT
 from spp.layers import Layer, layer_class, types
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "ARCHITECTURE.md"
 FUSION = "spp.ops.affine"       # many layers name it for the sake of fusion
 HEAD = "| type | layer | ops |\n|---|---|---|\n"

@@ -27,8 +27,8 @@ class OneLayer:
             blob.data[...] = x
         self.layer.reshape(self.bottom, self.top)
         self.layer.forward(self.bottom, self.top)
-        found = [blob.data.copy() for blob in self.top]
-        return found[0] if len(found) == 1 else found
+        tops = [blob.data.copy() for blob in self.top]
+        return tops[0] if len(tops) == 1 else tops
 
     def backward(self, dy):
         """A copy of bottom 0's gradient for this gradient of top 0."""
@@ -39,7 +39,7 @@ class OneLayer:
 
 
 def assert_gradient(one, x, step=1e-5, tolerance=1e-7):
-    """Hold backward to central differences of sum(dy * y) by every element of the only bottom, in float64.
+    """Compare backward with central differences of sum(dy * y) by every element of the only bottom, in float64.
 
     For layers that take the images of a batch one by one: all moved inputs go through in one batch.
     """
@@ -52,7 +52,7 @@ def assert_gradient(one, x, step=1e-5, tolerance=1e-7):
 
 
 def assert_golden(case):
-    """Hold a layer to the reference implementation's numbers, forward and backward."""
+    """Compare a layer with the reference implementation's numbers, forward and backward."""
     data = np.load(golden.path("layers", case, "data.npz"))
     param = read_net(golden.path("layers", case, "net.prototxt")).layer[-1]
     one = OneLayer(param, data["in/x"].shape, tops=len(param.top), phase=int(data["phase"]), dtype=np.float32)

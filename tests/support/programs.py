@@ -8,7 +8,8 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from folders import ROOT
+
 TOOLS = ROOT / "tools"
 
 NET = """

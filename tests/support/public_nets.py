@@ -104,7 +104,7 @@ def alexnet(width: float = 1 / 16, size: int = 227, batch: int = 1) -> str:
     return net.classify("fc8", net.fc("fc7", net.fc("fc6", x, 4096), 4096))
 
 
-# Channels of an inception module: 1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, behind the pooling.
+# Channels of an inception module: 1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, after the pooling.
 INCEPTIONS = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64), "4a": (192, 96, 208, 16, 48, 64),
               "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64), "4d": (112, 144, 288, 32, 64, 64),
               "4e": (256, 160, 320, 32, 128, 128), "5a": (256, 160, 320, 32, 128, 128),
@@ -119,7 +119,7 @@ def googlenet(width: float = 1 / 8, size: int = 224, batch: int = 1) -> str:
     x = net.lrn("pool1/norm1", net.pool("pool1/3x3_s2", x, pool), norm)
     x = net.conv("conv2/3x3", net.conv("conv2/3x3_reduce", x, 64, 1), 192, 3, "pad: 1")
     x = net.pool("pool2/3x3_s2", net.lrn("conv2/norm2", x, norm), pool)
-    for name, (one, reduce3, three, reduce5, five, behind) in INCEPTIONS.items():
+    for name, (one, reduce3, three, reduce5, five, pooled) in INCEPTIONS.items():
         at = f"inception_{name}"
         if name in ("4a", "5a"):
             x = net.pool(f"pool{int(name[0]) - 1}/3x3_s2", x, pool)
@@ -127,7 +127,7 @@ def googlenet(width: float = 1 / 8, size: int = 224, batch: int = 1) -> str:
                  net.conv(f"{at}/3x3", net.conv(f"{at}/3x3_reduce", x, reduce3, 1), three, 3, "pad: 1"),
                  net.conv(f"{at}/5x5", net.conv(f"{at}/5x5_reduce", x, reduce5, 1), five, 5, "pad: 2"),
                  net.conv(f"{at}/pool_proj", net.pool(f"{at}/pool", x, "pool: MAX kernel_size: 3 stride: 1 pad: 1"),
-                          behind, 1)]
+                          pooled, 1)]
         x = net.layer("Concat", f"{at}/output", parts)
     x = net.pool("pool5", x, "pool: AVE global_pooling: true")
     return net.classify("loss3/classifier", x)

@@ -21,7 +21,7 @@ class Times(Layer):
 
 
 class Affine(Layer):
-    """A learnable factor and shift a channel; two bottoms that are added first."""
+    """A learnable factor and shift per channel; two bottoms that are added first."""
 
     def setup(self, bottom, top):
         self.blobs.add_blob(bottom[0].channels)

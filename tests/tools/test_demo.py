@@ -7,11 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from folders import ROOT
 from spp.data import images
 from spp.data.database import Database
 from spp_tools import demo as program
-
-ROOT = Path(__file__).parents[2]
 
 
 def demo(folder: Path, *arguments: str) -> str:

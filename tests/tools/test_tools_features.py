@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-import golden
+import squeezenet
 from programs import error_of, run
 from spp.data.database import Database
 from spp.net import Net
@@ -107,19 +107,15 @@ def test_classify_needs_one_input_and_output(folder):
     assert "error: " in error_of(classify(folder))
 
 
-DATA = os.environ.get("SPP_TEST_DATA", os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data"))
-WEIGHTS = os.path.join(DATA, "squeezenet_v1.1", "squeezenet_v1.1.caffemodel")
-
-
-@pytest.mark.skipif(not os.path.exists(WEIGHTS), reason=f"needs the weights {WEIGHTS} (SPP_TEST_DATA)")
+@squeezenet.needs_weights
 @pytest.mark.parametrize("photo, words", [("coffee", "espresso"), ("chelsea", "cat"), ("camera", "tripod")])
 def test_classify_a_photo(tmp_path, photo, words):
     data = pytest.importorskip("skimage.data", reason="scikit-image, whose photos these are, is not installed")
     path = tmp_path / f"{photo}.png"
     image = getattr(data, photo)()
     cv2.imwrite(str(path), image[:, :, ::-1] if image.ndim == 3 else image)
-    result = run("classify", "--model", golden.path("squeezenet", "deploy.prototxt"), "--weights", WEIGHTS, "--labels",
-                 os.path.join(os.path.dirname(WEIGHTS), "synset.txt"), path, cwd=tmp_path)
+    result = run("classify", "--model", squeezenet.DEPLOY, "--weights", squeezenet.WEIGHTS, "--labels",
+                 squeezenet.WORDS, path, cwd=tmp_path)
     lines = result.stdout.splitlines()
     assert len(lines) == 6 and words in lines[1], result
 

@@ -1,8 +1,8 @@
 """A stand-in for CuPy on NumPy, as strict as CuPy: what passes with it will most probably run on a GPU.
 
-`installed()` makes `import cupy` mean it. Two devices; arrays must lie on the current one. No implicit conversion
+`installed()` makes `import cupy` mean it. Two devices; arrays must be on the current one. No implicit conversion
 to NumPy arrays, no mixing with them, reductions give arrays of no axes, new memory holds NaN. What is not here,
-CuPy may have; what is here, CuPy has: test_cuda_backend.py holds it against the real one. Kernels run through
+CuPy may have; what is here, CuPy has: test_cuda_backend.py compares it with the real one. Kernels run through
 cuda_cpu.
 """
 import sys

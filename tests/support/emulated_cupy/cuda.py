@@ -76,7 +76,7 @@ class RawModule:
                 if isinstance(arg, np.ndarray):
                     raise TypeError(f"Unsupported type {type(arg)}")
                 if isinstance(arg, ndarray) and not arg.flags.c_contiguous:
-                    raise ValueError(f"{name}: an array does not lie in C order, which is what a kernel reads")
+                    raise ValueError(f"{name}: an array is not in C order, which is what a kernel reads")
             kernel(grid, block, tuple(unwrap(arg) if isinstance(arg, ndarray) else arg for arg in args),
                    shared_mem=shared_mem)
 

@@ -12,7 +12,7 @@ UFUNCS = ("absolute add bitwise_and bitwise_or bitwise_xor copysign divide equal
           "greater_equal invert isfinite isinf isnan less less_equal log log1p logical_and logical_not logical_or "
           "maximum minimum multiply negative not_equal power remainder rint sign sqrt square subtract tanh "
           "true_divide").split()
-# Parameters as CuPy has them (perhaps not all); test_cuda_backend.py holds them against CuPy.
+# Parameters as CuPy has them (perhaps not all); test_cuda_backend.py compares them with CuPy.
 SIGNATURES = """
 all(a, axis=None, out=None, keepdims=False)
 any(a, axis=None, out=None, keepdims=False)

@@ -12,6 +12,7 @@ from emulated_cupy import memory
 
 import cuda_cpu
 import spp.pycaffe as caffe
+from folders import ROOT
 from small_solver import NET, Recorder
 from spp import host_copy
 from spp.errors import NetError, SolverError
@@ -22,7 +23,6 @@ from spp.pycaffe import common
 from spp.solver import Solver
 
 pytestmark = pytest.mark.skipif(cuda_cpu.COMPILER is None, reason=cuda_cpu.MISSING)
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SMALL = """
 layer { name: "in" type: "Input" top: "x" top: "label"
   input_param { shape { dim: 2 dim: 3 dim: 9 dim: 8 } shape { dim: 2 } } }
@@ -334,7 +334,7 @@ class Scaled(Layer):
 @pytest.mark.skipif("SPP_TEST_DEVICE" in os.environ, reason="this run is on a device already")
 @pytest.mark.parametrize("arguments", [
     ["tests/engine/test_golden_layers.py", "tests/training/test_golden_solvers.py"],
-    ["tests/layers/test_every_layer.py", "-k", "test_gradient or test_single_precision_agrees"],
+    ["tests/layers/test_every_layer.py", "-k", "check_gradient or check_single_precision"],
     ["tests/pycaffe/test_pycaffe_net.py", "tests/layers/test_python_layer.py"],
 ], ids=lambda arguments: Path(arguments[0]).stem.removeprefix("test_"))
 def test_the_tests_pass_on_the_emulation(arguments):

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import golden
+from folders import ROOT
 from spp.data import datum, images
 from spp.data.database import Database, DatabaseWriter
 from spp.data.datum import DatumImages
 from spp.proto import arrays, binary
 from spp_tools import compute_image_mean, convert_imageset
 
-TOOLS = Path(__file__).parents[2] / "tools"
+TOOLS = ROOT / "tools"
 IMAGES, LIST = golden.path("data", "images"), golden.path("data", "list.txt")
 RNG = np.random.default_rng(0)
 
