@@ -9,9 +9,9 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from spp.convert.extras import need
+from spp.convert.net_builder import unique_name
 from spp.convert.onnx.metadata import StoredParameter
 from spp.convert.registry import registrar
-from spp.convert.unique import unique_name
 
 onnx = need("onnx", "onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
@@ -159,6 +159,10 @@ class OnnxExporter:
         """The part of x from the starts up to, but without, the ends."""
         more = [self.ints(*steps)] if steps else []
         return self.add("Slice", x, self.vector(starts), self.vector(ends), self.ints(*axes), *more)
+
+    def indices(self, x: str) -> str:
+        """x as int64."""
+        return self.add("Cast", x, to=TensorProto.INT64)
 
     def concat(self, parts: Sequence[str], axis: int) -> str:
         return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=axis)

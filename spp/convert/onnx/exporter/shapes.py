@@ -6,19 +6,9 @@ from spp.errors import ConvertError
 from spp.layers.base import canonical_axis
 
 
-@exports("Split")
+@exports("Split", "Silence")
 def split(g: OnnxExporter, site: Site) -> list[str]:
     return [site.x.name] * len(site.tops)
-
-
-@exports("Silence")
-def silence(g: OnnxExporter, site: Site) -> list[str]:
-    return []
-
-
-@exports("Parameter")
-def parameter(g: OnnxExporter, site: Site) -> str:
-    return g.weight(site.layer, 0)
 
 
 @exports("DummyData")
@@ -52,11 +42,6 @@ def _sizes(g: OnnxExporter, site: Site, first: int) -> list[Size]:
     return [g.size(site.x, axis) for axis in range(first, site.x.rank)]
 
 
-@exports("Permute")
-def permute(g: OnnxExporter, site: Site) -> str:
-    return g.add("Transpose", site.x.name, perm=site.layer.order)
-
-
 @exports("ShuffleChannel")
 def shuffle_channel(g: OnnxExporter, site: Site) -> str:
     x, group = site.x, site.layer.group
@@ -78,11 +63,6 @@ def reorg(g: OnnxExporter, site: Site) -> str:
 
 # --- joined and cut
 
-@exports("Concat")
-def concat(g: OnnxExporter, site: Site) -> str:
-    return g.concat([bottom.name for bottom in site.bottoms], site.layer.axis)
-
-
 @exports("Slice")
 def slice_(g: OnnxExporter, site: Site) -> str | list[str]:
     axis, count = site.layer.axis, len(site.tops)
@@ -101,9 +81,8 @@ def slice_(g: OnnxExporter, site: Site) -> str | list[str]:
 @exports("Crop")
 def crop(g: OnnxExporter, site: Site) -> str:
     data, reference = site.bottoms
-    first = canonical_axis(site.param.crop_param.axis, data.rank)
-    axes = range(first, data.rank)
-    offsets = site.layer.offsets[first:]
+    axes = range(canonical_axis(site.param.crop_param.axis, data.rank), data.rank)
+    offsets = site.layer.offsets[axes[0]:]
     ends = [g.compute("Add", g.size(reference, axis), offset) for axis, offset in zip(axes, offsets)]
     return g.slice(data.name, axes, offsets, ends)
 
@@ -116,11 +95,6 @@ def tile(g: OnnxExporter, site: Site) -> str:
 
 
 # --- picked
-
-@exports("BatchReindex")
-def batch_reindex(g: OnnxExporter, site: Site) -> str:
-    return g.add("Gather", site.x.name, g.add("Cast", site.bottoms[1].name, to=TensorProto.INT64), axis=0)
-
 
 @exports("Filter")
 def filter_(g: OnnxExporter, site: Site) -> list[str]:

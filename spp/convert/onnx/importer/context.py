@@ -1,10 +1,11 @@
 """The net that an ONNX graph becomes, and the table of the operators' importers."""
+from contextlib import suppress
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from spp.convert.net_builder import NetBuilder, set_weights
-from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described
+from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described, node_error
 from spp.convert.registry import registrar
 from spp.errors import ConvertError
 
@@ -32,8 +33,7 @@ class OnnxImporter(NetBuilder):
             raise ConvertError(f"{described(node)} reads a padded map, and Caffe has padding in convolution and "
                                "pooling only")
         if tensor not in self.blobs:
-            raise ConvertError(f"{described(node)}: its input {tensor!r} is a constant, and the layers for "
-                               "this operator read blobs")
+            raise node_error(node, f"its input {tensor!r} is a constant, and the layers for this operator read blobs")
         return self.blobs[tensor]
 
     def shape(self, tensor: str) -> Shape:
@@ -50,10 +50,21 @@ class OnnxImporter(NetBuilder):
         """Whether exactly one node reads a tensor, which is not an output of the graph."""
         return self.folded.readers[tensor] == 1
 
-    def add(self, kind: str, node: Any, bottoms: Sequence[str], top: str | None = None, weights: Sequence[Any] = (),
-            **params: Any) -> Any:
-        """Append a layer whose top is the tensor, or blob, `top` (default: the node's output); returns it."""
-        top = top or node.output[0]
+    def bottoms(self, node: Any) -> list[str]:
+        """The blobs of all inputs of a node."""
+        return [self.blob(tensor, node) for tensor in node.input]
+
+    def weights(self, node: Any) -> list[np.ndarray]:
+        """The values of the node's inputs after the first, which must be constants."""
+        for name in node.input[1:]:
+            if self.const(name) is None:
+                raise node_error(node, f"its weights {name!r} are computed from the inputs")
+        return [self.folded.constants[name] for name in node.input[1:]]
+
+    def add(self, kind: str, node: Any, bottoms: Sequence[str] = (), top: str | None = None,
+            weights: Sequence[Any] = (), **params: Any) -> Any:
+        """Append a layer; its top is the tensor, or blob, `top`. Defaults: the node's first input and first output."""
+        bottoms, top = bottoms or [self.blob(node.input[0], node)], top or node.output[0]
         self.blobs[top] = top
         return self.add_layer(kind, self.unique(node.name or node.output[0]), bottoms, [top], weights, **params)
 
@@ -76,10 +87,8 @@ class OnnxImporter(NetBuilder):
 def _graphs_that_fold(model: Any, varying: Sequence[Mapping[str, Shape]]) -> Iterator[FoldedGraph]:
     """The graph at those sizes that it accepts; with a fully connected layer it may accept its own only."""
     for shapes in varying:
-        try:
+        with suppress(ConvertError):
             yield FoldedGraph(model, shapes)
-        except ConvertError:
-            continue
 
 
 Import = Callable[[OnnxImporter, Any], None]

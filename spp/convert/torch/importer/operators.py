@@ -4,6 +4,8 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from spp.backend.types import Geometry
+from spp.convert.net_builder import convolution_param, inner_product_param
 from spp.convert.torch.importer.context import TorchImporter, imports, operator_name, shape
 
 Args = SimpleNamespace
@@ -57,26 +59,18 @@ def convolution(importer: TorchImporter, node: Any, a: Args) -> None:
     if len(shape(a.input)) != a.weight.meta["val"].dim():
         raise importer.error(node, "its input has no batch axis")
     weights = importer.weights(node, a.weight, a.bias)
-    outputs, axes = weights[0].shape[1] * a.groups if transposed else len(weights[0]), weights[0].ndim - 2
-    param: dict[str, Any] = {"num_output": outputs, "kernel_size": _short(weights[0].shape[2:])}
-    for field, values, usual in (("stride", a.stride, 1), ("pad", a.padding, 0), ("dilation", a.dilation, 1)):
-        values = _each(values, axes)
-        if any(value != usual for value in values):
-            param[field] = _short(values)
-    if a.groups != 1:
-        param["group"] = a.groups
-    if a.bias is None:
-        param["bias_term"] = False
+    outputs, kernel = weights[0].shape[1] * a.groups if transposed else len(weights[0]), weights[0].shape[2:]
+    stride, pad, dilation = (tuple(_each(values, len(kernel))) for values in (a.stride, a.padding, a.dilation))
+    geometry = Geometry(kernel, stride, pad, dilation, a.groups)
     importer.layer(node, "Deconvolution" if transposed else "Convolution", [a.input], weights=weights,
-                   convolution_param=param)
+                   convolution_param=convolution_param(outputs, geometry, a.bias is not None))
 
 
 @imports("linear")
 def linear(importer: TorchImporter, node: Any, a: Args) -> None:
     weights, axis = importer.weights(node, a.weight, a.bias), len(shape(a.input)) - 1
-    importer.layer(node, "InnerProduct", [a.input], weights=weights, inner_product_param={
-        "num_output": len(weights[0]), **({"bias_term": False} if a.bias is None else {}),
-        **({"axis": axis} if axis != 1 else {})})
+    importer.layer(node, "InnerProduct", [a.input], weights=weights,
+                   inner_product_param=inner_product_param(len(weights[0]), a.bias is not None, axis))
 
 
 @imports("batch_norm")
@@ -282,8 +276,3 @@ def upsample(importer: TorchImporter, node: Any, a: Args) -> None:
 def _each(values: Any, axes: int) -> list[int]:
     values = list(values) if isinstance(values, (list, tuple)) else [values]
     return values * axes if len(values) == 1 else values
-
-
-def _short(values: Sequence[int]) -> list[int]:
-    """One number if the values of all axes are equal."""
-    return list(values[:1] if len(set(values)) == 1 else values)
