@@ -31,14 +31,14 @@ class NetBuilder:
         """The name, with a number appended if a layer or blob has it already."""
         return unique_name(name, self._names, "_")
 
-    def add_layer(self, kind: str, name: str, bottoms: Sequence[str], tops: Sequence[str],
+    def add_layer(self, kind: str, name: str, bottoms: Sequence[str], tops: Sequence[str] | None = None,
                   weights: Sequence[Any] = (), **params: dict[str, Any]) -> Any:
         """Append a layer and return its LayerParameter.
 
-        name: must be unique (see `unique`). weights: arrays, stored as float32. params: the fields of its parameter
-        messages, as convolution_param={"num_output": 96}.
+        name: must be unique (see `unique`). tops: one named as the layer if not given. weights: arrays, stored as
+        float32. params: the fields of its parameter messages, as convolution_param={"num_output": 96}.
         """
-        layer = self.param.layer.add(name=name, type=kind, bottom=bottoms, top=tops)
+        layer = self.param.layer.add(name=name, type=kind, bottom=bottoms, top=[name] if tops is None else tops)
         for field, values in params.items():
             message = getattr(layer, field)
             message.SetInParent()

@@ -141,8 +141,7 @@ class OnnxExporter:
         """Sizes as one int64 tensor."""
         if not any(isinstance(size, str) for size in sizes):
             return self.const(list(sizes), np.int64)
-        parts = [size if isinstance(size, str) else self.ints(size) for size in sizes]
-        return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=0)
+        return self.concat([size if isinstance(size, str) else self.ints(size) for size in sizes], 0)
 
     def real(self, size: Size) -> str:
         """A size as a float tensor of one element."""
@@ -166,6 +165,12 @@ class OnnxExporter:
 
     def concat(self, parts: Sequence[str], axis: int) -> str:
         return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=axis)
+
+    def reduce(self, op: str, x: str, axes: Sequence[int], keepdims: int = 1) -> str:
+        """ReduceMax and the like over some axes."""
+        if op == "ReduceSum":       # its axes are an input
+            return self.add(op, x, self.ints(*axes), keepdims=keepdims)
+        return self.add(op, x, axes=axes, keepdims=keepdims)
 
     def scaled(self, x: str, factor: float, summand: float = 0) -> str:
         """factor * x + summand."""
@@ -191,6 +196,3 @@ class OnnxExporter:
 Export = Callable[[OnnxExporter, Site], str | list[str]]
 EXPORTERS: dict[str, Export] = {}      # by layer type
 exports = registrar(EXPORTERS)
-
-__all__ = ["END", "EXPORTERS", "OnnxExporter", "Site", "Size", "TensorProto", "Value", "exports", "helper", "onnx",
-           "values"]

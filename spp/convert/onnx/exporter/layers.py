@@ -80,9 +80,13 @@ EXPRESSIONS: dict[str, Callable[[OnnxExporter, Site], str]] = {
     "BNLL": lambda g, site: g.add("Softplus", site.x.name),
     "Clip": lambda g, site: g.add("Clip", site.x.name, *map(g.const, site.layer.limits)),
     "Concat": lambda g, site: g.concat([bottom.name for bottom in site.bottoms], site.layer.axis),
+    "Dropout": lambda g, site: (g.add("Dropout", site.x.name, g.const(site.layer.ratio)) if site.layer.scale_train else
+                                g.scaled(site.x.name, 1 - site.layer.ratio)),
     "ELU": lambda g, site: g.add("Elu", site.x.name, alpha=site.param.elu_param.alpha),
     "Parameter": lambda g, site: g.weight(site.layer, 0),
     "Permute": lambda g, site: g.add("Transpose", site.x.name, perm=site.layer.order),
+    "PReLU": lambda g, site: g.add("PRelu", site.x.name, g.weight(
+        site.layer, 0, ones=site.x.rank - 2 if site.layer.blobs[0].shape else 0)),
     "ReLU": lambda g, site: _relu(g, site),
     "ReLU6": lambda g, site: (g.add("Min", _relu(g, site), g.const(6.0)) if site.layer.slope else
                               g.add("Clip", site.x.name, g.const(0.0), g.const(6.0))),
@@ -91,6 +95,10 @@ EXPRESSIONS: dict[str, Callable[[OnnxExporter, Site], str]] = {
     "Swish": lambda g, site: g.add(
         "Mul", site.x.name, g.add("Sigmoid", g.scaled(site.x.name, site.param.swish_param.beta))),
     "TanH": lambda g, site: g.add("Tanh", site.x.name),
+    "Threshold": lambda g, site: g.add("Cast", g.add(
+        "Greater", site.x.name, g.const(site.param.threshold_param.threshold)), to=TensorProto.FLOAT),
+    "Tile": lambda g, site: g.add("Tile", site.x.name, g.ints(*(
+        site.param.tile_param.tiles if axis == site.layer.axis else 1 for axis in range(site.x.rank)))),
 }
 
 
@@ -102,18 +110,6 @@ def expression(g: OnnxExporter, site: Site) -> str:
 def _relu(g: OnnxExporter, site: Site) -> str:
     slope = site.layer.slope
     return g.add("LeakyRelu", site.x.name, alpha=slope) if slope else g.add("Relu", site.x.name)
-
-
-@exports("PReLU")
-def prelu(g: OnnxExporter, site: Site) -> str:
-    ones = site.x.rank - 2 if site.layer.blobs[0].shape else 0
-    return g.add("PRelu", site.x.name, g.weight(site.layer, 0, ones=ones))
-
-
-@exports("Threshold")
-def threshold(g: OnnxExporter, site: Site) -> str:
-    above = g.add("Greater", site.x.name, g.const(site.param.threshold_param.threshold))
-    return g.add("Cast", above, to=TensorProto.FLOAT)
 
 
 @exports("Exp")
@@ -136,12 +132,6 @@ def power(g: OnnxExporter, site: Site) -> str:
         return g.add("Expand", g.const(value), g.add("Shape", site.x.name))
     y = g.scaled(site.x.name, factor, shift)
     return g.add("Pow", y, g.const(exponent)) if exponent != 1 else y
-
-
-@exports("Dropout")
-def dropout(g: OnnxExporter, site: Site) -> str:
-    x, ratio = site.x.name, site.layer.ratio
-    return g.add("Dropout", x, g.const(ratio)) if site.layer.scale_train else g.scaled(x, 1 - ratio)
 
 
 # --- several bottoms
@@ -218,8 +208,8 @@ def _affine(g: OnnxExporter, x: str, factor: np.ndarray, summand: np.ndarray, ra
 
 def _moments(g: OnnxExporter, x: str, axes: list[int]) -> tuple[str, str]:
     """x less its mean over some axes, and the variance."""
-    centred = g.add("Sub", x, g.add("ReduceMean", x, axes=axes, keepdims=1))
-    return centred, g.add("ReduceMean", g.add("Mul", centred, centred), axes=axes, keepdims=1)
+    centred = g.add("Sub", x, g.reduce("ReduceMean", x, axes))
+    return centred, g.reduce("ReduceMean", g.add("Mul", centred, centred), axes)
 
 
 @exports("MVN")
@@ -237,7 +227,7 @@ def mvn(g: OnnxExporter, site: Site) -> str:
 def normalize(g: OnnxExporter, site: Site) -> str:
     x, rank = site.x.name, site.x.rank
     axes = list(range(1, rank)) if site.layer.across else [1]
-    squares = g.add("ReduceSum", g.add("Mul", x, x), g.ints(*axes), keepdims=1)
+    squares = g.reduce("ReduceSum", g.add("Mul", x, x), axes)
     y = g.add("Div", x, g.add("Sqrt", g.scaled(squares, 1, site.layer.eps)))
     return g.add("Mul", y, g.weight(site.layer, 0, ones=rank - 2))
 

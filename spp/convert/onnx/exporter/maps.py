@@ -141,14 +141,8 @@ def _padded_bins(g: OnnxExporter, size: Size, window: Size, n: int) -> tuple[Any
 
 def _over(g: OnnxExporter, x: str, axis: int, starts: Any, ends: Any, reduce: str, n: int) -> str:
     """Reduce each of n parts of an axis to one element."""
-    parts = []
-    for start, end in zip(_each(g, starts, n), _each(g, ends, n)):
-        part = g.slice(x, [axis], [start], [end])
-        if reduce == "ReduceSum":       # its axes are an input
-            parts.append(g.add(reduce, part, g.ints(axis), keepdims=1))
-        else:
-            parts.append(g.add(reduce, part, axes=[axis], keepdims=1))
-    return g.concat(parts, axis)
+    return g.concat([g.reduce(reduce, g.slice(x, [axis], [start], [end]), [axis])
+                     for start, end in zip(_each(g, starts, n), _each(g, ends, n))], axis)
 
 
 def _each(g: OnnxExporter, numbers: Any, n: int) -> list[Size]:

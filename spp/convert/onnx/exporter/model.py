@@ -100,18 +100,13 @@ def _write_layers(net: Net, g: OnnxExporter, shapes: dict[str, tuple[int | None,
                   outputs: Sequence[str]) -> dict[str, str]:
     """Write all layers; returns the tensor of every blob."""
     last = {top: i for i, layer in enumerate(net.layers) for top in layer.param.top}
-    tensors: dict[str, str] = {}
-    for name in net.inputs:
-        tensors[name] = g.unique(name)
-    for i, layer in enumerate(net.layers):
-        if layer.type == "Input":
-            continue
+    tensors = {name: g.unique(name) for name in net.inputs}
+    layers = [(i, layer) for i, layer in enumerate(net.layers) if layer.type != "Input"]
+    for i, layer in layers:
         for name in layer.param.top:        # reserved: no other tensor gets the blob's own name
             if last[name] == i:
                 tensors.setdefault(f"final {name}", g.unique(name))
-    for i, layer in enumerate(net.layers):
-        if layer.type == "Input":
-            continue
+    for i, layer in layers:
         param = layer.param
         since, g.owner = len(g.nodes), layer.name
         site = Site(layer, *([Value(tensors.get(name, ""), shapes[name], net.blobs[name].shape) for name in names]

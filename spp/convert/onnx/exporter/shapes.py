@@ -87,13 +87,6 @@ def crop(g: OnnxExporter, site: Site) -> str:
     return g.slice(data.name, axes, offsets, ends)
 
 
-@exports("Tile")
-def tile(g: OnnxExporter, site: Site) -> str:
-    repeats = [1] * site.x.rank
-    repeats[site.layer.axis] = site.param.tile_param.tiles
-    return g.add("Tile", site.x.name, g.ints(*repeats))
-
-
 # --- picked
 
 @exports("Filter")
@@ -123,15 +116,10 @@ def _largest(g: OnnxExporter, x: str, axis: int, count: int) -> tuple[str, str]:
     return g.add("Cast", g.add("Sub", last, indices), to=TensorProto.FLOAT), values
 
 
-REDUCTIONS = {"ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
+REDUCTIONS = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
 
 
 @exports("Reduction")
 def reduction(g: OnnxExporter, site: Site) -> str:
-    how, coeff = site.layer.operation, site.layer.coeff
-    axes = list(range(site.tops[0].rank, site.x.rank))
-    if how == "SUM":
-        y = g.add("ReduceSum", site.x.name, g.ints(*axes), keepdims=0)
-    else:
-        y = g.add(REDUCTIONS[how], site.x.name, axes=axes, keepdims=0)
-    return g.scaled(y, coeff)
+    axes = range(site.tops[0].rank, site.x.rank)
+    return g.scaled(g.reduce(REDUCTIONS[site.layer.operation], site.x.name, axes, keepdims=0), site.layer.coeff)

@@ -3,6 +3,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from spp.convert.net_builder import set_weights
 from spp.convert.onnx.importer.context import OnnxImporter, imports
 from spp.convert.onnx.importer.graph import Shape, node_error
 from spp.convert.onnx.importer.operators import FLOAT_MAX, clipped, edit_axes
@@ -51,13 +52,15 @@ def _scale_or_bias(importer: OnnxImporter, node: Any, bottoms: list[str], axes: 
 def _takes_bias(importer: OnnxImporter, node: Any, x: str, value: np.ndarray) -> bool:
     """Whether the constant became the bias of the InnerProduct before, which had none and no other reader."""
     layer = next((layer for layer in importer.param.layer if layer.top[:1] == [importer.blobs[x]]), None)
-    if layer is None or layer.type != "InnerProduct" or len(layer.blobs) > 1 or not importer.sole(x):
+    if layer is None or layer.type != "InnerProduct" or len(layer.blobs) > 1 or importer.readers[x] != 1:
         return False
     outputs = layer.inner_product_param.num_output
     if value.size != outputs or value.shape[-1] != outputs:
         return False
     layer.inner_product_param.ClearField("bias_term")
-    importer.replace_top(layer, x, node.output[0], [arrays.from_proto(layer.blobs[0]), value.ravel()])
+    set_weights(layer, [arrays.from_proto(layer.blobs[0]), value.ravel()])
+    del importer.blobs[x]
+    layer.top[0] = importer.blobs[node.output[0]] = node.output[0]
     return True
 
 
@@ -148,6 +151,6 @@ def many(importer: OnnxImporter, node: Any) -> None:
     if node.op_type == "Min" or len({importer.shape(name) for name in node.input}) > 1:
         raise node_error(node, "Caffe's Eltwise has SUM, PROD and MAX of arrays of one shape")
     if len(bottoms) == 1:
-        importer.alias(node.output[0], bottoms[0])
+        importer.blobs[node.output[0]] = bottoms[0]
     else:
         importer.add("Eltwise", node, bottoms, eltwise_param={"operation": 2} if node.op_type == "Max" else {})

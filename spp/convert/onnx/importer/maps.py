@@ -91,7 +91,7 @@ def conv_transpose(importer: OnnxImporter, node: Any) -> None:
 def pooling(importer: OnnxImporter, node: Any) -> None:
     attrs = attributes(node)
     is_max = node.op_type == "MaxPool"
-    if len(node.output) > 1 and importer.folded.readers[node.output[1]]:
+    if len(node.output) > 1 and importer.readers[node.output[1]]:
         raise node_error(node, "its second output, Indices, counts over the whole batch, Caffe's second top over one "
                                "plane")
     source = importer.folded.producer.get(importer.pads[node.input[0]][0] if node.input[0] in importer.pads else "")
@@ -137,7 +137,7 @@ def _pooling_geometry(importer: OnnxImporter, node: Any, window: Window, is_max:
 def clipped_pooling(importer: OnnxImporter, node: Any) -> bool:
     """Whether a Slice removes only those windows of the pooling before it that Caffe's Pooling does not have."""
     maker = importer.folded.producer.get(node.input[0])
-    if maker is None or maker.op_type not in ("MaxPool", "AveragePool") or not importer.sole(node.input[0]):
+    if maker is None or maker.op_type not in ("MaxPool", "AveragePool") or importer.readers[node.input[0]] != 1:
         return False
     window = Window(importer, maker, attributes(maker)["kernel_shape"], (0.0, -np.inf))
     for folded in [importer.folded, *importer.others]:
@@ -173,7 +173,7 @@ def pad_(importer: OnnxImporter, node: Any) -> None:
     importer.pads[node.output[0]] = node.input[0], np.array(sizes).reshape(2, -1), fill
     if not np.any(sizes):
         del importer.pads[node.output[0]]
-        importer.alias(node.output[0], importer.blob(node.input[0], node))
+        importer.blobs[node.output[0]] = importer.blob(node.input[0], node)
 
 
 @imports("LRN")
@@ -192,7 +192,7 @@ def batch_normalization(importer: OnnxImporter, node: Any) -> None:
     """BatchNorm, and a Scale unless gamma is 1 and beta is 0."""
     attrs = attributes(node)
     if attrs.get("training_mode", 0) or attrs.get("spatial", 1) != 1 or any(
-            importer.folded.readers[name] for name in node.output[1:] if name):
+            importer.readers[name] for name in node.output[1:] if name):
         raise node_error(node, "only the form for inference can be read, with stored statistics")
     gamma, beta, mean, variance = importer.weights(node)
     plain = (gamma == 1).all() and not beta.any()

@@ -59,7 +59,7 @@ def _from_operators(model: Any, path: str, sizes: Mapping[str, Shape], larger: S
     importer = OnnxImporter(model, sizes, larger, fixed)
     for name, shape in sizes.items():
         importer.add_layer("Input", importer.unique(name), [], [name], input_param={"shape": [{"dim": shape}]})
-        importer.alias(name, name)
+        importer.blobs[name] = name
     for node in importer.folded.nodes:
         if node.op_type not in IMPORTERS:
             raise node_error(node, "no layer type is known to compute this operator")
@@ -121,7 +121,7 @@ def _name_outputs(importer: OnnxImporter) -> None:
             continue
         if blob in importer.folded.inputs or blob in importer.folded.outputs:
             importer.add_layer("Split", importer.unique(output), [blob], [output])
-            importer.alias(output, output)
+            importer.blobs[output] = output
             continue
         for layer in importer.param.layer:
             for names in (layer.bottom, layer.top):

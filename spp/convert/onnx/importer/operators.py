@@ -101,7 +101,7 @@ def clipped(importer: OnnxImporter, node: Any, x: str, least: float, most: float
 
 @imports("Identity")
 def identity(importer: OnnxImporter, node: Any) -> None:
-    importer.alias(node.output[0], importer.blob(node.input[0], node))
+    importer.blobs[node.output[0]] = importer.blob(node.input[0], node)
 
 
 @imports("Dropout")
@@ -110,7 +110,7 @@ def dropout(importer: OnnxImporter, node: Any) -> None:
     training = importer.const(node.input[2]) if len(node.input) > 2 and node.input[2] else np.array(False)
     if len(node.input) > 1 and node.input[1]:
         ratio = float(np.ravel(importer.weights(node)[0])[0])
-    if training is None or training.any() or any(importer.folded.readers[name] for name in node.output[1:] if name):
+    if training is None or training.any() or any(importer.readers[name] for name in node.output[1:] if name):
         raise node_error(node, "dropout that is active in inference, or whose mask is read")
     if not 0 <= ratio < 1:
         raise node_error(node, f"a ratio of {ratio:g} drops all")
@@ -151,7 +151,8 @@ def reshape(importer: OnnxImporter, node: Any) -> None:
         identity(importer, node)
         return
     dims: list[int] = []
-    shapes = importer.at_all_sizes(node.input[0], node.output[0])
+    shapes = [(folded.shape(node.input[0]), folded.shape(node.output[0]))
+              for folded in [importer.folded, *importer.others]]
     for axis, size in enumerate(target):
         alike = {axis < len(before) and before[axis] == after[axis] for before, after in shapes}
         if alike == {True} and 0 not in shape[:axis + 1] and all(dim == 0 for dim in dims):
@@ -197,7 +198,7 @@ def edit_axes(importer: OnnxImporter, node: Any, blob: str, axes: Sequence[int],
     """Insert axes of length 1 (ascending), or remove them (descending); the top is `last`, or the node's output."""
     last = last or node.output[0]
     if not axes:
-        importer.alias(last, blob)
+        importer.blobs[last] = blob
     for i, axis in enumerate(axes):
         top = last if i == len(axes) - 1 else importer.within(node)
         importer.add("Reshape", node, [blob], top, reshape_param={
@@ -242,14 +243,14 @@ def slice_(importer: OnnxImporter, node: Any) -> None:
     cuts = _cuts(importer.folded, node)
     if any(_cuts(folded, node) != cuts for folded in importer.others):
         if clipped_pooling(importer, node):
-            importer.alias(node.output[0], blob)
+            importer.blobs[node.output[0]] = blob
             del importer.blobs[node.input[0]]
             return
         if not importer.fixed:
             raise node_error(node, "what it cuts off varies with the sizes of the input; give the input's sizes to "
                                    "convert it for those only")
     if not cuts:
-        importer.alias(node.output[0], blob)
+        importer.blobs[node.output[0]] = blob
     for i, (axis, low, high) in enumerate(cuts):
         top = node.output[0] if i == len(cuts) - 1 else importer.within(node)
         before, after = ([importer.within(node)] if cut else [] for cut in (low > 0, high is not None))
@@ -285,8 +286,8 @@ def _slice(importer: OnnxImporter, node: Any, blob: str, tops: list[str], axis: 
         **({"slice_point": points} if points else {}), **({"axis": axis} if axis != 1 else {})})
     layer.top.extend(tops[1:])
     for name in tops:
-        importer.alias(name, name)
-    unused = [name for name in tops if name in node.output and not importer.folded.readers[name]]
+        importer.blobs[name] = name
+    unused = [name for name in tops if name in node.output and not importer.readers[name]]
     if unused:
         importer.add_layer("Silence", importer.unique(f"{tops[0]}/silence"), unused, [])
 

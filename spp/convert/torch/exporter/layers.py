@@ -121,25 +121,20 @@ def inner_product(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
 
 @exports("Pooling")
 def pooling(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    axes, two = tuple(range(2, 2 + layer.axes)), len(layer.param.top) > 1
-    if layer.kernel is None:
-        if layer.method != "STOCHASTIC" and not two:
-            return [f"{x[0]}.{'amax' if layer.method == 'MAX' else 'mean'}({axes!r}, keepdim=True)"]
-        kernel, stride = f"{x[0]}.shape[2:]", f"{x[0]}.shape[2:]"
-    else:
-        kernel, stride = (sizes(layer.kernel), sizes(layer.stride))
+    two, is_max, whole = len(layer.param.top) > 1, layer.method == "MAX", f"{x[0]}.shape[2:]"
+    kernel, stride = (whole, whole) if layer.kernel is None else (tuple(layer.kernel), tuple(layer.stride))
     if layer.method == "STOCHASTIC":
-        kernel, stride = (text if layer.kernel is None else repr(tuple(numbers))
-                          for text, numbers in ((kernel, layer.kernel), (stride, layer.stride)))
         return [f"expected_pool({x[0]}, {kernel}, {stride}, {layer.ceil})"]
-    wide = any(2 * p > k for p, k in zip(layer.pad, layer.kernel or ()))
-    if wide and two:
-        raise ConvertError("torch returns the indices of maxima only if pad is at most half of the kernel")
-    if wide:
-        pool = "max_pool" if layer.method == "MAX" else "average_pool"
-        numbers = ", ".join(repr(tuple(v)) for v in (layer.kernel, layer.stride, layer.pad))
-        return [f"{pool}({x[0]}, {numbers}, {layer.ceil})"]
-    pool = f"F.{'max' if layer.method == 'MAX' else 'avg'}_pool{layer.axes}d"
+    if layer.kernel is None and not two:
+        return [f"{x[0]}.{'amax' if is_max else 'mean'}({tuple(range(2, 2 + layer.axes))!r}, keepdim=True)"]
+    if any(2 * p > k for p, k in zip(layer.pad, layer.kernel or ())):
+        if two:
+            raise ConvertError("torch returns the indices of maxima only if pad is at most half of the kernel")
+        return [f"{'max_pool' if is_max else 'average_pool'}({x[0]}, {kernel}, {stride}, {tuple(layer.pad)}, "
+                f"{layer.ceil})"]
+    if layer.kernel is not None:
+        kernel, stride = sizes(layer.kernel), sizes(layer.stride)
+    pool = f"F.{'max' if is_max else 'avg'}_pool{layer.axes}d"
     text = f"{x[0]}, {kernel}, {stride}{options(padding=layer.pad, ceil_mode=layer.ceil and layer.kernel is not None)}"
     if not two:
         return [f"{pool}({text})"]
