@@ -187,21 +187,16 @@ class CudaConvnetImporter(NetBuilder):
             momenta = ", ".join(f"{momentum:g}" for momentum in sorted(self.momenta))
             raise ConvertError(f"momW and momB are {momenta}, and a solver of Caffe has one momentum for all")
         result.momentum = next(iter(self.momenta), 0.0)
-        rates = [rate for rate, _ in self.rates.values() if rate]
-        decays = [decay for _, decay in self.rates.values() if decay]
-        result.base_lr, result.weight_decay = rates[0] if rates else 0.0, decays[0] if decays else 0.0
-        for layer in self.param.layer:
-            for i in range(2):
-                if (layer.name, i) not in self.rates:
-                    continue
-                while len(layer.param) <= i:
-                    layer.param.add()
-                rate, decay = self.rates[layer.name, i]
-                for field, value, base in (("lr_mult", rate, result.base_lr),
-                                           ("decay_mult", decay, result.weight_decay)):
-                    multiple = float(f"{value / base:.7g}") if base else 1.0
-                    if multiple != 1:
-                        setattr(layer.param[i], field, multiple)
+        result.base_lr = next((rate for rate, _ in self.rates.values() if rate), 0.0)
+        result.weight_decay = next((decay for _, decay in self.rates.values() if decay), 0.0)
+        specs = {layer.name: layer.param for layer in self.param.layer}
+        for (name, i), (rate, decay) in self.rates.items():
+            while len(specs[name]) <= i:
+                specs[name].add()
+            for field, value, base in (("lr_mult", rate, result.base_lr), ("decay_mult", decay, result.weight_decay)):
+                multiple = float(f"{value / base:.7g}") if base else 1.0
+                if multiple != 1:
+                    setattr(specs[name][i], field, multiple)
         return result
 
 

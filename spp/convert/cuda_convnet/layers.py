@@ -102,9 +102,8 @@ def pool(importer: CudaConvnetImporter, section: Section) -> None:
     else:
         importer.add_layer("Pooling", top, [blob], [f"{top}_all"], pooling_param=param)
         importer.cut(f"{top}_outputs", f"{top}_all", windows, keep=0, top=top)
-    window = -(-size // windows)
-    if not start and kernel == window and is_exact(size, windows) and (windows == 1 or stride == size // windows) \
-            and section.text("neuron", "ident") == "ident":
+    if not start and kernel == -(-size // windows) and is_exact(size, windows) and (
+            windows == 1 or stride == size // windows) and section.text("neuron", "ident") == "ident":
         importer.levels[section.name] = source, windows, method
     importer.finish(section, top, (shape[0], windows, windows))
 

@@ -9,13 +9,9 @@ class Section:
     """A section's options. Names of options are not case sensitive. read: the options that were used."""
 
     def __init__(self, name: str, path: str, line: int) -> None:
-        self.name, self.path, self.line = name, path, line
+        self.name, self.line, self.where = name, line, f"{path}:{line}"
         self.options: dict[str, tuple[str, str]] = {}       # by lower-case name: value, where
         self.read: set[str] = {"type"}
-
-    @property
-    def where(self) -> str:
-        return f"{self.path}:{self.line}"
 
     def add(self, other: "Section") -> None:
         """Add the options of the same section in another file."""

@@ -21,8 +21,7 @@ def interp(g: OnnxExporter, site: Site) -> str:
 
 @exports("Upsample")
 def upsample(g: OnnxExporter, site: Site) -> str:
-    p, layer = site.param.upsample_param, site.layer
-    high, wide = layer.scale
+    p, (high, wide) = site.param.upsample_param, site.layer.scale
     if len(site.bottoms) == 1:
         return g.add("Resize", site.x.name, "", g.const([1, 1, high, wide]), mode="nearest",
                      coordinate_transformation_mode="asymmetric", nearest_mode="floor")

@@ -1,10 +1,10 @@
 """Layers with weights, activation functions and normalisation as ONNX operators."""
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
 from spp.convert.batch_norm import means
-from spp.convert.onnx.exporter.context import OnnxExporter, Site, TensorProto, Value, exports, values
+from spp.convert.onnx.exporter.context import Export, OnnxExporter, Site, TensorProto, Value, exports, values
 from spp.errors import ConvertError
 
 
@@ -73,7 +73,7 @@ def embed(g: OnnxExporter, site: Site) -> str:
 
 # --- activation functions, and others of one expression
 
-EXPRESSIONS: dict[str, Callable[[OnnxExporter, Site], str]] = {
+EXPRESSIONS: dict[str, Export] = {
     "AbsVal": lambda g, site: g.add("Abs", site.x.name),
     "BatchReindex": lambda g, site: g.add("Gather", site.x.name, g.indices(site.bottoms[1].name), axis=0),
     "Bias": lambda g, site: g.add("Add", site.x.name, _operand(g, site, 0)),
@@ -83,6 +83,8 @@ EXPRESSIONS: dict[str, Callable[[OnnxExporter, Site], str]] = {
     "Dropout": lambda g, site: (g.add("Dropout", site.x.name, g.const(site.layer.ratio)) if site.layer.scale_train else
                                 g.scaled(site.x.name, 1 - site.layer.ratio)),
     "ELU": lambda g, site: g.add("Elu", site.x.name, alpha=site.param.elu_param.alpha),
+    "Exp": lambda g, site: g.add("Exp", g.scaled(
+        site.x.name, np.prod(site.layer.numbers), site.layer.numbers[0] * site.param.exp_param.shift)),
     "Parameter": lambda g, site: g.weight(site.layer, 0),
     "Permute": lambda g, site: g.add("Transpose", site.x.name, perm=site.layer.order),
     "PReLU": lambda g, site: g.add("PRelu", site.x.name, g.weight(
@@ -90,6 +92,7 @@ EXPRESSIONS: dict[str, Callable[[OnnxExporter, Site], str]] = {
     "ReLU": lambda g, site: _relu(g, site),
     "ReLU6": lambda g, site: (g.add("Min", _relu(g, site), g.const(6.0)) if site.layer.slope else
                               g.add("Clip", site.x.name, g.const(0.0), g.const(6.0))),
+    **dict.fromkeys(("Silence", "Split"), lambda g, site: [site.x.name] * len(site.tops)),
     "Sigmoid": lambda g, site: g.add("Sigmoid", site.x.name),
     "Softmax": lambda g, site: g.add("Softmax", site.x.name, axis=site.layer.axis),
     "Swish": lambda g, site: g.add(
@@ -103,19 +106,13 @@ EXPRESSIONS: dict[str, Callable[[OnnxExporter, Site], str]] = {
 
 
 @exports(*EXPRESSIONS)
-def expression(g: OnnxExporter, site: Site) -> str:
+def expression(g: OnnxExporter, site: Site) -> str | list[str]:
     return EXPRESSIONS[site.layer.type](g, site)
 
 
 def _relu(g: OnnxExporter, site: Site) -> str:
     slope = site.layer.slope
     return g.add("LeakyRelu", site.x.name, alpha=slope) if slope else g.add("Relu", site.x.name)
-
-
-@exports("Exp")
-def exponential(g: OnnxExporter, site: Site) -> str:
-    log_base, factor = site.layer.numbers
-    return g.add("Exp", g.scaled(site.x.name, log_base * factor, log_base * site.param.exp_param.shift))
 
 
 @exports("Log")

@@ -73,10 +73,9 @@ def _clipped(g: OnnxExporter, site: Site, kernel: Any, y: str) -> str:
             if layer.ceil and any(layer.pad) and p + s > k]
     if not axes:
         return y
-    ends = []
-    for axis in axes:
-        stride = layer.stride[axis - 2]
-        ends.append(g.compute("Div", g.compute("Add", g.size(x, axis), layer.pad[axis - 2] + stride - 1), stride))
+    strides, pads = ([numbers[axis - 2] for axis in axes] for numbers in (layer.stride, layer.pad))
+    ends = [g.compute("Div", g.compute("Add", g.size(x, axis), pad + stride - 1), stride)
+            for axis, pad, stride in zip(axes, pads, strides)]
     return g.slice(y, axes, [0] * len(axes), ends)
 
 

@@ -6,11 +6,6 @@ from spp.errors import ConvertError
 from spp.layers.base import canonical_axis
 
 
-@exports("Split", "Silence")
-def split(g: OnnxExporter, site: Site) -> list[str]:
-    return [site.x.name] * len(site.tops)
-
-
 @exports("DummyData")
 def dummy_data(g: OnnxExporter, site: Site) -> list[str]:
     if site.layer.refilled:

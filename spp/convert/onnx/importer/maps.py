@@ -89,8 +89,7 @@ def conv_transpose(importer: OnnxImporter, node: Any) -> None:
 
 @imports("MaxPool", "AveragePool")
 def pooling(importer: OnnxImporter, node: Any) -> None:
-    attrs = attributes(node)
-    is_max = node.op_type == "MaxPool"
+    attrs, is_max = attributes(node), node.op_type == "MaxPool"
     if len(node.output) > 1 and importer.readers[node.output[1]]:
         raise node_error(node, "its second output, Indices, counts over the whole batch, Caffe's second top over one "
                                "plane")
@@ -170,9 +169,9 @@ def pad_(importer: OnnxImporter, node: Any) -> None:
     if attrs.get("mode", "constant") != "constant" or sizes is None or len(node.input) > 3 and node.input[3]:
         raise node_error(node, f"mode {attrs.get('mode', 'constant')!r}; only constant padding of all axes can become "
                                "the padding of a layer")
-    importer.pads[node.output[0]] = node.input[0], np.array(sizes).reshape(2, -1), fill
-    if not np.any(sizes):
-        del importer.pads[node.output[0]]
+    if np.any(sizes):
+        importer.pads[node.output[0]] = node.input[0], np.array(sizes).reshape(2, -1), fill
+    else:
         importer.blobs[node.output[0]] = importer.blob(node.input[0], node)
 
 

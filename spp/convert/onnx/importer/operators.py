@@ -25,7 +25,8 @@ def gemm(importer: OnnxImporter, node: Any) -> None:
         if value.size not in (1, outputs) or value.ndim and value.shape[-1] != value.size:
             raise node_error(node, f"its C of {value.shape} is not one number for each of {outputs} outputs")
     bias = [np.broadcast_to(value, (1, outputs)).ravel() * np.float32(attrs.get("beta", 1.0)) for value in bias]
-    _inner_product(importer, node, weight, bias, 1)
+    importer.add("InnerProduct", node, weights=[weight, *bias],
+                 inner_product_param=inner_product_param(outputs, bool(bias), 1))
 
 
 @imports("MatMul")
@@ -35,12 +36,8 @@ def matmul(importer: OnnxImporter, node: Any) -> None:
     if weight.ndim != 2 or rank < 2:
         raise node_error(node, f"only a product of rows with a constant matrix is an InnerProduct, found {rank} and "
                                f"{weight.ndim} axes")
-    _inner_product(importer, node, weight.T, [], rank - 1)
-
-
-def _inner_product(importer: OnnxImporter, node: Any, weight: Any, bias: list[Any], axis: int) -> None:
-    importer.add("InnerProduct", node, weights=[weight, *bias],
-                 inner_product_param=inner_product_param(len(weight), bool(bias), axis))
+    importer.add("InnerProduct", node, weights=[weight.T],
+                 inner_product_param=inner_product_param(weight.shape[1], False, rank - 1))
 
 
 # --- functions of one array

@@ -60,10 +60,9 @@ def _work_in_place(net: Any, outputs: set[str]) -> None:
     inputs = {name for layer in net.layer if layer.type == "Input" for name in layer.top}
     renamed: dict[str, str] = {}
     for layer in net.layer:
-        if layer.type in IN_PLACE and len(layer.bottom) == 1:
-            bottom = layer.bottom[0]
-            if readers[bottom] == 1 and bottom not in inputs and layer.top[0] not in outputs:
-                renamed[bottom] = layer.top[0]
+        if layer.type in IN_PLACE and len(layer.bottom) == 1 and layer.top[0] not in outputs:
+            if readers[layer.bottom[0]] == 1 and layer.bottom[0] not in inputs:
+                renamed[layer.bottom[0]] = layer.top[0]
     for layer in net.layer:
         for names in (layer.bottom, layer.top):
             for i, name in enumerate(names):

@@ -63,8 +63,8 @@ class TorchExporter:
 
 
 # Called with the layer and the variables of its bottoms, an exporter returns an expression for each top, or a single
-# expression if that is a call that returns several.
-Export = Callable[[TorchExporter, Any, list[str]], list[str]]
+# expression if there is one top, or if that is a call that returns several.
+Export = Callable[[TorchExporter, Any, list[str]], str | list[str]]
 EXPORTERS: dict[str, Export] = {}      # by layer type
 exports = registrar(EXPORTERS)
 

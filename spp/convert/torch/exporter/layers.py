@@ -8,8 +8,8 @@ from spp.layers import Layer
 
 Texts = list[str]
 
-# By type, the expression of the only top. x: the variables of the bottoms.
-EXPRESSIONS: dict[str, Callable[[Any, Texts], str]] = {
+# By type, the expressions of the tops. x: the variables of the bottoms.
+EXPRESSIONS: dict[str, Callable[[Any, Texts], str | Texts]] = {
     "AbsVal": lambda layer, x: f"{x[0]}.abs()",
     "Axpy": lambda layer, x: f"along({x[1]}, {x[0]}.flatten(1), 0) * {x[1]} + {x[2]}",
     "BNLL": lambda layer, x: f"torch.logaddexp({x[0]}, torch.zeros_like({x[0]}))",
@@ -17,6 +17,7 @@ EXPRESSIONS: dict[str, Callable[[Any, Texts], str]] = {
     "Clip": lambda layer, x: f"{x[0]}.clamp({', '.join(map(number, layer.limits))})",
     "Concat": lambda layer, x: x[0] if len(x) == 1 else f"torch.cat([{', '.join(x)}], {layer.axis})",
     "ELU": lambda layer, x: f"F.elu({x[0]}, {number(layer.param.elu_param.alpha)})",
+    "Filter": lambda layer, x: [f"{v}[{x[-1]}.flatten() != 0]" for v in x[:-1]],
     "Im2col": lambda layer, x: f"im2col({x[0]}, {', '.join(map(repr, layer.geometry[:4]))}, {layer.axis})",
     "LSTMUnit": lambda layer, x: f"lstm_unit({', '.join(x)})",
     "Permute": lambda layer, x: f"{x[0]}.permute({', '.join(map(str, layer.order))})",
@@ -30,6 +31,7 @@ EXPRESSIONS: dict[str, Callable[[Any, Texts], str]] = {
         f"roi_max_pool({x[0]}, {x[1]}, {tuple(layer.pooled)!r}, {number(layer.scale)})"),
     "ShuffleChannel": lambda layer, x: f"{x[0]}.unflatten(1, ({layer.group}, -1)).transpose(1, 2).flatten(1, 2)",
     "Sigmoid": lambda layer, x: f"torch.sigmoid({x[0]})",
+    **dict.fromkeys(("Silence", "Split"), lambda layer, x: x * len(layer.param.top)),
     "Softmax": lambda layer, x: f"F.softmax({x[0]}, {layer.axis})",
     "Swish": lambda layer, x: f"{x[0]} * torch.sigmoid({number(layer.param.swish_param.beta)} * {x[0]})",
     "TanH": lambda layer, x: f"torch.tanh({x[0]})",
@@ -40,8 +42,8 @@ EXPRESSIONS: dict[str, Callable[[Any, Texts], str]] = {
 
 
 @exports(*EXPRESSIONS)
-def expression(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
-    return [EXPRESSIONS[layer.type](layer, x)]
+def expression(exporter: TorchExporter, layer: Layer, x: Texts) -> str | Texts:
+    return EXPRESSIONS[layer.type](layer, x)
 
 
 # By type, the constructor of a module that is called with all bottoms.
@@ -74,16 +76,6 @@ def embed(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
 @exports("Parameter")
 def parameter(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
     return [exporter.own(layer, f"nn.Parameter(torch.zeros({layer.blobs[0].shape!r}))")]
-
-
-@exports("Split", "Silence")
-def split(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
-    return x * len(layer.param.top)
-
-
-@exports("Filter")
-def choose(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
-    return [f"{v}[{x[-1]}.flatten() != 0]" for v in x[:-1]]
 
 
 @exports("DummyData")
@@ -194,13 +186,11 @@ def scale(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
     axis = layer.param.scale_param.axis if is_scale else layer.param.bias_param.axis
     shape = exporter.shapes(layer)[1] if len(x) > 1 else layer.blobs[0].shape
     axis = axis % len(exporter.shapes(layer)[0]) if shape else 0
-    if len(x) > 1:
-        text = f"{x[0]} {'*' if is_scale else '+'} along({x[0]}, {x[1]}, {axis})"
-        if not layer.blobs:
-            return [text]
-        return [f"{exporter.own(layer, f'Scale({shape!r}, {axis}, weight=False)')}({text})"]
-    absent = "" if len(layer.blobs) > 1 else ", bias=False" if is_scale else ", weight=False"
-    return [f"{exporter.own(layer, f'Scale({shape!r}, {axis}{absent})')}({x[0]})"]
+    text = x[0] if len(x) == 1 else f"{x[0]} {'*' if is_scale else '+'} along({x[0]}, {x[1]}, {axis})"
+    if not layer.blobs:
+        return [text]
+    absent = ", weight=False" if len(x) > 1 or not is_scale else "" if len(layer.blobs) > 1 else ", bias=False"
+    return [f"{exporter.own(layer, f'Scale({shape!r}, {axis}{absent})')}({text})"]
 
 
 @exports("MVN")

@@ -95,7 +95,8 @@ def _write_layer(exporter: TorchExporter, layer: Any) -> None:
         raise ConvertError(f"{where}: {reason}")
     try:
         bottoms = [exporter.variables[name] for name in layer.param.bottom]
-        exporter.assign(layer, EXPORTERS[layer.type](exporter, layer, bottoms))
+        result = EXPORTERS[layer.type](exporter, layer, bottoms)
+        exporter.assign(layer, [result] if isinstance(result, str) else result)
     except SppError as error:
         raise ConvertError(f"{where}: {error}") from error
 

@@ -115,10 +115,8 @@ imports = registrar(IMPORTERS)
 def arguments(node: Any) -> SimpleNamespace:
     """A call's arguments by name, with their defaults."""
     schema = node.target._schema.arguments
-    values = {argument.name: argument.default_value for argument in schema}
-    values.update(node.kwargs)
-    values.update(zip((argument.name for argument in schema), node.args))
-    return SimpleNamespace(**values)
+    defaults = {argument.name: argument.default_value for argument in schema}
+    return SimpleNamespace(**{**defaults, **node.kwargs, **dict(zip(defaults, node.args))})
 
 
 def operator_name(node: Any) -> str:
