@@ -5,24 +5,32 @@ from collections import Counter
 from typing import Any, Callable, Mapping, Sequence
 
 from spp.convert.cuda_convnet.sections import Section
-from spp.convert.net_builder import NetBuilder
+from spp.convert.net_builder import NetBuilder, remove_layers
 from spp.convert.registry import registrar
 from spp.errors import ConvertError
 from spp.layers.base import format_shape
 from spp.proto import caffe_pb2
 
-# By neuron, the layers that compute it, with a and b for its numbers.
-NEURONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "ident": [], "relu": [("ReLU", {})], "logistic": [("Sigmoid", {})], "abs": [("AbsVal", {})],
-    "softrelu": [("BNLL", {})], "square": [("Power", {"power_param": {"power": 2}})],
-    "sqrt": [("Power", {"power_param": {"power": 0.5}})],
-    "log[a]": [("Log", {"log_param": {"shift": "a"}})],
-    "tanh[a,b]": [("Power", {"power_param": {"scale": "b"}}), ("TanH", {}),
-                  ("Power", {"power_param": {"scale": "a"}})],
-    "abstanh[a,b]": [("Power", {"power_param": {"scale": "b"}}), ("TanH", {}), ("AbsVal", {}),
-                     ("Power", {"power_param": {"scale": "a"}})],
-    "brelu[a]": [("Clip", {"clip_param": {"min": 0.0, "max": "a"}})],
-    "linear[a,b]": [("Power", {"power_param": {"scale": "a", "shift": "b"}})],
+
+def _power(**numbers: float) -> list[tuple[str, dict[str, Any]]]:
+    """A Power layer, or none if it would multiply by 1."""
+    return [] if numbers == {"scale": 1.0} else [("Power", {"power_param": numbers})]
+
+
+# By neuron, the layers that compute it, with their parameters, for its numbers.
+NEURONS: dict[str, Callable[..., list[tuple[str, dict[str, Any]]]]] = {
+    "ident": lambda: [],
+    "relu": lambda: [("ReLU", {})],
+    "logistic": lambda: [("Sigmoid", {})],
+    "abs": lambda: [("AbsVal", {})],
+    "softrelu": lambda: [("BNLL", {})],
+    "square": lambda: _power(power=2),
+    "sqrt": lambda: _power(power=0.5),
+    "log[a]": lambda a: [("Log", {"log_param": {"shift": a}})],
+    "tanh[a,b]": lambda a, b: [*_power(scale=b), ("TanH", {}), *_power(scale=a)],
+    "abstanh[a,b]": lambda a, b: [*_power(scale=b), ("TanH", {}), ("AbsVal", {}), *_power(scale=a)],
+    "brelu[a]": lambda a: [("Clip", {"clip_param": {"min": 0.0, "max": a}})],
+    "linear[a,b]": lambda a, b: [("Power", {"power_param": {"scale": a, "shift": b}})],
 }
 PARAMS = {"Convolution": "convolution_param", "InnerProduct": "inner_product_param"}
 Shape = tuple[int, ...]
@@ -49,10 +57,6 @@ class CudaConvnetImporter(NetBuilder):
         self.rates: dict[tuple[str, int], tuple[float, float]] = {}
         self.momenta: set[float] = set()
 
-    def add(self, kind: str, name: str, bottoms: Sequence[str], top: str | None = None, **params: Any) -> Any:
-        """Append a layer with one top, named as the layer if not given."""
-        return self.add_layer(kind, name, bottoms, [top or name], **params)
-
     def inputs(self, section: Section, count: int | None = None) -> list[tuple[str, Shape]]:
         """The blobs of the section's inputs with their shapes."""
         names = section.names("inputs")
@@ -74,8 +78,8 @@ class CudaConvnetImporter(NetBuilder):
         """Apply the section's dropout (of a fork's parameter files) and neuron, and set the section's blob."""
         rate = section.number("dropout", 0.0)
         if rate:
-            self.add("Dropout", f"{section.name}_dropout", [blob], blob,
-                     dropout_param={"dropout_ratio": rate, "scale_train": False})
+            self.add_layer("Dropout", f"{section.name}_dropout", [blob], [blob],
+                           dropout_param={"dropout_ratio": rate, "scale_train": False})
         self.blobs[section.name] = self.neuron(section, blob), shape
 
     def neuron(self, section: Section, blob: str, first: str | None = None) -> str:
@@ -84,21 +88,14 @@ class CudaConvnetImporter(NetBuilder):
         match = re.fullmatch(r"(\w+)(?:\[([^\]]*)\])?", text)
         base, values = (match[1], (match[2] or "").split(",") if match[2] else []) if match else (text, [])
         known = next((key for key in NEURONS if key.split("[")[0] == base), None)
-        names = re.findall(r"[ab]", known.partition("[")[2]) if known else []
-        if known is None or len(values) != len(names):
+        if known is None or len(values) != len(re.findall(r"[ab]", known.partition("[")[2])):
             raise section.error("neuron", f"neuron={text} cannot be converted; known are {', '.join(NEURONS)}")
-        numbers = {letter: section.as_number("neuron", value) for letter, value in zip(names, values)}
-        count = 0
-        for kind, params in NEURONS[known]:
-            params = {field: {key: numbers.get(value, value) if isinstance(value, str) else value
-                              for key, value in message.items()} for field, message in params.items()}
-            if params == {"power_param": {"scale": 1.0}}:
-                continue
-            count += 1
+        numbers = [section.as_number("neuron", value) for value in values]
+        for count, (kind, params) in enumerate(NEURONS[known](*numbers), 1):
             name = f"{section.name}_neuron" + (str(count) if count > 1 else "")
             top = first or (name if kind == "AbsVal" else blob)
             first = None
-            self.add(kind, name, [blob], top, **params)
+            self.add_layer(kind, name, [blob], [top], **params)
             blob = top
         return blob
 
@@ -126,12 +123,10 @@ class CudaConvnetImporter(NetBuilder):
             section.refuse(option, "Caffe's solver neither bounds the norm of weights nor delays an update")
         name, count = section.name if alone else f"{section.name}_{index}", len(section.names("inputs"))
         std, bias = section.listed("initw", count, 0.01)[index], section.number("initb", 0.0)
-        fillers: dict[str, Any] = {"weight_filler": {"type": "gaussian", "std": std}}
-        if index:
-            fillers["bias_term"] = False
-        elif bias:
-            fillers["bias_filler"] = {"value": bias}
-        layer = self.add(kind, name, [blob], name + suffix, **{PARAMS[kind]: {**param, **fillers}})
+        biases = {"bias_term": False} if index else {"bias_filler": {"value": bias}} if bias else {}
+        fields: dict[str, Any] = {PARAMS[kind]: {
+            **param, "weight_filler": {"type": "gaussian", "std": std}, **biases}}
+        layer = self.add_layer(kind, name, [blob], [name + suffix], **fields)
         if self.learns:
             self.rates[name, 0] = section.schedules("epsw", count)[index], section.listed("wc", count, 0.0)[index]
             self.momenta |= {section.listed("momw", count)[index], section.number("momb")}
@@ -158,33 +153,27 @@ class CudaConvnetImporter(NetBuilder):
         """The blob of the sum of several blobs."""
         if len(blobs) == 1:
             return blobs[0]
-        self.add("Eltwise", section.name, blobs)
+        self.add_layer("Eltwise", section.name, blobs)
         return section.name
 
     def joined(self, names: Sequence[str], name: str) -> tuple[str, Shape]:
         """Concatenate the flattened outputs of sections; an SPP layer if they are the levels of one map's pyramid."""
         units = sum(math.prod(self.blobs[each][1]) for each in names)
-        levels = [self.levels.get(each) for each in names]
-        if all(level is not None and level[0::2] == (levels[0] or level)[0::2] for level in levels) and all(
-                self.readers[each] == 1 for each in names):
-            source, _, method = levels[0] or ("", 0, "")
-            others = [layer for layer in self.param.layer if layer.name not in names]
-            copies = caffe_pb2.NetParameter(layer=others)
-            del self.param.layer[:]
-            self.param.layer.extend(copies.layer)
-            layer = self.add("SPP", name, [source],
-                             spp_param={"bins": [level[1] for level in levels if level is not None]})
-            if method == "AVE":
-                layer.spp_param.pool = layer.spp_param.AVE
-            return layer.name, (units,)
-        flat = [self.blobs[each][0] if len(self.blobs[each][1]) == 1 else self.add(
+        levels = [self.levels[each] for each in names if each in self.levels and self.readers[each] == 1]
+        if len(levels) == len(names) and len({(source, method) for source, _, method in levels}) == 1:
+            source, _, method = levels[0]
+            remove_layers(self.param, names)
+            self.add_layer("SPP", name, [source], spp_param={
+                "bins": [bins for _, bins, _ in levels], **({"pool": "AVE"} if method == "AVE" else {})})
+            return name, (units,)
+        flat = [self.blobs[each][0] if len(self.blobs[each][1]) == 1 else self.add_layer(
             "Flatten", f"{each}_flat", [self.blobs[each][0]]).name for each in names]
-        return self.add("Concat", name, flat).name, (units,)
+        return self.add_layer("Concat", name, flat).name, (units,)
 
     def cost(self, section: Section, kind: str, bottoms: list[str], **params: Any) -> None:
         """Add a loss layer, for phase TRAIN."""
         coeff = section.number("coeff", 1.0)
-        layer = self.add(kind, section.name, bottoms, **params)
+        layer = self.add_layer(kind, section.name, bottoms, **params)
         if coeff != 1 or kind == "Reduction":
             layer.loss_weight.append(coeff)
         layer.include.add(phase=caffe_pb2.TRAIN)
@@ -198,21 +187,16 @@ class CudaConvnetImporter(NetBuilder):
             momenta = ", ".join(f"{momentum:g}" for momentum in sorted(self.momenta))
             raise ConvertError(f"momW and momB are {momenta}, and a solver of Caffe has one momentum for all")
         result.momentum = next(iter(self.momenta), 0.0)
-        rates = [rate for rate, _ in self.rates.values() if rate]
-        decays = [decay for _, decay in self.rates.values() if decay]
-        result.base_lr, result.weight_decay = rates[0] if rates else 0.0, decays[0] if decays else 0.0
-        for layer in self.param.layer:
-            for i in range(2):
-                if (layer.name, i) not in self.rates:
-                    continue
-                while len(layer.param) <= i:
-                    layer.param.add()
-                rate, decay = self.rates[layer.name, i]
-                for field, value, base in (("lr_mult", rate, result.base_lr),
-                                           ("decay_mult", decay, result.weight_decay)):
-                    multiple = float(f"{value / base:.7g}") if base else 1.0
-                    if multiple != 1:
-                        setattr(layer.param[i], field, multiple)
+        result.base_lr = next((rate for rate, _ in self.rates.values() if rate), 0.0)
+        result.weight_decay = next((decay for _, decay in self.rates.values() if decay), 0.0)
+        specs = {layer.name: layer.param for layer in self.param.layer}
+        for (name, i), (rate, decay) in self.rates.items():
+            while len(specs[name]) <= i:
+                specs[name].add()
+            for field, value, base in (("lr_mult", rate, result.base_lr), ("decay_mult", decay, result.weight_decay)):
+                multiple = float(f"{value / base:.7g}") if base else 1.0
+                if multiple != 1:
+                    setattr(specs[name][i], field, multiple)
         return result
 
 

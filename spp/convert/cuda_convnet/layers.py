@@ -21,8 +21,7 @@ def data(importer: CudaConvnetImporter, section: Section) -> None:
     if shape is None:
         raise section.error("type", "only the data provider knows the size of its images: give the shape "
                                     f"(as {section.name}=128,3,224,224)")
-    layer = importer.add("Input", section.name, [])
-    layer.input_param.shape.add(dim=shape)
+    layer = importer.add_layer("Input", section.name, [], input_param={"shape": [{"dim": shape}]})
     if readers and all(kind.startswith("cost.") for kind in readers):
         layer.include.add(phase=caffe_pb2.TRAIN)
     importer.blobs[section.name] = section.name, shape[1:]
@@ -36,10 +35,9 @@ def conv(importer: CudaConvnetImporter, section: Section) -> None:
         raise section.error("sharedbiases", "Caffe has no bias for each place")
     maps, shapes = [], set()
     for i, (blob, shape) in enumerate(inputs):
-        channels, filters, kernel = (section.listed(option, len(inputs), whole=True)[i]
-                                     for option in ("channels", "filters", "filterSize"))
-        group, pad, stride = (section.listed(option, len(inputs), default, whole=True)[i]
-                              for option, default in (("groups", 1), ("padding", 0), ("stride", 1)))
+        channels, filters, kernel, group, pad, stride = (section.wholes(option, len(inputs), default)[i] for (
+            option, default) in (("channels", None), ("filters", None), ("filterSize", None), ("groups", 1),
+                                 ("padding", 0), ("stride", 1)))
         length = importer.image(section, blob, shape, channels) + 2 * pad - kernel
         if length < 0 or stride < 1:
             raise section.error("filtersize", f"a filter of {kernel} with stride {stride} does not fit into "
@@ -88,48 +86,34 @@ def pool(importer: CudaConvnetImporter, section: Section) -> None:
     pad = max(0, -start)
     windows = windows or -(-(size + pad - kernel) // stride) + 1
     up, down = (_windows(size, kernel, pad, stride, ceil) for ceil in (True, False))
-    param: dict[str, Any] = {"pool": 0 if method == "MAX" else 1, "kernel_size": kernel}
-    if stride != 1:
-        param["stride"] = stride
-    if pad:
-        if method == "AVE":
-            raise section.error("start", "start is negative, and if a window leaves the map cuda-convnet's "
-                                         "average is of the map only, Caffe's of the padding too")
-        if pad >= kernel:
-            raise section.error("start", f"start={start} puts windows of {kernel} wholly outside the map")
-        param["pad"] = pad
-    if windows != up and windows == down:
-        param["round_mode"] = 1
-    elif windows > up:
+    if pad and method == "AVE":
+        raise section.error("start", "start is negative, and if a window leaves the map cuda-convnet's average is of "
+                                     "the map only, Caffe's of the padding too")
+    if pad >= kernel:
+        raise section.error("start", f"start={start} puts windows of {kernel} wholly outside the map")
+    if windows > up and windows != down:
         raise section.error("outputsx", f"outputsX={windows}: Caffe has {up} windows of {kernel} with stride "
                                         f"{stride} on this map, and none that starts outside it")
-    top = section.name
+    top, param = section.name, {"pool": method, "kernel_size": kernel}
+    param |= {field: value for field, value, default in (
+        ("stride", stride, 1), ("pad", pad, 0), ("round_mode", int(windows == down != up), 0)) if value != default}
     if windows in (up, down):
-        importer.add("Pooling", top, [blob], pooling_param=param)
+        importer.add_layer("Pooling", top, [blob], pooling_param=param)
     else:
-        importer.add("Pooling", top, [blob], f"{top}_all", pooling_param=param)
+        importer.add_layer("Pooling", top, [blob], [f"{top}_all"], pooling_param=param)
         importer.cut(f"{top}_outputs", f"{top}_all", windows, keep=0, top=top)
-    window = -(-size // windows)
-    if not start and kernel == window and is_exact(size, windows) and (windows == 1 or stride == size // windows) \
-            and section.text("neuron", "ident") == "ident":
+    if not start and kernel == -(-size // windows) and is_exact(size, windows) and (
+            windows == 1 or stride == size // windows) and section.text("neuron", "ident") == "ident":
         importer.levels[section.name] = source, windows, method
     importer.finish(section, top, (shape[0], windows, windows))
 
 
-@imports("cmrnorm")
-def cmrnorm(importer: CudaConvnetImporter, section: Section) -> None:
-    k = section.number("mindiv", 1.0)
-    _norm(importer, section, {"k": k} if k != 1 else {})
-
-
-@imports("rnorm")
-def rnorm(importer: CudaConvnetImporter, section: Section) -> None:
-    if section.number("mindiv", 1.0) != 1:
+@imports("cmrnorm", "rnorm")
+def norm(importer: CudaConvnetImporter, section: Section) -> None:
+    """LRN across channels (cmrnorm), or within each (rnorm)."""
+    within, k = section.text("type") == "rnorm", section.number("mindiv", 1.0)
+    if within and k != 1:
         raise section.error("mindiv", "Caffe's LRN within a channel adds 1, no other minDiv")
-    _norm(importer, section, {"norm_region": 1})
-
-
-def _norm(importer: CudaConvnetImporter, section: Section, param: dict[str, Any]) -> None:
     (blob, shape), = importer.inputs(section, 1)
     importer.image(section, blob, shape, section.whole("channels"))
     size = section.whole("size" if section.has("size") else "sizex")
@@ -137,8 +121,9 @@ def _norm(importer: CudaConvnetImporter, section: Section, param: dict[str, Any]
         raise section.error("size", f"size={size}: Caffe's LRN has an odd local_size")
     if section.text("blocked", "false").lower() in ("true", "1"):
         raise section.error("blocked", "blocked=true normalises by a block of maps, Caffe by neighbours")
-    importer.add("LRN", section.name, [blob], lrn_param={"local_size": size, "alpha": section.number("scale"),
-                                                         "beta": section.number("pow"), **param})
+    importer.add_layer("LRN", section.name, [blob], lrn_param={
+        "local_size": size, "alpha": section.number("scale"), "beta": section.number("pow"),
+        **({"norm_region": "WITHIN_CHANNEL"} if within else {"k": k} if k != 1 else {})})
     importer.finish(section, section.name, shape)
 
 
@@ -148,23 +133,17 @@ def neuron(importer: CudaConvnetImporter, section: Section) -> None:
     importer.blobs[section.name] = importer.neuron(section, blob, section.name), shape
 
 
-@imports("eltsum")
-def eltsum(importer: CudaConvnetImporter, section: Section) -> None:
-    coeffs = section.listed("coeffs", len(section.names("inputs")), 1.0)
-    _elementwise(importer, section, {"coeff": coeffs} if set(coeffs) != {1.0} else {})
-
-
-@imports("eltmax")
-def eltmax(importer: CudaConvnetImporter, section: Section) -> None:
-    _elementwise(importer, section, {"operation": 2})
-
-
-def _elementwise(importer: CudaConvnetImporter, section: Section, param: dict[str, Any]) -> None:
+@imports("eltsum", "eltmax")
+def elementwise(importer: CudaConvnetImporter, section: Section) -> None:
+    param: dict[str, Any] = {"operation": "MAX"}
+    if section.text("type") == "eltsum":
+        coeffs = section.listed("coeffs", len(section.names("inputs")), 1.0)
+        param = {"coeff": coeffs} if set(coeffs) != {1.0} else {}
     inputs = importer.inputs(section)
     if len(inputs) < 2 or len({shape for _, shape in inputs}) > 1:
         raise section.error("inputs", "needs two inputs or more of one shape, found "
                             + ", ".join(format_shape(shape) for _, shape in inputs))
-    importer.add("Eltwise", section.name, [blob for blob, _ in inputs], eltwise_param=param)
+    importer.add_layer("Eltwise", section.name, [blob for blob, _ in inputs], eltwise_param=param)
     importer.finish(section, section.name, inputs[0][1])
 
 
@@ -172,29 +151,20 @@ def _elementwise(importer: CudaConvnetImporter, section: Section, param: dict[st
 def concat(importer: CudaConvnetImporter, section: Section) -> None:
     inputs = importer.inputs(section)
     if len({shape[1:] for _, shape in inputs}) == 1:
-        importer.add("Concat", section.name, [blob for blob, _ in inputs])
-        shape = (sum(shape[0] for _, shape in inputs), *inputs[0][1][1:])
-        importer.finish(section, section.name, shape)
-        return
-    importer.finish(section, *importer.joined(section.names("inputs"), section.name))
+        importer.add_layer("Concat", section.name, [blob for blob, _ in inputs])
+        importer.finish(section, section.name, (sum(shape[0] for _, shape in inputs), *inputs[0][1][1:]))
+    else:
+        importer.finish(section, *importer.joined(section.names("inputs"), section.name))
 
 
-@imports("dropout")
+@imports("dropout", "dropout2")
 def dropout(importer: CudaConvnetImporter, section: Section) -> None:
-    _drop(importer, section, scale_train=True)
-
-
-@imports("dropout2")
-def dropout2(importer: CudaConvnetImporter, section: Section) -> None:
-    _drop(importer, section, scale_train=False)
-
-
-def _drop(importer: CudaConvnetImporter, section: Section, scale_train: bool) -> None:
+    """Dropout that scales in training (dropout), or in testing (dropout2)."""
     (blob, shape), = importer.inputs(section, 1)
     if section.text("enable", "true").lower() in ("true", "1"):
-        keep = section.number("keep", 0.5)
-        importer.add("Dropout", section.name, [blob], dropout_param={
-            "dropout_ratio": 1 - keep, **({} if scale_train else {"scale_train": False})})
+        scaling = {"scale_train": False} if section.text("type") == "dropout2" else {}
+        importer.add_layer("Dropout", section.name, [blob],
+                           dropout_param={"dropout_ratio": 1 - section.number("keep", 0.5), **scaling})
         blob = section.name
     importer.finish(section, blob, shape)
 
@@ -202,7 +172,7 @@ def _drop(importer: CudaConvnetImporter, section: Section, scale_train: bool) ->
 @imports("softmax")
 def softmax(importer: CudaConvnetImporter, section: Section) -> None:
     (blob, shape), = importer.inputs(section, 1)
-    layer = importer.add("Softmax", section.name, [blob])
+    layer = importer.add_layer("Softmax", section.name, [blob])
     readers = [other for other in importer.layers.values() if section.name in other.names("inputs", [])]
     if readers and all(other.text("type", "") == "cost.logreg" for other in readers):
         layer.include.add(phase=caffe_pb2.TEST)     # in training SoftmaxWithLoss computes it
@@ -237,7 +207,7 @@ def cost_bce(importer: CudaConvnetImporter, section: Section) -> None:
 @imports("cost.sum2")
 def cost_sum2(importer: CudaConvnetImporter, section: Section) -> None:
     (blob, _), = importer.inputs(section, 1)
-    sums = importer.add("Reduction", f"{section.name}_each", [blob], reduction_param={"operation": 3, "axis": 1})
+    sums = importer.add_layer("Reduction", f"{section.name}_each", [blob], reduction_param={"operation": 3, "axis": 1})
     sums.include.add(phase=caffe_pb2.TRAIN)
     importer.cost(section, "Reduction", [sums.name], reduction_param={"operation": 4})
 

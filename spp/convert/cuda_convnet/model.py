@@ -58,5 +58,4 @@ def read(definition: str, parameters: str | None, shapes: Mapping[str, Sequence[
             raise section.error("type", f"type={kind} cannot be converted: {reason}")
         IMPORTERS[kind](importer, section)
         section.check_all_read(IGNORED)
-    rates = importer.solver()
-    return importer.param, rates
+    return importer.param, importer.solver()

@@ -1,6 +1,5 @@
 """The text of cuda-convnet's files: [name] sections of option=value lines, as Python 2's ConfigParser read them."""
 import re
-from typing import Any, overload
 
 from spp.errors import ConvertError
 from spp.proto.files import read_bytes
@@ -10,13 +9,9 @@ class Section:
     """A section's options. Names of options are not case sensitive. read: the options that were used."""
 
     def __init__(self, name: str, path: str, line: int) -> None:
-        self.name, self.path, self.line = name, path, line
+        self.name, self.line, self.where = name, line, f"{path}:{line}"
         self.options: dict[str, tuple[str, str]] = {}       # by lower-case name: value, where
         self.read: set[str] = {"type"}
-
-    @property
-    def where(self) -> str:
-        return f"{self.path}:{self.line}"
 
     def add(self, other: "Section") -> None:
         """Add the options of the same section in another file."""
@@ -31,6 +26,8 @@ class Section:
         return ConvertError(f"{where}: layer {self.name!r}: {message}")
 
     def has(self, option: str) -> bool:
+        """Whether an option is set; it counts as used."""
+        self.read.add(option.lower())
         return option.lower() in self.options
 
     def refuse(self, option: str, reason: str) -> None:
@@ -40,8 +37,7 @@ class Section:
 
     def text(self, option: str, default: str | None = None) -> str:
         """An option's value; raises ConvertError if it is missing and has no default."""
-        self.read.add(option.lower())
-        if option.lower() in self.options:
+        if self.has(option):
             return self.options[option.lower()][0]
         if default is None:
             raise self.error(option, f"option {option} is missing")
@@ -50,7 +46,6 @@ class Section:
     def names(self, option: str, default: list[str] | None = None) -> list[str]:
         """A list with commas."""
         if default is not None and not self.has(option):
-            self.read.add(option.lower())
             return default
         return [part.strip() for part in self.text(option).split(",")]
 
@@ -64,27 +59,26 @@ class Section:
         return self.listed(option, 1, default)[0]
 
     def whole(self, option: str, default: int | None = None) -> int:
-        return self.listed(option, 1, default, whole=True)[0]
+        return self.wholes(option, 1, default)[0]
 
-    @overload
-    def listed(self, option: str, count: int, default: float | None = None) -> list[float]: ...
+    def wholes(self, option: str, count: int, default: int | None = None) -> list[int]:
+        """As `listed`, of whole numbers."""
+        numbers = self.listed(option, count, default)
+        if any(number != int(number) for number in numbers):
+            raise self.error(option, f"{option} must be whole, found {self.text(option)}")
+        return [int(number) for number in numbers]
 
-    @overload
-    def listed(self, option: str, count: int, default: int | None = None, *, whole: bool) -> list[int]: ...
-
-    def listed(self, option: str, count: int, default: Any = None, *, whole: bool = False) -> list[Any]:
+    def listed(self, option: str, count: int, default: float | None = None) -> list[float]:
         """A number for each of `count` inputs; the option has one number, or one per input."""
         if default is not None and not self.has(option):
-            self.read.add(option.lower())
             return [default] * count
-        numbers = [self.as_number(option, part) for part in self.names(option)]
+        return self._of_inputs(option, count, [self.as_number(option, part) for part in self.names(option)])
+
+    def _of_inputs(self, option: str, count: int, numbers: list[float]) -> list[float]:
         if len(numbers) not in (1, count):
             raise self.error(option, f"{option} needs one number, or one for each of {count} inputs; found "
                                      f"{len(numbers)}")
-        if whole and any(number != int(number) for number in numbers):
-            raise self.error(option, f"{option} must be whole, found {self.text(option)}")
-        numbers = numbers * count if len(numbers) == 1 else numbers
-        return [int(number) for number in numbers] if whole else numbers
+        return numbers * count if len(numbers) == 1 else numbers
 
     def schedules(self, option: str, count: int) -> list[float]:
         """Learning rates: numbers, or const[base=number]; other schedules depend on the length of the run."""
@@ -95,10 +89,7 @@ class Section:
                 raise self.error(option, f"{option}={part}: a schedule depends on the length of the run, which "
                                          "these files do not contain; give a number, and an lr_policy in the solver")
             parts.append(self.as_number(option, re.sub(r"\s*base\s*=\s*", "", match[2]) if match else part))
-        if len(parts) not in (1, count):
-            raise self.error(option, f"{option} needs one number, or one for each of {count} inputs; found "
-                                     f"{len(parts)}")
-        return parts * count if len(parts) == 1 else parts
+        return self._of_inputs(option, count, parts)
 
     def check_all_read(self, ignored: tuple[str, ...]) -> None:
         """Raise ConvertError for an option that was not used."""

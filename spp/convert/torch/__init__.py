@@ -1,4 +1,5 @@
 """Conversions to and from torch, which is imported when one of them runs."""
+import importlib
 from typing import Any, Sequence
 
 from spp.convert.extras import need
@@ -10,16 +11,12 @@ def module(net: Any) -> Any:
     It takes the net's inputs in their order and returns a dict of its outputs, as tensors by blob name. Raises
     ConvertError for a layer that it cannot compute, and if torch is not installed.
     """
-    need("torch", "torch")
-    from spp.convert.torch.exporter import module as exporter
-    return exporter.module(net)
+    return _loaded("exporter.module").module(net)
 
 
 def source(net: Any) -> str:
     """The Python source, which needs torch only, of the class that `module` creates; raises as `module` does."""
-    need("torch", "torch")
-    from spp.convert.torch.exporter import module as exporter
-    return exporter.source(net)
+    return _loaded("exporter.module").source(net)
 
 
 def export(net: Any, output: str) -> str:
@@ -27,9 +24,7 @@ def export(net: Any, output: str) -> str:
 
     Raises ConvertError, and writes nothing, for a layer that torch cannot compute.
     """
-    need("torch", "torch")
-    from spp.convert.torch.exporter import module as exporter
-    return exporter.export(net, output)
+    return _loaded("exporter.module").export(net, output)
 
 
 def read(model: str, weights: str | None, shapes: Sequence[Sequence[int]]) -> Any:
@@ -39,6 +34,10 @@ def read(model: str, weights: str | None, shapes: Sequence[Sequence[int]]) -> An
     returns the torch.nn.Module. weights: the file of a state_dict for the module. shapes: of its inputs, which are
     float32. Raises ConvertError for a model that cannot be loaded or converted.
     """
+    return _loaded("importer.load").read(model, weights, shapes)
+
+
+def _loaded(name: str) -> Any:
+    """A module of this package that imports torch; raises ConvertError if torch is not installed."""
     need("torch", "torch")
-    from spp.convert.torch.importer import load
-    return load.read(model, weights, shapes)
+    return importlib.import_module(f"spp.convert.torch.{name}")

@@ -26,8 +26,8 @@ def from_net(net: Any) -> tuple[Arrays, dict[str, Any]]:
         if layer.type == "BatchNorm":
             statistics[attribute] = _write_batch_norm(layer, attribute, scale, arrays)
             continue
-        for key, blob, to_torch, _ in _parameters(layer, attribute):
-            arrays[key] = np.ascontiguousarray(to_torch(_host(blob)))
+        for key, blob, change in _parameters(layer, attribute):
+            arrays[key] = np.ascontiguousarray(change(_host(blob)))
             if key.endswith(".bias_ih_l0"):     # Caffe has one bias where torch has two
                 arrays[key.replace("_ih_", "_hh_")] = np.zeros_like(arrays[key])
     return arrays, {"net": net.name, "batch_norm": statistics} if statistics else {"net": net.name}
@@ -45,13 +45,13 @@ def into_net(net: Any, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, 
         if layer.type == "BatchNorm":
             values += _read_batch_norm(layer, attribute, scale, state, metadata.get("batch_norm", {}).get(attribute))
             continue
-        for key, blob, to_torch, from_torch in _parameters(layer, attribute):
-            shape = to_torch(_host(blob)).shape
+        for key, blob, change in _parameters(layer, attribute):
+            shape = change(_host(blob)).shape
             array = state.take(key, shape)
             if key.endswith(".bias_ih_l0"):
                 other = state.take(key.replace("_ih_", "_hh_"), shape, np.zeros(shape))
                 array = array + other if other.any() else array
-            values.append((blob, from_torch(array), key))
+            values.append((blob, change(array), key))
     state.check_all_used(net)
     written: dict[int, tuple[np.ndarray, str]] = {}
     for blob, array, key in values:
@@ -101,16 +101,11 @@ def _layers(net: Any) -> Iterator[tuple[Layer, str, Layer | None]]:
             yield layer, names[layer.name], scales.get(layer.name)
 
 
-def _parameters(layer: Layer, attribute: str) -> Iterator[tuple[str, Any, Callable, Callable]]:
-    """Key, blob, and the changes of its array to torch's form and back."""
+def _parameters(layer: Layer, attribute: str) -> Iterator[tuple[str, Any, Callable[[Any], np.ndarray]]]:
+    """Key, blob, and the change of its array to torch's form, which also changes torch's array to Caffe's order."""
+    changes: dict[str, Callable[[Any], np.ndarray]] = {"LSTM": swap_gates, "PReLU": np.ravel}
     for blob, name in zip(layer.blobs, tensors(layer)):
-        key = f"{attribute}.{name}" if name else attribute
-        if layer.type == "LSTM":
-            yield key, blob, swap_gates, swap_gates
-        elif layer.type == "PReLU":
-            yield key, blob, lambda array: array.reshape(-1), lambda array: array
-        else:
-            yield key, blob, lambda array: array, lambda array: array
+        yield f"{attribute}.{name}" if name else attribute, blob, changes.get(layer.type, np.asarray)
 
 
 def swap_gates(array: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections import OrderedDict
 from typing import Any, Mapping
 
 import numpy as np
@@ -41,17 +42,10 @@ def write(path: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, An
             save_file(dict(arrays), temporary, {"format": "pt", KEY: text})
             os.chmod(temporary, mode)       # safetensors makes its files readable by the user only
         else:
-            _write_torch(temporary, arrays, text)
-
-
-def _write_torch(path: str, arrays: Mapping[str, np.ndarray], text: str) -> None:
-    need("torch", "torch")
-    from collections import OrderedDict
-
-    import torch
-    state: Any = OrderedDict((key, torch.from_numpy(np.array(array))) for key, array in arrays.items())
-    state._metadata = OrderedDict([("", {"version": 1}), (KEY, text)])      # load_state_dict ignores our key
-    torch.save(state, path)
+            torch = need("torch", "torch")
+            state: Any = OrderedDict((key, torch.from_numpy(np.array(array))) for key, array in arrays.items())
+            state._metadata = OrderedDict([("", {"version": 1}), (KEY, text)])      # load_state_dict ignores our key
+            torch.save(state, temporary)
 
 
 def _read_safetensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -60,15 +54,15 @@ def _read_safetensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     try:
         with safe_open(path, framework="np") as file:
             metadata = _metadata((file.metadata() or {}).get(KEY), path)
-            arrays = {key: _wide(file.get_tensor(key)) for key in file.keys()}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, TypeError, KeyError) as error:
         raise ConvertError(f"{path}: no safetensors file of float16, float32 or float64 weights: {error}") from error
-    return arrays, metadata
+    return {key: array.astype(np.float32) if array.dtype == np.float16 else array
+            for key, array in arrays.items()}, metadata
 
 
 def _read_torch(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    need("torch", "torch")
-    import torch
+    torch = need("torch", "torch")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
@@ -78,11 +72,10 @@ def _read_torch(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConvertError(f"{path}: contains no state_dict; save the module's state_dict() with torch.save")
-    text = getattr(state, "_metadata", {}).get(KEY)
     halves = (torch.float16, torch.bfloat16)
     arrays = {key: (value.float() if value.dtype in halves else value).detach().numpy()
               for key, value in state.items()}
-    return arrays, _metadata(text, path)
+    return arrays, _metadata(getattr(state, "_metadata", {}).get(KEY), path)
 
 
 def _metadata(text: Any, path: str) -> dict[str, Any]:
@@ -93,7 +86,3 @@ def _metadata(text: Any, path: str) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ConvertError(f"{path}: its metadata {KEY!r} is damaged; convert the weights again, or remove it")
     return metadata
-
-
-def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) if array.dtype == np.float16 else array

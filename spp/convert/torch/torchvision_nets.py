@@ -6,12 +6,14 @@ kernels where the paper has 5 x 5; ResNet-50 strides in its 3 x 3 convolutions; 
 SqueezeNet and GoogLeNet. AdaptiveAvgPool2d(n) is SPP with n x n bins of averages, so AlexNet and VGG take any size.
 """
 import os
+from functools import partial
 from typing import Any, Callable, Sequence
 
 import numpy as np
 
 from spp.atomic import replacing
-from spp.convert.net_builder import NetBuilder
+from spp.backend.types import Geometry
+from spp.convert.net_builder import NetBuilder, convolution_param
 from spp.convert.torch import state_dict, tensor_files
 from spp.convert.torch.names import attributes
 from spp.errors import ConvertError
@@ -38,16 +40,22 @@ class _Net(NetBuilder):
     def relu(self, x: str) -> str:
         return self.add("ReLU", f"relu_{x}", [x], x)
 
-    def conv(self, name: str, key: str, x: str, **param: Any) -> str:
-        """A convolution with bias and ReLU; param: fields of ConvolutionParameter."""
-        self.keys[name] = key
-        return self.relu(self.add("Convolution", name, [x], convolution_param=param))
+    def linear(self, name: str, x: str, outputs: int, kernel: int, *, stride: int = 1, pad: int | None = None,
+               bias: bool = True) -> str:
+        """A convolution; its padding is kernel // 2 if not given."""
+        geometry = Geometry((kernel,), (stride,), (kernel // 2 if pad is None else pad,), (1,))
+        return self.add("Convolution", name, [x], convolution_param=convolution_param(outputs, geometry, bias))
 
-    def normed(self, names: Sequence[str], keys: Sequence[str], x: str, eps: float = 1e-5, relu: bool = True,
-               **param: Any) -> str:
+    def conv(self, name: str, key: str, x: str, outputs: int, kernel: int, **options: Any) -> str:
+        """A convolution with bias and ReLU."""
+        self.keys[name] = key
+        return self.relu(self.linear(name, x, outputs, kernel, **options))
+
+    def normed(self, names: Sequence[str], keys: Sequence[str], x: str, outputs: int, kernel: int, *, stride: int = 1,
+               eps: float = 1e-5, relu: bool = True) -> str:
         """Convolution, BatchNorm and Scale with these names, and `keys` of the first two."""
         self.keys.update(zip(names, keys))
-        x = self.add("Convolution", names[0], [x], convolution_param={**param, "bias_term": False})
+        x = self.linear(names[0], x, outputs, kernel, stride=stride, bias=False)
         self.add("BatchNorm", names[1], [x], x, batch_norm_param={"eps": eps, "moving_average_fraction": 0.9})
         self.add("Scale", names[2], [x], x, scale_param={"bias_term": True})
         return self.relu(x) if relu else x
@@ -77,11 +85,11 @@ def _two_hidden(net: _Net, x: str, bins: int, keys: Sequence[str], classes: int)
 
 
 def _alexnet(net: _Net, classes: int) -> str:
-    x = net.conv("conv1", "features.0", "data", num_output=64, kernel_size=[11], stride=[4], pad=[2])
-    x = net.conv("conv2", "features.3", net.pool("pool1", x), num_output=192, kernel_size=[5], pad=[2])
+    x = net.conv("conv1", "features.0", "data", 64, 11, stride=4, pad=2)
+    x = net.conv("conv2", "features.3", net.pool("pool1", x), 192, 5)
     x = net.pool("pool2", x)
     for i, (outputs, at) in enumerate(((384, 6), (256, 8), (256, 10)), 3):
-        x = net.conv(f"conv{i}", f"features.{at}", x, num_output=outputs, kernel_size=[3], pad=[1])
+        x = net.conv(f"conv{i}", f"features.{at}", x, outputs, 3)
     return _two_hidden(net, net.pool("pool5", x), 6, ("classifier.1", "classifier.4", "classifier.6"), classes)
 
 
@@ -89,7 +97,7 @@ def _vgg16(net: _Net, classes: int) -> str:
     x, at = "data", 0
     for block, (count, outputs) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), 1):
         for i in range(count):
-            x = net.conv(f"conv{block}_{i + 1}", f"features.{at}", x, num_output=outputs, kernel_size=[3], pad=[1])
+            x = net.conv(f"conv{block}_{i + 1}", f"features.{at}", x, outputs, 3)
             at += 2
         x = net.pool(f"pool{block}", x, 2)
         at += 1
@@ -97,7 +105,7 @@ def _vgg16(net: _Net, classes: int) -> str:
 
 
 def _squeezenet(net: _Net, classes: int) -> str:
-    x = net.conv("conv1", "features.0", "data", num_output=64, kernel_size=[3], stride=[2])
+    x = net.conv("conv1", "features.0", "data", 64, 3, stride=2, pad=0)
     x = net.pool("pool1", x, ceil=True)
     fires = ((3, 16, 64), (4, 16, 64), (6, 32, 128), (7, 32, 128), (9, 48, 192), (10, 48, 192), (11, 64, 256),
              (12, 64, 256))
@@ -105,46 +113,39 @@ def _squeezenet(net: _Net, classes: int) -> str:
         if at in (6, 9):
             x = net.pool(f"pool{i - 1}", x, ceil=True)
         name, key = f"fire{i}", f"features.{at}"
-        x = net.conv(f"{name}/squeeze1x1", f"{key}.squeeze", x, num_output=squeezed, kernel_size=[1])
+        x = net.conv(f"{name}/squeeze1x1", f"{key}.squeeze", x, squeezed, 1)
         x = net.add("Concat", f"{name}/concat", [
-            net.conv(f"{name}/expand1x1", f"{key}.expand1x1", x, num_output=outputs, kernel_size=[1]),
-            net.conv(f"{name}/expand3x3", f"{key}.expand3x3", x, num_output=outputs, kernel_size=[3], pad=[1])])
-    x = net.conv("conv10", "classifier.1", net.dropout(x), num_output=classes, kernel_size=[1])
+            net.conv(f"{name}/expand{k}x{k}", f"{key}.expand{k}x{k}", x, outputs, k) for k in (1, 3)])
+    x = net.conv("conv10", "classifier.1", net.dropout(x), classes, 1)
     return net.add("Flatten", "flat", [net.global_pool("pool10", x)])
 
 
-def _resnet(blocks: Sequence[int], bottleneck: bool) -> Callable[[_Net, int], str]:
-    def write(net: _Net, classes: int) -> str:
-        x = net.normed(("conv1", "bn_conv1", "scale_conv1"), ("conv1", "bn1"), "data", num_output=64, kernel_size=[7],
-                       stride=[2], pad=[3])
-        x = net.pool("pool1", x, pad=1)
-        for stage, count in enumerate(blocks, 2):
-            for i in range(count):
-                x = _residual(net, x, stage, i, bottleneck)
-        return net.fc("fc", "fc", net.global_pool("pool5", x), classes)
-    return write
+def _resnet(net: _Net, classes: int, blocks: Sequence[int], bottleneck: bool) -> str:
+    x = net.normed(("conv1", "bn_conv1", "scale_conv1"), ("conv1", "bn1"), "data", 64, 7, stride=2)
+    x = net.pool("pool1", x, pad=1)
+    for stage, count in enumerate(blocks, 2):
+        for i in range(count):
+            x = _residual(net, x, stage, i, bottleneck)
+    return net.fc("fc", "fc", net.global_pool("pool5", x), classes)
 
 
 def _residual(net: _Net, x: str, stage: int, i: int, bottleneck: bool) -> str:
     at, key, width = f"{stage}{'abcdefgh'[i]}", f"layer{stage - 1}.{i}", 64 * 2 ** (stage - 2)
-    stride: dict[str, Any] = {"stride": [2]} if stage > 2 and i == 0 else {}
+    stride = 2 if stage > 2 and i == 0 else 1
 
-    def step(branch: str, x: str, outputs: int, kernel: int, keys: Sequence[str], relu: bool = True,
-             **param: Any) -> str:
+    def step(branch: str, x: str, outputs: int, kernel: int, keys: Sequence[str], **options: Any) -> str:
         names = [f"{kind}{at}_branch{branch}" for kind in ("res", "bn", "scale")]
-        pad: dict[str, Any] = {"pad": [1]} if kernel == 3 else {}
-        return net.normed(names, [f"{key}.{k}" for k in keys], x, relu=relu, num_output=outputs, kernel_size=[kernel],
-                          **pad, **param)
+        return net.normed(names, [f"{key}.{k}" for k in keys], x, outputs, kernel, **options)
 
     outputs, shortcut = 4 * width if bottleneck else width, x
     if i == 0 and (stage > 2 or bottleneck):
-        shortcut = step("1", x, outputs, 1, ("downsample.0", "downsample.1"), relu=False, **stride)
+        shortcut = step("1", x, outputs, 1, ("downsample.0", "downsample.1"), relu=False, stride=stride)
     if bottleneck:
         y = step("2a", x, width, 1, ("conv1", "bn1"))
-        y = step("2b", y, width, 3, ("conv2", "bn2"), **stride)
+        y = step("2b", y, width, 3, ("conv2", "bn2"), stride=stride)
         y = step("2c", y, outputs, 1, ("conv3", "bn3"), relu=False)
     else:
-        y = step("2a", x, width, 3, ("conv1", "bn1"), **stride)
+        y = step("2a", x, width, 3, ("conv1", "bn1"), stride=stride)
         y = step("2b", y, width, 3, ("conv2", "bn2"), relu=False)
     return net.relu(net.add("Eltwise", f"res{at}", [shortcut, y]))
 
@@ -156,12 +157,11 @@ _INCEPTIONS = {"3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64
 
 
 def _googlenet(net: _Net, classes: int) -> str:
-    def step(name: str, key: str, x: str, outputs: int, kernel: int, **param: Any) -> str:
-        pad: dict[str, Any] = {"pad": [1]} if kernel == 3 else {}
-        return net.normed((name, f"{name}/bn", f"{name}/scale"), (f"{key}.conv", f"{key}.bn"), x, 1e-3,
-                          num_output=outputs, kernel_size=[kernel], **pad, **param)
+    def step(name: str, key: str, x: str, outputs: int, kernel: int, stride: int = 1) -> str:
+        return net.normed((name, f"{name}/bn", f"{name}/scale"), (f"{key}.conv", f"{key}.bn"), x, outputs, kernel,
+                          stride=stride, eps=1e-3)
 
-    x = step("conv1/7x7_s2", "conv1", "data", 64, 7, stride=[2], pad=[3])
+    x = step("conv1/7x7_s2", "conv1", "data", 64, 7, 2)
     x = step("conv2/3x3_reduce", "conv2", net.pool("pool1/3x3_s2", x, ceil=True), 64, 1)
     x = net.pool("pool2/3x3_s2", step("conv2/3x3", "conv3", x, 192, 3), ceil=True)
     for name, (one, reduce3, three, reduce5, five, projected) in _INCEPTIONS.items():
@@ -181,8 +181,9 @@ def _googlenet(net: _Net, classes: int) -> str:
 
 
 _WRITERS: dict[str, Callable[[_Net, int], str]] = {
-    "alexnet": _alexnet, "vgg16": _vgg16, "squeezenet1_1": _squeezenet, "resnet18": _resnet((2, 2, 2, 2), False),
-    "resnet50": _resnet((3, 4, 6, 3), True), "googlenet": _googlenet}
+    "alexnet": _alexnet, "vgg16": _vgg16, "squeezenet1_1": _squeezenet,
+    "resnet18": partial(_resnet, blocks=(2, 2, 2, 2), bottleneck=False),
+    "resnet50": partial(_resnet, blocks=(3, 4, 6, 3), bottleneck=True), "googlenet": _googlenet}
 NAMES = tuple(_WRITERS)
 
 
@@ -208,8 +209,10 @@ def convert(name: str, checkpoint: str, output: str, mean: Sequence[float] | Non
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ConvertError(f"mean and std need 3 numbers each, std above 0; found {list(mean)} and {list(std)}")
     tensors, _ = tensor_files.read(checkpoint)
-    classes = _classes(name, tensors, checkpoint)
-    param, keys = deploy_net(name, classes)
+    last = f"{list(deploy_net(name)[1].values())[-1]}.weight"
+    if last not in tensors:
+        raise ConvertError(f"{checkpoint}: there is no tensor {last!r}; is it of torchvision's {name}?")
+    param, keys = deploy_net(name, classes=len(tensors[last]))
     net = Net(param, device="cpu")
     names = attributes(net.layers)
     attribute_of = {key: names[layer] for layer, key in keys.items()}
@@ -235,10 +238,3 @@ def convert(name: str, checkpoint: str, output: str, mean: Sequence[float] | Non
                        + to_text(param))
         net.save(output)
     return path, means, left
-
-
-def _classes(name: str, tensors: dict[str, np.ndarray], checkpoint: str) -> int:
-    key = {"alexnet": "classifier.6", "vgg16": "classifier.6", "squeezenet1_1": "classifier.1"}.get(name, "fc")
-    if f"{key}.weight" not in tensors:
-        raise ConvertError(f"{checkpoint}: there is no tensor '{key}.weight'; is it of torchvision's {name}?")
-    return len(tensors[f"{key}.weight"])

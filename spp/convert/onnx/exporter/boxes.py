@@ -21,8 +21,7 @@ def interp(g: OnnxExporter, site: Site) -> str:
 
 @exports("Upsample")
 def upsample(g: OnnxExporter, site: Site) -> str:
-    p, layer = site.param.upsample_param, site.layer
-    high, wide = layer.scale
+    p, (high, wide) = site.param.upsample_param, site.layer.scale
     if len(site.bottoms) == 1:
         return g.add("Resize", site.x.name, "", g.const([1, 1, high, wide]), mode="nearest",
                      coordinate_transformation_mode="asymmetric", nearest_mode="floor")
@@ -34,7 +33,7 @@ def upsample(g: OnnxExporter, site: Site) -> str:
                  for axis, scale, cut in zip((2, 3), (high, wide), less)]
     n, c = g.size(site.x, 0), g.size(site.x, 1)
     empty = g.add("Expand", g.const(0.0), g.vector([n, c, g.compute("Mul", *sizes)]))
-    place = g.add("Cast", g.reshape(site.bottoms[1].name, [0, 0, -1]), to=TensorProto.INT64)
+    place = g.indices(g.reshape(site.bottoms[1].name, [0, 0, -1]))
     flat = g.add("ScatterElements", empty, place, g.reshape(site.x.name, [0, 0, -1]), axis=2)
     return g.reshape(flat, [n, c, *sizes])
 
@@ -54,7 +53,7 @@ def position_sensitive(g: OnnxExporter, site: Site) -> str:
     total = g.add("Cast", g.add("Pad", site.x.name, g.ints(0, 0, 1, 1, 0, 0, 0, 0)), to=TensorProto.DOUBLE)
     for axis in (2, 3):
         total = g.add("CumSum", total, g.const(axis, np.int64))
-    index = g.add("Cast", g.slice(rois, [1], [0], [1]), to=TensorProto.INT64)
+    index = g.indices(g.slice(rois, [1], [0], [1]))
     shape = g.vector([g.add("Shape", rois, start=0, end=1), outputs, group, group])
     channel = np.arange(outputs)[:, None, None] * group ** 2 + np.arange(group ** 2).reshape(group, group)
     image = g.reshape(index, [-1, 1, 1, 1])
@@ -91,8 +90,7 @@ def _group_bins(g: OnnxExporter, site: Site, rois: str, axis: int) -> tuple[str,
     edges = []
     for part, round_ in ((index[:-1], "Floor"), (index[1:], "Ceil")):
         edge = g.add(round_, g.add("Add", g.add("Mul", width, g.const(part[None])), start))
-        whole = g.add("Cast", edge, to=TensorProto.INT64)
-        edges.append(g.reshape(g.add("Min", g.add("Max", whole, g.ints(0)), limit), shape))
+        edges.append(g.reshape(g.add("Min", g.add("Max", g.indices(edge), g.ints(0)), limit), shape))
     return edges[0], edges[1]
 
 

@@ -9,9 +9,9 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from spp.convert.extras import need
+from spp.convert.net_builder import unique_name
 from spp.convert.onnx.metadata import StoredParameter
 from spp.convert.registry import registrar
-from spp.convert.unique import unique_name
 
 onnx = need("onnx", "onnx")
 helper, numpy_helper, TensorProto = onnx.helper, onnx.numpy_helper, onnx.TensorProto
@@ -141,8 +141,7 @@ class OnnxExporter:
         """Sizes as one int64 tensor."""
         if not any(isinstance(size, str) for size in sizes):
             return self.const(list(sizes), np.int64)
-        parts = [size if isinstance(size, str) else self.ints(size) for size in sizes]
-        return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=0)
+        return self.concat([size if isinstance(size, str) else self.ints(size) for size in sizes], 0)
 
     def real(self, size: Size) -> str:
         """A size as a float tensor of one element."""
@@ -160,8 +159,18 @@ class OnnxExporter:
         more = [self.ints(*steps)] if steps else []
         return self.add("Slice", x, self.vector(starts), self.vector(ends), self.ints(*axes), *more)
 
+    def indices(self, x: str) -> str:
+        """x as int64."""
+        return self.add("Cast", x, to=TensorProto.INT64)
+
     def concat(self, parts: Sequence[str], axis: int) -> str:
         return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=axis)
+
+    def reduce(self, op: str, x: str, axes: Sequence[int], keepdims: int = 1) -> str:
+        """ReduceMax and the like over some axes."""
+        if op == "ReduceSum":       # its axes are an input
+            return self.add(op, x, self.ints(*axes), keepdims=keepdims)
+        return self.add(op, x, axes=axes, keepdims=keepdims)
 
     def scaled(self, x: str, factor: float, summand: float = 0) -> str:
         """factor * x + summand."""
@@ -187,6 +196,3 @@ class OnnxExporter:
 Export = Callable[[OnnxExporter, Site], str | list[str]]
 EXPORTERS: dict[str, Export] = {}      # by layer type
 exports = registrar(EXPORTERS)
-
-__all__ = ["END", "EXPORTERS", "OnnxExporter", "Site", "Size", "TensorProto", "Value", "exports", "helper", "onnx",
-           "values"]

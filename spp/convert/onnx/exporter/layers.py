@@ -4,9 +4,8 @@ from typing import Any
 import numpy as np
 
 from spp.convert.batch_norm import means
-from spp.convert.onnx.exporter.context import OnnxExporter, Site, TensorProto, Value, exports, values
+from spp.convert.onnx.exporter.context import Export, OnnxExporter, Site, TensorProto, Value, exports, values
 from spp.errors import ConvertError
-from spp.layers.elementwise import log_of_base
 
 
 # --- convolution and inner product
@@ -68,94 +67,68 @@ def inner_product(g: OnnxExporter, site: Site) -> str:
 
 @exports("Embed")
 def embed(g: OnnxExporter, site: Site) -> str:
-    y = g.add("Gather", g.weight(site.layer, 0), g.add("Cast", site.x.name, to=TensorProto.INT64), axis=0)
+    y = g.add("Gather", g.weight(site.layer, 0), g.indices(site.x.name), axis=0)
     return g.add("Add", y, g.weight(site.layer, 1)) if len(site.layer.blobs) > 1 else y
 
 
-# --- activation functions
+# --- activation functions, and others of one expression
 
-ALONE = {"TanH": "Tanh", "Sigmoid": "Sigmoid", "AbsVal": "Abs", "BNLL": "Softplus"}
+EXPRESSIONS: dict[str, Export] = {
+    "AbsVal": lambda g, site: g.add("Abs", site.x.name),
+    "BatchReindex": lambda g, site: g.add("Gather", site.x.name, g.indices(site.bottoms[1].name), axis=0),
+    "Bias": lambda g, site: g.add("Add", site.x.name, _operand(g, site, 0)),
+    "BNLL": lambda g, site: g.add("Softplus", site.x.name),
+    "Clip": lambda g, site: g.add("Clip", site.x.name, *map(g.const, site.layer.limits)),
+    "Concat": lambda g, site: g.concat([bottom.name for bottom in site.bottoms], site.layer.axis),
+    "Dropout": lambda g, site: (g.add("Dropout", site.x.name, g.const(site.layer.ratio)) if site.layer.scale_train else
+                                g.scaled(site.x.name, 1 - site.layer.ratio)),
+    "ELU": lambda g, site: g.add("Elu", site.x.name, alpha=site.param.elu_param.alpha),
+    "Exp": lambda g, site: g.add("Exp", g.scaled(
+        site.x.name, np.prod(site.layer.numbers), site.layer.numbers[0] * site.param.exp_param.shift)),
+    "Parameter": lambda g, site: g.weight(site.layer, 0),
+    "Permute": lambda g, site: g.add("Transpose", site.x.name, perm=site.layer.order),
+    "PReLU": lambda g, site: g.add("PRelu", site.x.name, g.weight(
+        site.layer, 0, ones=site.x.rank - 2 if site.layer.blobs[0].shape else 0)),
+    "ReLU": lambda g, site: _relu(g, site),
+    "ReLU6": lambda g, site: (g.add("Min", _relu(g, site), g.const(6.0)) if site.layer.slope else
+                              g.add("Clip", site.x.name, g.const(0.0), g.const(6.0))),
+    **dict.fromkeys(("Silence", "Split"), lambda g, site: [site.x.name] * len(site.tops)),
+    "Sigmoid": lambda g, site: g.add("Sigmoid", site.x.name),
+    "Softmax": lambda g, site: g.add("Softmax", site.x.name, axis=site.layer.axis),
+    "Swish": lambda g, site: g.add(
+        "Mul", site.x.name, g.add("Sigmoid", g.scaled(site.x.name, site.param.swish_param.beta))),
+    "TanH": lambda g, site: g.add("Tanh", site.x.name),
+    "Threshold": lambda g, site: g.add("Cast", g.add(
+        "Greater", site.x.name, g.const(site.param.threshold_param.threshold)), to=TensorProto.FLOAT),
+    "Tile": lambda g, site: g.add("Tile", site.x.name, g.ints(*(
+        site.param.tile_param.tiles if axis == site.layer.axis else 1 for axis in range(site.x.rank)))),
+}
 
 
-@exports(*ALONE)
-def elementwise(g: OnnxExporter, site: Site) -> str:
-    return g.add(ALONE[site.layer.type], site.x.name)
+@exports(*EXPRESSIONS)
+def expression(g: OnnxExporter, site: Site) -> str | list[str]:
+    return EXPRESSIONS[site.layer.type](g, site)
 
 
-@exports("ReLU")
-def relu(g: OnnxExporter, site: Site) -> str:
+def _relu(g: OnnxExporter, site: Site) -> str:
     slope = site.layer.slope
     return g.add("LeakyRelu", site.x.name, alpha=slope) if slope else g.add("Relu", site.x.name)
 
 
-@exports("ReLU6")
-def relu6(g: OnnxExporter, site: Site) -> str:
-    if not site.layer.slope:
-        return g.add("Clip", site.x.name, g.const(0.0), g.const(6.0))
-    return g.add("Min", g.add("LeakyRelu", site.x.name, alpha=site.layer.slope), g.const(6.0))
-
-
-@exports("PReLU")
-def prelu(g: OnnxExporter, site: Site) -> str:
-    ones = site.x.rank - 2 if site.layer.blobs[0].shape else 0
-    return g.add("PRelu", site.x.name, g.weight(site.layer, 0, ones=ones))
-
-
-@exports("ELU")
-def elu(g: OnnxExporter, site: Site) -> str:
-    return g.add("Elu", site.x.name, alpha=site.param.elu_param.alpha)
-
-
-@exports("Swish")
-def swish(g: OnnxExporter, site: Site) -> str:
-    return g.add("Mul", site.x.name, g.add("Sigmoid", g.scaled(site.x.name, site.param.swish_param.beta)))
-
-
-@exports("Clip")
-def clip(g: OnnxExporter, site: Site) -> str:
-    return g.add("Clip", site.x.name, *map(g.const, site.layer.limits))
-
-
-@exports("Threshold")
-def threshold(g: OnnxExporter, site: Site) -> str:
-    above = g.add("Greater", site.x.name, g.const(site.param.threshold_param.threshold))
-    return g.add("Cast", above, to=TensorProto.FLOAT)
-
-
-@exports("Exp")
-def exponential(g: OnnxExporter, site: Site) -> str:
-    p = site.param.exp_param
-    log_base = log_of_base(p.base)
-    return g.add("Exp", g.scaled(site.x.name, log_base * p.scale, log_base * p.shift))
-
-
 @exports("Log")
 def logarithm(g: OnnxExporter, site: Site) -> str:
-    p = site.param.log_param
-    return g.scaled(g.add("Log", g.scaled(site.x.name, p.scale, p.shift)), 1 / log_of_base(p.base))
+    log_base, factor, shift = site.layer.numbers
+    return g.scaled(g.add("Log", g.scaled(site.x.name, factor, shift)), 1 / log_base)
 
 
 @exports("Power")
 def power(g: OnnxExporter, site: Site) -> str:
-    p = site.param.power_param
-    if p.power * p.scale == 0:
-        value = np.float32(1.0 if p.power == 0 else p.shift ** p.power)
+    exponent, factor, shift = site.layer.numbers
+    if exponent * factor == 0:
+        value = np.float32(1.0 if exponent == 0 else shift ** exponent)
         return g.add("Expand", g.const(value), g.add("Shape", site.x.name))
-    y = g.scaled(site.x.name, p.scale, p.shift)
-    return g.add("Pow", y, g.const(p.power)) if p.power != 1 else y
-
-
-@exports("Dropout")
-def dropout(g: OnnxExporter, site: Site) -> str:
-    ratio = site.layer.ratio
-    if not site.layer.scale_train:
-        return g.scaled(site.x.name, 1 - ratio)
-    return g.add("Dropout", site.x.name, g.const(ratio))
-
-
-@exports("Softmax")
-def softmax(g: OnnxExporter, site: Site) -> str:
-    return g.add("Softmax", site.x.name, axis=site.layer.axis)
+    y = g.scaled(site.x.name, factor, shift)
+    return g.add("Pow", y, g.const(exponent)) if exponent != 1 else y
 
 
 # --- several bottoms
@@ -178,11 +151,6 @@ def scale(g: OnnxExporter, site: Site) -> str:
     y = g.add("Mul", site.x.name, _operand(g, site, 0))
     return g.add("Add", y, _operand(g, site, len(site.layer.blobs) - 1, own=True)) \
         if site.param.scale_param.bias_term else y
-
-
-@exports("Bias")
-def bias(g: OnnxExporter, site: Site) -> str:
-    return g.add("Add", site.x.name, _operand(g, site, 0))
 
 
 def _operand(g: OnnxExporter, site: Site, index: int, own: bool = False) -> str:
@@ -237,8 +205,8 @@ def _affine(g: OnnxExporter, x: str, factor: np.ndarray, summand: np.ndarray, ra
 
 def _moments(g: OnnxExporter, x: str, axes: list[int]) -> tuple[str, str]:
     """x less its mean over some axes, and the variance."""
-    centred = g.add("Sub", x, g.add("ReduceMean", x, axes=axes, keepdims=1))
-    return centred, g.add("ReduceMean", g.add("Mul", centred, centred), axes=axes, keepdims=1)
+    centred = g.add("Sub", x, g.reduce("ReduceMean", x, axes))
+    return centred, g.reduce("ReduceMean", g.add("Mul", centred, centred), axes)
 
 
 @exports("MVN")
@@ -256,7 +224,7 @@ def mvn(g: OnnxExporter, site: Site) -> str:
 def normalize(g: OnnxExporter, site: Site) -> str:
     x, rank = site.x.name, site.x.rank
     axes = list(range(1, rank)) if site.layer.across else [1]
-    squares = g.add("ReduceSum", g.add("Mul", x, x), g.ints(*axes), keepdims=1)
+    squares = g.reduce("ReduceSum", g.add("Mul", x, x), axes)
     y = g.add("Div", x, g.add("Sqrt", g.scaled(squares, 1, site.layer.eps)))
     return g.add("Mul", y, g.weight(site.layer, 0, ones=rank - 2))
 

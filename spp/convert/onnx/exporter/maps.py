@@ -73,10 +73,9 @@ def _clipped(g: OnnxExporter, site: Site, kernel: Any, y: str) -> str:
             if layer.ceil and any(layer.pad) and p + s > k]
     if not axes:
         return y
-    ends = []
-    for axis in axes:
-        stride = layer.stride[axis - 2]
-        ends.append(g.compute("Div", g.compute("Add", g.size(x, axis), layer.pad[axis - 2] + stride - 1), stride))
+    strides, pads = ([numbers[axis - 2] for axis in axes] for numbers in (layer.stride, layer.pad))
+    ends = [g.compute("Div", g.compute("Add", g.size(x, axis), pad + stride - 1), stride)
+            for axis, pad, stride in zip(axes, pads, strides)]
     return g.slice(y, axes, [0] * len(axes), ends)
 
 
@@ -141,14 +140,8 @@ def _padded_bins(g: OnnxExporter, size: Size, window: Size, n: int) -> tuple[Any
 
 def _over(g: OnnxExporter, x: str, axis: int, starts: Any, ends: Any, reduce: str, n: int) -> str:
     """Reduce each of n parts of an axis to one element."""
-    parts = []
-    for start, end in zip(_each(g, starts, n), _each(g, ends, n)):
-        part = g.slice(x, [axis], [start], [end])
-        if reduce == "ReduceSum":       # its axes are an input
-            parts.append(g.add(reduce, part, g.ints(axis), keepdims=1))
-        else:
-            parts.append(g.add(reduce, part, axes=[axis], keepdims=1))
-    return g.concat(parts, axis)
+    return g.concat([g.reduce(reduce, g.slice(x, [axis], [start], [end]), [axis])
+                     for start, end in zip(_each(g, starts, n), _each(g, ends, n))], axis)
 
 
 def _each(g: OnnxExporter, numbers: Any, n: int) -> list[Size]:

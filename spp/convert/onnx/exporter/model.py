@@ -26,8 +26,8 @@ REASONS = {
                        "after); end the net before it",
     "Python": "a Python layer is code of its own; end the net before it, or replace it by Caffe's layers",
 }
-KINDS = {"loss": "a loss belongs to training; export the deploy prototxt", "data":
-         "a data layer reads files; export the deploy prototxt, which has an Input"}
+LOSS = "a loss belongs to training; export the deploy prototxt"
+DATA = "a data layer reads files; export the deploy prototxt, which has an Input"
 BATCHES, STEPS = (1, 2, -1), tuple(range(-33, 34))
 
 
@@ -75,9 +75,9 @@ def _check_types(params: Sequence[Any], source: str | None) -> None:
     for param in params:
         if param.type not in EXPORTERS and param.type != "Input":
             facts = layer_class(param.type)
-            kind = "loss" if facts.is_loss or param.type == "Accuracy" else "data" if facts.bottoms == (0, 0) else ""
-            reason = REASONS.get(param.type) or KINDS.get(kind, "no combination of standard operators is known for it")
-            raise ConvertError(_refusal(source, param, reason))
+            reason = LOSS if facts.is_loss or param.type == "Accuracy" else DATA if facts.bottoms == (0, 0) else \
+                "no combination of standard operators is known for it"
+            raise ConvertError(_refusal(source, param, REASONS.get(param.type, reason)))
 
 
 def _refusal(source: str | None, layer: Any, reason: str) -> str:
@@ -100,15 +100,10 @@ def _write_layers(net: Net, g: OnnxExporter, shapes: dict[str, tuple[int | None,
                   outputs: Sequence[str]) -> dict[str, str]:
     """Write all layers; returns the tensor of every blob."""
     last = {top: i for i, layer in enumerate(net.layers) for top in layer.param.top}
-    tensors: dict[str, str] = {}
-    for name in net.inputs:
-        tensors[name] = g.unique(name)
-    for i, layer in enumerate(net.layers):
-        if layer.type == "Input":
-            continue
-        for name in layer.param.top:        # reserved: no other tensor gets the blob's own name
-            if last[name] == i:
-                tensors.setdefault(f"final {name}", g.unique(name))
+    tensors = {name: g.unique(name) for name in net.inputs}
+    for name, i in last.items():        # reserved: no other tensor gets the blob's own name
+        if net.layers[i].type != "Input":
+            tensors[f"final {name}"] = g.unique(name)
     for i, layer in enumerate(net.layers):
         if layer.type == "Input":
             continue
@@ -140,8 +135,7 @@ def _write_layers(net: Net, g: OnnxExporter, shapes: dict[str, tuple[int | None,
 def _trials(net: Net) -> tuple[dict[str, list[int | str]], dict[str, tuple[int | None, ...]]]:
     """For each input its sizes, with a name for those that vary; for each blob its sizes, with None for those."""
     original = {name: net.blobs[name].shape for name in net.inputs}
-    known = {name: list(blob.shape) for name, blob in net.blobs.items()}
-    shapes: dict[str, list[int | None]] = {name: list(shape) for name, shape in known.items()}
+    shapes: dict[str, list[int | None]] = {name: list(blob.shape) for name, blob in net.blobs.items()}
     dimensions: dict[str, list[int | str]] = {name: list(shape) for name, shape in original.items()}
     for name, axis in _axes(net):
         tied = [other for other in net.inputs if axis < len(original[other])

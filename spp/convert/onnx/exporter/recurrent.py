@@ -7,50 +7,36 @@ from typing import Any
 from spp.convert.onnx.exporter.context import OnnxExporter, Site, TensorProto, exports, helper
 
 
-LSTM_STEP = [
-    ("Unsqueeze", "cont one", "goes_on"),
-    ("Mul", "h goes_on", "before"),
-    ("MatMul", "before WEIGHT", "from_hidden"),
-    ("Add", "sums from_hidden", "gates"),
-    ("Split", "gates", "i f o g"),
-    ("Sigmoid", "i", "i_open"), ("Sigmoid", "f", "f_open"), ("Sigmoid", "o", "o_open"), ("Tanh", "g", "candidate"),
-    ("Mul", "f_open c", "c_gated"),
-    ("Mul", "c_gated goes_on", "old"),
-    ("Mul", "i_open candidate", "new"),
-    ("Add", "old new", "c_next"),
-    ("Tanh", "c_next", "c_tanh"),
-    ("Mul", "o_open c_tanh", "h_next"),
-    ("Identity", "h_next", "y")]
-RNN_STEP = [
-    ("Unsqueeze", "cont one", "goes_on"),
-    ("Mul", "h goes_on", "before"),
-    ("MatMul", "before WEIGHT", "from_hidden"),
-    ("Add", "sums from_hidden", "total"),
-    ("Tanh", "total", "h_next"),
-    ("Identity", "h_next", "y")]
-
-
 def body(kind: str, weight: str, outputs: int, prefix: str) -> Any:
     """One step of an LSTM or RNN as the body of a Scan.
 
     Its inputs are the states, then the sums of all inputs (streams x gates) and cont (streams); its outputs the
     states, and h again. weight: the name of the hidden weights, outputs x gates. `prefix` makes names unique.
     """
-    steps, states, gates = (LSTM_STEP, "hc", 4) if kind == "LSTM" else (RNN_STEP, "h", 1)
+    g = OnnxExporter()
+    g.owner = prefix
+    *states, sums, cont = (f"{prefix}/{name}" for name in (
+        ("h", "c", "sums", "cont") if kind == "LSTM" else ("h", "sums", "cont")))
+    goes_on = g.add("Unsqueeze", cont, g.ints(1))
+    gates = g.add("Add", sums, g.add("MatMul", g.add("Mul", states[0], goes_on), weight))
+    after = _cell(g, gates, states[1], goes_on, 1)[::-1] if kind == "LSTM" else (g.add("Tanh", gates),)
+    y = g.add("Identity", after[0])
 
-    def named(names: str) -> list[str]:
-        return [weight if name == "WEIGHT" else prefix + name for name in names.split()]
+    def info(name: str, *shape: int | None) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
-    def info(name: str, *shape: Any) -> Any:
-        return helper.make_tensor_value_info(prefix + name, TensorProto.FLOAT, shape)
-
-    nodes = [helper.make_node(op, named(inputs), named(made), name=named(made)[0],
-                              **({"axis": 1} if op == "Split" else {})) for op, inputs, made in steps]
+    width = outputs * (4 if kind == "LSTM" else 1)
     return helper.make_graph(
-        nodes, kind, [*(info(state, None, outputs) for state in states), info("sums", None, gates * outputs),
-                      info("cont", None)],
-        [*(info(f"{state}_next", None, outputs) for state in states), info("y", None, outputs)],
-        [helper.make_tensor(f"{prefix}one", TensorProto.INT64, [1], [1])])
+        g.nodes, kind, [*(info(name, None, outputs) for name in states), info(sums, None, width), info(cont, None)],
+        [info(name, None, outputs) for name in (*after, y)], g.initializers)
+
+
+def _cell(g: OnnxExporter, gates: str, cell: str, goes_on: str, axis: int) -> tuple[str, str]:
+    """The new cell and hidden state of an LSTM from its gates i, f, o, g, which are on an axis."""
+    i, f, o, candidate = g.add_many("Split", 4, gates, axis=axis)
+    old = g.add("Mul", g.add("Mul", g.add("Sigmoid", f), cell), goes_on)
+    c = g.add("Add", old, g.add("Mul", g.add("Sigmoid", i), g.add("Tanh", candidate)))
+    return c, g.add("Mul", g.add("Sigmoid", o), g.add("Tanh", c))
 
 
 @exports("LSTM", "RNN")
@@ -68,7 +54,7 @@ def recurrent(g: OnnxExporter, site: Site) -> list[str]:
     else:
         zeros = g.add("Expand", g.const(0.0), g.vector([g.size(cont, 1), layer.outputs]))
         before = [zeros for _ in layer.states]
-    step = body(layer.type, g.weight(layer, layer.hidden, transposed=True), layer.outputs, f"{layer.name}/step/")
+    step = body(layer.type, g.weight(layer, layer.hidden, transposed=True), layer.outputs, f"{layer.name}/step")
     *after, y = g.add_many("Scan", len(before) + 1, *before, sums, cont.name, body=step, num_scan_inputs=2)
     if layer.type == "RNN":
         y = g.add("Tanh", g.linear(y, g.weight(layer, layer.hidden + 1, transposed=True),
@@ -80,7 +66,4 @@ def recurrent(g: OnnxExporter, site: Site) -> list[str]:
 def lstm_unit(g: OnnxExporter, site: Site) -> list[str]:
     cell, gates, cont = site.bottoms
     goes_on = g.add("Unsqueeze", cont.name, g.ints(cont.rank))
-    i, f, o, candidate = g.add_many("Split", 4, gates.name, axis=gates.rank - 1)
-    old = g.add("Mul", g.add("Mul", g.add("Sigmoid", f), cell.name), goes_on)
-    c = g.add("Add", old, g.add("Mul", g.add("Sigmoid", i), g.add("Tanh", candidate)))
-    return [c, g.add("Mul", g.add("Sigmoid", o), g.add("Tanh", c))]
+    return list(_cell(g, gates.name, cell.name, goes_on, gates.rank - 1))

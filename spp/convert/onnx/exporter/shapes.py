@@ -6,21 +6,6 @@ from spp.errors import ConvertError
 from spp.layers.base import canonical_axis
 
 
-@exports("Split")
-def split(g: OnnxExporter, site: Site) -> list[str]:
-    return [site.x.name] * len(site.tops)
-
-
-@exports("Silence")
-def silence(g: OnnxExporter, site: Site) -> list[str]:
-    return []
-
-
-@exports("Parameter")
-def parameter(g: OnnxExporter, site: Site) -> str:
-    return g.weight(site.layer, 0)
-
-
 @exports("DummyData")
 def dummy_data(g: OnnxExporter, site: Site) -> list[str]:
     if site.layer.refilled:
@@ -52,11 +37,6 @@ def _sizes(g: OnnxExporter, site: Site, first: int) -> list[Size]:
     return [g.size(site.x, axis) for axis in range(first, site.x.rank)]
 
 
-@exports("Permute")
-def permute(g: OnnxExporter, site: Site) -> str:
-    return g.add("Transpose", site.x.name, perm=site.layer.order)
-
-
 @exports("ShuffleChannel")
 def shuffle_channel(g: OnnxExporter, site: Site) -> str:
     x, group = site.x, site.layer.group
@@ -78,11 +58,6 @@ def reorg(g: OnnxExporter, site: Site) -> str:
 
 # --- joined and cut
 
-@exports("Concat")
-def concat(g: OnnxExporter, site: Site) -> str:
-    return g.concat([bottom.name for bottom in site.bottoms], site.layer.axis)
-
-
 @exports("Slice")
 def slice_(g: OnnxExporter, site: Site) -> str | list[str]:
     axis, count = site.layer.axis, len(site.tops)
@@ -101,26 +76,13 @@ def slice_(g: OnnxExporter, site: Site) -> str | list[str]:
 @exports("Crop")
 def crop(g: OnnxExporter, site: Site) -> str:
     data, reference = site.bottoms
-    first = canonical_axis(site.param.crop_param.axis, data.rank)
-    axes = range(first, data.rank)
-    offsets = site.layer.offsets[first:]
+    axes = range(canonical_axis(site.param.crop_param.axis, data.rank), data.rank)
+    offsets = site.layer.offsets[axes[0]:]
     ends = [g.compute("Add", g.size(reference, axis), offset) for axis, offset in zip(axes, offsets)]
     return g.slice(data.name, axes, offsets, ends)
 
 
-@exports("Tile")
-def tile(g: OnnxExporter, site: Site) -> str:
-    repeats = [1] * site.x.rank
-    repeats[site.layer.axis] = site.param.tile_param.tiles
-    return g.add("Tile", site.x.name, g.ints(*repeats))
-
-
 # --- picked
-
-@exports("BatchReindex")
-def batch_reindex(g: OnnxExporter, site: Site) -> str:
-    return g.add("Gather", site.x.name, g.add("Cast", site.bottoms[1].name, to=TensorProto.INT64), axis=0)
-
 
 @exports("Filter")
 def filter_(g: OnnxExporter, site: Site) -> list[str]:
@@ -149,15 +111,10 @@ def _largest(g: OnnxExporter, x: str, axis: int, count: int) -> tuple[str, str]:
     return g.add("Cast", g.add("Sub", last, indices), to=TensorProto.FLOAT), values
 
 
-REDUCTIONS = {"ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
+REDUCTIONS = {"SUM": "ReduceSum", "ASUM": "ReduceL1", "SUMSQ": "ReduceSumSquare", "MEAN": "ReduceMean"}
 
 
 @exports("Reduction")
 def reduction(g: OnnxExporter, site: Site) -> str:
-    how, coeff = site.layer.operation, site.layer.coeff
-    axes = list(range(site.tops[0].rank, site.x.rank))
-    if how == "SUM":
-        y = g.add("ReduceSum", site.x.name, g.ints(*axes), keepdims=0)
-    else:
-        y = g.add(REDUCTIONS[how], site.x.name, axes=axes, keepdims=0)
-    return g.scaled(y, coeff)
+    axes = range(site.tops[0].rank, site.x.rank)
+    return g.scaled(g.reduce(REDUCTIONS[site.layer.operation], site.x.name, axes, keepdims=0), site.layer.coeff)

@@ -1,12 +1,12 @@
 """ONNX operators of several arrays: Eltwise if their shapes are equal; Scale, Bias or Power if one is broadcast."""
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 
+from spp.convert.net_builder import set_weights
 from spp.convert.onnx.importer.context import OnnxImporter, imports
-from spp.convert.onnx.importer.graph import Shape, described
+from spp.convert.onnx.importer.graph import Shape, node_error
 from spp.convert.onnx.importer.operators import FLOAT_MAX, clipped, edit_axes
-from spp.errors import ConvertError
 from spp.proto import arrays
 
 
@@ -31,29 +31,36 @@ def _with_constant(importer: OnnxImporter, node: Any, x: str, value: np.ndarray)
     elif op == "Sub":
         value, op = -value, "Add"
     if value.size == 1:
-        _power(importer, node, blob, **{"scale" if op == "Mul" else "shift": float(value.ravel()[0])})
+        number = float(value.ravel()[0])
+        importer.add("Power", node, [blob], power_param={"scale" if op == "Mul" else "shift": number})
         return
     first, last = _span(importer, node, importer.shape(x), value.shape)
     axes = {"axis": first} if first != 1 else {}
     if last - first != 1:
         axes["num_axes"] = last - first
-    weights = [value.reshape(importer.shape(x)[first:last])]
-    if op == "Mul":
-        importer.add("Scale", node, [blob], weights=weights, scale_param=axes)
-    else:
-        importer.add("Bias", node, [blob], weights=weights, bias_param=axes)
+    _scale_or_bias(importer, node, [blob], axes, [value.reshape(importer.shape(x)[first:last])])
+
+
+def _scale_or_bias(importer: OnnxImporter, node: Any, bottoms: list[str], axes: dict[str, int],
+                   weights: Sequence[np.ndarray] = ()) -> None:
+    """A Scale layer for a product or quotient, a Bias layer for a sum or difference."""
+    kind = "Scale" if node.op_type in ("Mul", "Div") else "Bias"
+    params: dict[str, Any] = {f"{kind.lower()}_param": axes}
+    importer.add(kind, node, bottoms, weights=weights, **params)
 
 
 def _takes_bias(importer: OnnxImporter, node: Any, x: str, value: np.ndarray) -> bool:
     """Whether the constant became the bias of the InnerProduct before, which had none and no other reader."""
     layer = next((layer for layer in importer.param.layer if layer.top[:1] == [importer.blobs[x]]), None)
-    if layer is None or layer.type != "InnerProduct" or len(layer.blobs) > 1 or not importer.sole(x):
+    if layer is None or layer.type != "InnerProduct" or len(layer.blobs) > 1 or importer.readers[x] != 1:
         return False
     outputs = layer.inner_product_param.num_output
     if value.size != outputs or value.shape[-1] != outputs:
         return False
     layer.inner_product_param.ClearField("bias_term")
-    importer.replace_top(layer, x, node.output[0], [arrays.from_proto(layer.blobs[0]), value.ravel()])
+    set_weights(layer, [arrays.from_proto(layer.blobs[0]), value.ravel()])
+    del importer.blobs[x]
+    layer.top[0] = importer.blobs[node.output[0]] = node.output[0]
     return True
 
 
@@ -62,68 +69,51 @@ def _constant_first(importer: OnnxImporter, node: Any, value: np.ndarray) -> Non
         _with_constant(importer, node, node.input[1], value)
         return
     if value.size != 1:
-        raise ConvertError(f"{described(node)}: a constant array of {value.shape} {node.op_type} what is computed; "
-                           "only a number can come first")
+        raise node_error(node, f"a constant array of {value.shape} {node.op_type} what is computed; only a number can "
+                               "come first")
     blob, number = importer.blob(node.input[1], node), float(value.ravel()[0])
     if node.op_type == "Sub":
-        _power(importer, node, blob, scale=-1.0, shift=number)
+        importer.add("Power", node, [blob], power_param={"scale": -1.0, "shift": number})
         return
     between = importer.within(node) if number != 1 else node.output[0]
     importer.add("Power", node, [blob], between, power_param={"power": -1})
     if number != 1:
-        _power(importer, node, between, scale=number)
-
-
-def _power(importer: OnnxImporter, node: Any, blob: str, **param: float) -> None:
-    importer.add("Power", node, [blob], power_param=param)
+        importer.add("Power", node, [between], power_param={"scale": number})
 
 
 def _of_blobs(importer: OnnxImporter, node: Any) -> None:
-    a, b = node.input
-    shape, other = importer.shape(a), importer.shape(b)
-    out = importer.shape(node.output[0])
-    op = node.op_type
-    if shape == other:
-        second = importer.blob(b, node)
-        if op == "Div":
-            second = importer.within(node)
-            importer.add("Power", node, [importer.blob(b, node)], second, power_param={"power": -1})
-        bottoms = [importer.blob(a, node), second]
-        coeff = {"coeff": [1.0, -1.0]} if op == "Sub" else {}
-        importer.add("Eltwise", node, bottoms,
-                     eltwise_param={"operation": 0} if op in ("Mul", "Div") else coeff)
-        return
+    (a, b), op = node.input, node.op_type
+    shape, other, out = (importer.shape(name) for name in (a, b, node.output[0]))
     large, small = (a, b) if shape == out else (b, a)
     if importer.shape(large) != out or op in ("Sub", "Div") and large is b:
-        raise ConvertError(f"{described(node)}: shapes {shape} and {other} are both repeated, or the first is")
-    blob = importer.blob(small, node)
-    if op in ("Sub", "Div"):
-        negated = importer.within(node)
-        importer.add("Power", node, [blob], negated, power_param={"scale": -1} if op == "Sub" else {"power": -1})
-        blob = negated
-    first, blob = _operand(importer, node, blob, importer.shape(small), out)
-    bottoms = [importer.blob(large, node), blob]
-    if op in ("Mul", "Div"):
-        importer.add("Scale", node, bottoms, scale_param={"axis": first})
-    else:
-        importer.add("Bias", node, bottoms, bias_param={"axis": first})
+        raise node_error(node, f"shapes {shape} and {other} are both repeated, or the first is")
+    first_blob, blob = importer.blob(large, node), importer.blob(small, node)
+    if op == "Div" or op == "Sub" and shape != other:
+        importer.add("Power", node, [blob], inverse := importer.within(node),
+                     power_param={"power": -1} if op == "Div" else {"scale": -1})
+        blob = inverse
+    if shape == other:
+        coeff = {"coeff": [1.0, -1.0]} if op == "Sub" else {}
+        importer.add("Eltwise", node, [first_blob, blob],
+                     eltwise_param={"operation": "PROD"} if op in ("Mul", "Div") else coeff)
+        return
+    axis, blob = _operand(importer, node, blob, importer.shape(small), out)
+    _scale_or_bias(importer, node, [first_blob, blob], {"axis": axis})
 
 
 def _operand(importer: OnnxImporter, node: Any, blob: str, small: Shape, out: Shape) -> tuple[int, str]:
     """The result's first axis that the operand has, and a blob of the operand without outer axes of 1."""
-    aligned = (1,) * (len(out) - len(small)) + small
-    meets = [axis for axis, size in enumerate(aligned) if size == out[axis]
-             and (size > 1 or axis >= len(out) - len(small) and axis == 0)]
+    offset = len(out) - len(small)
+    aligned = (1,) * offset + small
+    meets = [axis for axis, size in enumerate(aligned) if size == out[axis] and (size > 1 or offset == axis == 0)]
     if not meets:
-        raise ConvertError(f"{described(node)}: an array of one element, {small}, computed from the inputs")
+        raise node_error(node, f"an array of one element, {small}, computed from the inputs")
     first, last = meets[0], meets[-1] + 1
     for axis in range(first, last):
         if aligned[axis] != out[axis]:
-            top = importer.within(node)
-            importer.add("Tile", node, [blob], top, tile_param={
-                "axis": axis - (len(out) - len(small)), "tiles": out[axis]})
+            importer.add("Tile", node, [blob], top := importer.within(node),
+                         tile_param={"axis": axis - offset, "tiles": out[axis]})
             blob = top
-    offset = len(out) - len(small)
     away = [axis - offset for axis in range(len(out) - 1, offset - 1, -1) if not first <= axis < last]
     if away:
         edit_axes(importer, node, blob, away, adds=False, last=(top := importer.within(node)))
@@ -139,15 +129,15 @@ def _span(importer: OnnxImporter, node: Any, shape: Shape, constant: Shape) -> t
         first, last = meets[0], meets[-1] + 1
         if aligned[first:last] == shape[first:last]:
             return first, last
-    raise ConvertError(f"{described(node)}: a constant of {constant} does not have adjacent axes of {shape}")
+    raise node_error(node, f"a constant of {constant} does not have adjacent axes of {shape}")
 
 
 @imports("Pow")
 def power(importer: OnnxImporter, node: Any) -> None:
     value = importer.const(node.input[1])
     if value is None or value.size != 1:
-        raise ConvertError(f"{described(node)}: only one constant number can be the exponent")
-    _power(importer, node, importer.blob(node.input[0], node), power=float(value.ravel()[0]))
+        raise node_error(node, "only one constant number can be the exponent")
+    importer.add("Power", node, power_param={"power": float(value.ravel()[0])})
 
 
 @imports("Sum", "Max", "Min")
@@ -157,10 +147,10 @@ def many(importer: OnnxImporter, node: Any) -> None:
         limit = float(constants[1].ravel()[0])
         clipped(importer, node, node.input[0], *((limit, FLOAT_MAX) if node.op_type == "Max" else (-FLOAT_MAX, limit)))
         return
-    bottoms = [importer.blob(name, node) for name in node.input]
+    bottoms = importer.bottoms(node)
     if node.op_type == "Min" or len({importer.shape(name) for name in node.input}) > 1:
-        raise ConvertError(f"{described(node)}: Caffe's Eltwise has SUM, PROD and MAX of arrays of one shape")
+        raise node_error(node, "Caffe's Eltwise has SUM, PROD and MAX of arrays of one shape")
     if len(bottoms) == 1:
-        importer.alias(node.output[0], bottoms[0])
+        importer.blobs[node.output[0]] = bottoms[0]
     else:
         importer.add("Eltwise", node, bottoms, eltwise_param={"operation": 2} if node.op_type == "Max" else {})

@@ -1,10 +1,11 @@
 """The net that an ONNX graph becomes, and the table of the operators' importers."""
+from contextlib import suppress
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from spp.convert.net_builder import NetBuilder, set_weights
-from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described
+from spp.convert.net_builder import NetBuilder
+from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described, node_error
 from spp.convert.registry import registrar
 from spp.errors import ConvertError
 
@@ -12,9 +13,9 @@ from spp.errors import ConvertError
 class OnnxImporter(NetBuilder):
     """The net that is built from a model's nodes.
 
-    folded: the graph at the inputs' sizes; others: the same graph at larger sizes, where they may vary. fixed: whether
-    the net may be right for the given sizes alone. blobs: the blob of each tensor. pads: for the output of a Pad, its
-    input, the number of elements before and after each axis, and their value.
+    folded: the graph at the inputs' sizes, with its shape, const and readers; others: the same graph at larger sizes,
+    where they may vary. fixed: whether the net may be right for the given sizes alone. blobs: the blob of each tensor.
+    pads: for the output of a Pad, its input, the number of elements before and after each axis, and their value.
     """
 
     def __init__(self, model: Any, inputs: Mapping[str, Shape], varying: Sequence[Mapping[str, Shape]],
@@ -22,6 +23,7 @@ class OnnxImporter(NetBuilder):
         super().__init__(model.graph.name or "net")
         self.fixed = fixed
         self.folded = FoldedGraph(model, inputs)
+        self.shape, self.const, self.readers = self.folded.shape, self.folded.const, self.folded.readers
         self.others = list(_graphs_that_fold(model, varying))
         self.blobs: dict[str, str] = {}
         self.pads: dict[str, tuple[str, np.ndarray, float]] = {}
@@ -32,28 +34,24 @@ class OnnxImporter(NetBuilder):
             raise ConvertError(f"{described(node)} reads a padded map, and Caffe has padding in convolution and "
                                "pooling only")
         if tensor not in self.blobs:
-            raise ConvertError(f"{described(node)}: its input {tensor!r} is a constant, and the layers for "
-                               "this operator read blobs")
+            raise node_error(node, f"its input {tensor!r} is a constant, and the layers for this operator read blobs")
         return self.blobs[tensor]
 
-    def shape(self, tensor: str) -> Shape:
-        return self.folded.shape(tensor)
+    def bottoms(self, node: Any) -> list[str]:
+        """The blobs of all inputs of a node."""
+        return [self.blob(tensor, node) for tensor in node.input]
 
-    def const(self, tensor: str) -> np.ndarray | None:
-        return self.folded.const(tensor)
+    def weights(self, node: Any) -> list[np.ndarray]:
+        """The values of the node's inputs after the first, which must be constants."""
+        for name in node.input[1:]:
+            if self.const(name) is None:
+                raise node_error(node, f"its weights {name!r} are computed from the inputs")
+        return [self.folded.constants[name] for name in node.input[1:]]
 
-    def at_all_sizes(self, *tensors: str) -> list[tuple[Shape, ...]]:
-        """The tensors' shapes, at the inputs' sizes and at each of the larger ones."""
-        return [tuple(folded.shape(tensor) for tensor in tensors) for folded in [self.folded, *self.others]]
-
-    def sole(self, tensor: str) -> bool:
-        """Whether exactly one node reads a tensor, which is not an output of the graph."""
-        return self.folded.readers[tensor] == 1
-
-    def add(self, kind: str, node: Any, bottoms: Sequence[str], top: str | None = None, weights: Sequence[Any] = (),
-            **params: Any) -> Any:
-        """Append a layer whose top is the tensor, or blob, `top` (default: the node's output); returns it."""
-        top = top or node.output[0]
+    def add(self, kind: str, node: Any, bottoms: Sequence[str] = (), top: str | None = None,
+            weights: Sequence[Any] = (), **params: Any) -> Any:
+        """Append a layer; its top is the tensor, or blob, `top`. Defaults: the node's first input and first output."""
+        bottoms, top = bottoms or [self.blob(node.input[0], node)], top or node.output[0]
         self.blobs[top] = top
         return self.add_layer(kind, self.unique(node.name or node.output[0]), bottoms, [top], weights, **params)
 
@@ -61,25 +59,12 @@ class OnnxImporter(NetBuilder):
         """The name of a blob between the layers that one node becomes."""
         return self.unique(f"{node.output[0]}/part")
 
-    def replace_top(self, layer: Any, old: str, new: str, weights: Sequence[Any]) -> None:
-        """Rename the top `old` of a layer to the tensor `new`, and replace the layer's weights."""
-        set_weights(layer, weights)
-        layer.top[0] = new
-        del self.blobs[old]
-        self.blobs[new] = new
-
-    def alias(self, tensor: str, blob: str) -> None:
-        """Make an existing blob the blob of a tensor too."""
-        self.blobs[tensor] = blob
-
 
 def _graphs_that_fold(model: Any, varying: Sequence[Mapping[str, Shape]]) -> Iterator[FoldedGraph]:
     """The graph at those sizes that it accepts; with a fully connected layer it may accept its own only."""
     for shapes in varying:
-        try:
+        with suppress(ConvertError):
             yield FoldedGraph(model, shapes)
-        except ConvertError:
-            continue
 
 
 Import = Callable[[OnnxImporter, Any], None]

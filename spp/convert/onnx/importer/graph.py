@@ -75,12 +75,12 @@ class FoldedGraph:
             evaluator = need("onnx.reference", "onnx").ReferenceEvaluator(model)
             return list(evaluator.run(None, {n: self.constants[n] for n in node.input if n}))
         except Exception as error:       # onnx has no base class of its errors
-            raise ConvertError(f"{described(node)}: its constant value cannot be computed: {error}") from error
+            raise node_error(node, f"its constant value cannot be computed: {error}") from error
 
     def _infer(self, node: Any) -> None:
         """Determine the types of a node's outputs."""
         if any(entry.type == onnx.AttributeProto.GRAPH for entry in node.attribute):
-            raise ConvertError(f"{described(node)}: operators that contain a graph cannot be converted")
+            raise node_error(node, "operators that contain a graph cannot be converted")
         schema = onnx.defs.get_schema(node.op_type, self.opset)
         data = {name: onnx.numpy_helper.from_array(self.constants[name], name) for name in node.input
                 if name in self.constants and self.constants[name].size < 4096}
@@ -95,8 +95,8 @@ class FoldedGraph:
             dims = types[name].tensor_type.shape.dim if name in types else None
             if dims is None or not types[name].tensor_type.HasField("shape") or any(
                     not dim.HasField("dim_value") for dim in dims):
-                raise ConvertError(f"{described(node)}: the shape of its output {name!r} depends on values; the "
-                                   "shapes of Caffe's blobs do not")
+                raise node_error(node, f"the shape of its output {name!r} depends on values; the shapes of Caffe's "
+                                       "blobs do not")
             self.types[name] = types[name]
 
 
@@ -110,3 +110,8 @@ def described(node: Any) -> str:
     """A node, for messages."""
     name = node.name or next(filter(None, node.output), "")
     return f"node {name!r} ({node.op_type})"
+
+
+def node_error(node: Any, reason: str) -> ConvertError:
+    """An error that says why a node cannot be converted."""
+    return ConvertError(f"{described(node)}: {reason}")

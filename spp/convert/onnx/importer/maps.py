@@ -3,9 +3,10 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from spp.backend.types import Geometry
+from spp.convert.net_builder import convolution_param
 from spp.convert.onnx.importer.context import OnnxImporter, imports
-from spp.convert.onnx.importer.graph import attributes, described
-from spp.errors import ConvertError
+from spp.convert.onnx.importer.graph import attributes, node_error
 from spp.ops.pooling import output_size
 
 
@@ -26,7 +27,7 @@ class Window:
         if self.merged:
             self.source, more, fill = importer.pads[self.source]
             if fill not in fills or (more[:, :2] != 0).any() or (more < 0).any():
-                raise ConvertError(f"{described(node)}: the Pad before it, with {fill:g}, cannot become its padding")
+                raise node_error(node, f"the Pad before it, with {fill:g}, cannot become its padding")
             self.pads = self.pads + more[:, 2:]
         self.sizes = importer.shape(self.source)[2:]
         auto = attrs.get("auto_pad", "NOTSET")
@@ -44,6 +45,9 @@ class Window:
             self.sizes, *pads, self.dilation, self.kernel)]
         return [(-(-length // s) if ceil else length // s) + 1 for length, s in zip(lengths, self.stride)]
 
+    def geometry(self, pad: Sequence[int], group: int) -> Geometry:
+        return Geometry(tuple(self.kernel), tuple(self.stride), tuple(pad), tuple(self.dilation), group)
+
     @property
     def even(self) -> bool:
         """Whether the padding is the same before and after."""
@@ -55,79 +59,49 @@ class Window:
         if self.even or (importer.fixed or not importer.others) and self.count([before, before], False) == self.count(
                 self.pads.tolist(), False):
             return before
-        raise ConvertError(f"{described(node)}: pads {self.pads.ravel().tolist()} differ before and after, and Caffe "
-                           "pads both sides alike")
-
-
-def convolution_param(window: Window, pad: Sequence[int], outputs: int, group: int, bias: bool) -> dict[str, Any]:
-    param: dict[str, Any] = {"num_output": outputs, "kernel_size": _short(window.kernel)}
-    for name, numbers, usual in (("pad", pad, 0), ("stride", window.stride, 1), ("dilation", window.dilation, 1)):
-        if any(number != usual for number in numbers):
-            param[name] = _short(numbers)
-    if group != 1:
-        param["group"] = group
-    if not bias:
-        param["bias_term"] = False
-    return param
-
-
-def _short(numbers: Sequence[int]) -> list[int]:
-    return [int(n) for n in (numbers[:1] if len(set(numbers)) == 1 else numbers)]
-
-
-def weights_of(importer: OnnxImporter, node: Any, first: int = 1) -> list[np.ndarray]:
-    """The node's inputs from number `first` on, which must be constants."""
-    arrays = []
-    for name in node.input[first:]:
-        value = importer.const(name) if name else None
-        if value is None:
-            raise ConvertError(f"{described(node)}: its weights {name!r} are computed from the inputs")
-        arrays.append(value)
-    return arrays
+        raise node_error(node, f"pads {self.pads.ravel().tolist()} differ before and after, and Caffe pads both sides "
+                               "alike")
 
 
 @imports("Conv")
 def conv(importer: OnnxImporter, node: Any) -> None:
-    weights = weights_of(importer, node)
+    weights = importer.weights(node)
     window = Window(importer, node, weights[0].shape[2:])
-    pad = window.symmetric_pad(importer, node)
+    geometry = window.geometry(window.symmetric_pad(importer, node), attributes(node).get("group", 1))
     importer.add("Convolution", node, [importer.blob(window.source, node)], weights=weights,
-                 convolution_param=convolution_param(window, pad, len(weights[0]), attributes(node).get("group", 1),
-                                                     len(weights) > 1))
+                 convolution_param=convolution_param(len(weights[0]), geometry, len(weights) > 1))
 
 
 @imports("ConvTranspose")
 def conv_transpose(importer: OnnxImporter, node: Any) -> None:
-    attrs, weights = attributes(node), weights_of(importer, node)
+    attrs, weights = attributes(node), importer.weights(node)
     for name in ("output_padding", "output_shape"):
         if any(attrs.get(name, [])):
-            raise ConvertError(f"{described(node)}: Caffe's Deconvolution has no {name}")
+            raise node_error(node, f"Caffe's Deconvolution has no {name}")
     window = Window(importer, node, weights[0].shape[2:], fills=())
     if not window.even or attrs.get("auto_pad", "NOTSET") != "NOTSET":
-        raise ConvertError(f"{described(node)}: its padding differs before and after, and Caffe pads both sides alike")
-    group = attrs.get("group", 1)
+        raise node_error(node, "its padding differs before and after, and Caffe pads both sides alike")
+    geometry = window.geometry(window.pads[0].tolist(), attrs.get("group", 1))
+    outputs = weights[0].shape[1] * geometry.group
     importer.add("Deconvolution", node, [importer.blob(window.source, node)], weights=weights,
-                 convolution_param=convolution_param(window, window.pads[0].tolist(), weights[0].shape[1] * group,
-                                                     group, len(weights) > 1))
+                 convolution_param=convolution_param(outputs, geometry, len(weights) > 1))
 
 
 @imports("MaxPool", "AveragePool")
 def pooling(importer: OnnxImporter, node: Any) -> None:
-    attrs = attributes(node)
-    is_max = node.op_type == "MaxPool"
-    if len(node.output) > 1 and importer.folded.readers[node.output[1]]:
-        raise ConvertError(f"{described(node)}: its second output, Indices, counts over the whole batch, Caffe's "
-                           "second top over one plane")
+    attrs, is_max = attributes(node), node.op_type == "MaxPool"
+    if len(node.output) > 1 and importer.readers[node.output[1]]:
+        raise node_error(node, "its second output, Indices, counts over the whole batch, Caffe's second top over one "
+                               "plane")
     source = importer.folded.producer.get(importer.pads[node.input[0]][0] if node.input[0] in importer.pads else "")
     not_negative = source is not None and source.op_type in ("Relu", "Sigmoid")
     fills = [-np.inf, float(np.finfo(np.float32).min)] + [0.0] * not_negative if is_max else [0.0]
     window = Window(importer, node, attrs["kernel_shape"], fills)
     if any(d != 1 for d in window.dilation):
-        raise ConvertError(f"{described(node)}: Caffe's Pooling has no dilations, found {window.dilation}")
+        raise node_error(node, f"Caffe's Pooling has no dilations, found {window.dilation}")
     counts_zeros = attrs.get("count_include_pad", 0) or window.merged and not any(attrs.get("pads", []))
     if not is_max and window.pads.any() and not counts_zeros:
-        raise ConvertError(f"{described(node)}: its average leaves the padding out (count_include_pad 0), Caffe's "
-                           "counts it")
+        raise node_error(node, "its average leaves the padding out (count_include_pad 0), Caffe's counts it")
     importer.add("Pooling", node, [importer.blob(window.source, node)],
                  pooling_param={"pool": 0 if is_max else 1, **_pooling_geometry(importer, node, window, is_max)})
 
@@ -145,7 +119,7 @@ def _pooling_geometry(importer: OnnxImporter, node: Any, window: Window, is_max:
             not importer.others or all(s == 1 for s in window.stride)):
         ceil = True         # the same windows either way: Caffe's default
     if any(p >= k for p, k in zip(pad, window.kernel)):
-        raise ConvertError(f"{described(node)}: pads {pad} are not smaller than the kernel {window.kernel}")
+        raise node_error(node, f"pads {pad} are not smaller than the kernel {window.kernel}")
     param: dict[str, Any] = {} if ceil else {"round_mode": 1}
     for name, numbers, usual in (("kernel", window.kernel, None), ("stride", window.stride, 1), ("pad", pad, 0)):
         if len(set(numbers)) == 1:
@@ -154,15 +128,15 @@ def _pooling_geometry(importer: OnnxImporter, node: Any, window: Window, is_max:
         elif len(numbers) == 2:
             param[f"{name}_h"], param[f"{name}_w"] = map(int, numbers)
         else:
-            raise ConvertError(f"{described(node)}: Caffe's Pooling has one {name} for all of {len(numbers)} axes, "
-                               f"found {list(numbers)}")
+            raise node_error(node, f"Caffe's Pooling has one {name} for all of {len(numbers)} axes, found "
+                                   f"{list(numbers)}")
     return param
 
 
 def clipped_pooling(importer: OnnxImporter, node: Any) -> bool:
     """Whether a Slice removes only those windows of the pooling before it that Caffe's Pooling does not have."""
     maker = importer.folded.producer.get(node.input[0])
-    if maker is None or maker.op_type not in ("MaxPool", "AveragePool") or not importer.sole(node.input[0]):
+    if maker is None or maker.op_type not in ("MaxPool", "AveragePool") or importer.readers[node.input[0]] != 1:
         return False
     window = Window(importer, maker, attributes(maker)["kernel_shape"], (0.0, -np.inf))
     for folded in [importer.folded, *importer.others]:
@@ -174,16 +148,10 @@ def clipped_pooling(importer: OnnxImporter, node: Any) -> bool:
     return window.even
 
 
-@imports("GlobalMaxPool", "GlobalAveragePool")
-def global_pooling(importer: OnnxImporter, node: Any) -> None:
-    importer.add("Pooling", node, [importer.blob(node.input[0], node)], pooling_param={
-        "pool": 0 if node.op_type == "GlobalMaxPool" else 1, "global_pooling": True})
-
-
 @imports("MaxRoiPool")
 def roi_pooling(importer: OnnxImporter, node: Any) -> None:
     high, wide = attributes(node)["pooled_shape"]
-    importer.add("ROIPooling", node, [importer.blob(name, node) for name in node.input], roi_pooling_param={
+    importer.add("ROIPooling", node, importer.bottoms(node), roi_pooling_param={
         "pooled_h": high, "pooled_w": wide, "spatial_scale": attributes(node).get("spatial_scale", 1.0)})
 
 
@@ -199,23 +167,23 @@ def pad_(importer: OnnxImporter, node: Any) -> None:
         value = importer.const(node.input[2])
         fill = float(value.ravel()[0]) if value is not None else np.nan
     if attrs.get("mode", "constant") != "constant" or sizes is None or len(node.input) > 3 and node.input[3]:
-        raise ConvertError(f"{described(node)}: mode {attrs.get('mode', 'constant')!r}; only constant padding of all "
-                           "axes can become the padding of a layer")
-    importer.pads[node.output[0]] = node.input[0], np.array(sizes).reshape(2, -1), fill
-    if not np.any(sizes):
-        del importer.pads[node.output[0]]
-        importer.alias(node.output[0], importer.blob(node.input[0], node))
+        raise node_error(node, f"mode {attrs.get('mode', 'constant')!r}; only constant padding of all axes can become "
+                               "the padding of a layer")
+    if np.any(sizes):
+        importer.pads[node.output[0]] = node.input[0], np.array(sizes).reshape(2, -1), fill
+    else:
+        importer.blobs[node.output[0]] = importer.blob(node.input[0], node)
 
 
 @imports("LRN")
 def lrn(importer: OnnxImporter, node: Any) -> None:
     attrs = attributes(node)
     if attrs["size"] % 2 == 0:
-        raise ConvertError(f"{described(node)}: Caffe's LRN has an odd local_size, found size {attrs['size']}")
+        raise node_error(node, f"Caffe's LRN has an odd local_size, found size {attrs['size']}")
     param = {"local_size": attrs["size"], "alpha": attrs.get("alpha", 1e-4), "beta": attrs.get("beta", 0.75)}
     if attrs.get("bias", 1.0) != 1:
         param["k"] = attrs["bias"]
-    importer.add("LRN", node, [importer.blob(node.input[0], node)], lrn_param=param)
+    importer.add("LRN", node, lrn_param=param)
 
 
 @imports("BatchNormalization")
@@ -223,12 +191,12 @@ def batch_normalization(importer: OnnxImporter, node: Any) -> None:
     """BatchNorm, and a Scale unless gamma is 1 and beta is 0."""
     attrs = attributes(node)
     if attrs.get("training_mode", 0) or attrs.get("spatial", 1) != 1 or any(
-            importer.folded.readers[name] for name in node.output[1:] if name):
-        raise ConvertError(f"{described(node)}: only the form for inference can be read, with stored statistics")
-    gamma, beta, mean, variance = weights_of(importer, node)
+            importer.readers[name] for name in node.output[1:] if name):
+        raise node_error(node, "only the form for inference can be read, with stored statistics")
+    gamma, beta, mean, variance = importer.weights(node)
     plain = (gamma == 1).all() and not beta.any()
     between = node.output[0] if plain else importer.within(node)
-    importer.add("BatchNorm", node, [importer.blob(node.input[0], node)], between, [mean, variance, [1.0]],
+    importer.add("BatchNorm", node, top=between, weights=[mean, variance, [1.0]],
                  batch_norm_param={"eps": attrs.get("epsilon", 1e-5)})
     if not plain:
         importer.add("Scale", node, [between], weights=[gamma, beta], scale_param={"bias_term": True})
@@ -240,16 +208,14 @@ def resize(importer: OnnxImporter, node: Any) -> None:
     shape, target = importer.shape(node.input[0]), importer.shape(node.output[0])
     mode, coordinates = attrs.get("mode", "nearest"), attrs.get("coordinate_transformation_mode", "half_pixel")
     if len(shape) != 4 or shape[:2] != target[:2]:
-        raise ConvertError(f"{described(node)}: only height and width of N x C x H x W can change")
+        raise node_error(node, "only height and width of N x C x H x W can change")
     if mode == "linear" and coordinates == "align_corners" and (importer.fixed or not importer.others):
-        importer.add("Interp", node, [importer.blob(node.input[0], node)],
-                     interp_param={"height": target[2], "width": target[3]})
+        importer.add("Interp", node, interp_param={"height": target[2], "width": target[3]})
         return
     floor = coordinates == "asymmetric" and attrs.get("nearest_mode", "round_prefer_floor") == "floor"
     scale = [large // small for large, small in zip(target[2:], shape[2:])]
     if mode == "nearest" and floor and [s * k for s, k in zip(shape[2:], scale)] == list(target[2:]):
-        importer.add("Upsample", node, [importer.blob(node.input[0], node)],
-                     upsample_param={"scale_h": scale[0], "scale_w": scale[1]})
+        importer.add("Upsample", node, upsample_param={"scale_h": scale[0], "scale_w": scale[1]})
         return
-    raise ConvertError(f"{described(node)}: mode {mode}, coordinates {coordinates}: Caffe's forks have linear with "
-                       "align_corners to a fixed size, and nearest with asymmetric and floor by whole factors")
+    raise node_error(node, f"mode {mode}, coordinates {coordinates}: Caffe's forks have linear with align_corners to "
+                           "a fixed size, and nearest with asymmetric and floor by whole factors")

@@ -7,7 +7,7 @@ import numpy as np
 
 from spp.convert.extras import need
 from spp.convert.onnx import metadata
-from spp.convert.onnx.importer.graph import FoldedGraph, Shape, described, onnx
+from spp.convert.onnx.importer.graph import FoldedGraph, Shape, node_error, onnx
 from spp.convert.onnx.importer.context import IMPORTERS, OnnxImporter
 from spp.convert.onnx.importer.tidy import tidy
 from spp.convert.registry import import_modules
@@ -59,10 +59,10 @@ def _from_operators(model: Any, path: str, sizes: Mapping[str, Shape], larger: S
     importer = OnnxImporter(model, sizes, larger, fixed)
     for name, shape in sizes.items():
         importer.add_layer("Input", importer.unique(name), [], [name], input_param={"shape": [{"dim": shape}]})
-        importer.alias(name, name)
+        importer.blobs[name] = name
     for node in importer.folded.nodes:
         if node.op_type not in IMPORTERS:
-            raise ConvertError(f"{described(node)}: no layer type is known to compute this operator")
+            raise node_error(node, "no layer type is known to compute this operator")
         IMPORTERS[node.op_type](importer, node)
     _name_outputs(importer)
     _check_shapes(importer)
@@ -121,7 +121,7 @@ def _name_outputs(importer: OnnxImporter) -> None:
             continue
         if blob in importer.folded.inputs or blob in importer.folded.outputs:
             importer.add_layer("Split", importer.unique(output), [blob], [output])
-            importer.alias(output, output)
+            importer.blobs[output] = output
             continue
         for layer in importer.param.layer:
             for names in (layer.bottom, layer.top):
@@ -135,8 +135,8 @@ def _check_shapes(importer: OnnxImporter) -> None:
     for tensor, name in importer.blobs.items():
         if tensor in importer.folded.types and net.blobs[name].shape != importer.shape(tensor):
             node = importer.folded.producer[tensor]
-            raise ConvertError(f"{described(node)}: its output is {format_shape(importer.shape(tensor))}, but the "
-                               f"output of Caffe's layers is {format_shape(net.blobs[name].shape)}")
+            raise node_error(node, f"its output is {format_shape(importer.shape(tensor))}, but the output of Caffe's "
+                                   f"layers is {format_shape(net.blobs[name].shape)}")
 
 
 def _check_values(importer: OnnxImporter, path: str) -> None:

@@ -1,12 +1,12 @@
 """ONNX operators of any array: inner products, elementwise functions, shapes."""
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from spp.convert.net_builder import inner_product_param
 from spp.convert.onnx.importer.context import OnnxImporter, imports
-from spp.convert.onnx.importer.graph import FoldedGraph, attributes, described
-from spp.convert.onnx.importer.maps import clipped_pooling, weights_of
-from spp.errors import ConvertError
+from spp.convert.onnx.importer.graph import FoldedGraph, attributes, node_error
+from spp.convert.onnx.importer.maps import clipped_pooling
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
 
@@ -16,89 +16,74 @@ FLOAT_MAX = float(np.finfo(np.float32).max)
 @imports("Gemm")
 def gemm(importer: OnnxImporter, node: Any) -> None:
     attrs = attributes(node)
-    weight, *bias = weights_of(importer, node)
+    weight, *bias = importer.weights(node)
     if attrs.get("transA", 0):
-        raise ConvertError(f"{described(node)}: transA transposes the batch")
+        raise node_error(node, "transA transposes the batch")
     weight = (weight if attrs.get("transB", 0) else weight.T) * np.float32(attrs.get("alpha", 1.0))
-    bias = [np.broadcast_to(value, (1, len(weight))).ravel() * np.float32(attrs.get("beta", 1.0)) for value in bias
-            if _fits_row(value, len(weight), node)]
-    _inner_product(importer, node, weight, bias, 1)
-
-
-def _fits_row(value: np.ndarray, outputs: int, node: Any) -> bool:
-    if value.size not in (1, outputs) or value.ndim and value.shape[-1] != value.size:
-        raise ConvertError(f"{described(node)}: its C of {value.shape} is not one number for each of {outputs} "
-                           "outputs")
-    return True
+    outputs = len(weight)
+    for value in bias:
+        if value.size not in (1, outputs) or value.ndim and value.shape[-1] != value.size:
+            raise node_error(node, f"its C of {value.shape} is not one number for each of {outputs} outputs")
+    bias = [np.broadcast_to(value, (1, outputs)).ravel() * np.float32(attrs.get("beta", 1.0)) for value in bias]
+    importer.add("InnerProduct", node, weights=[weight, *bias],
+                 inner_product_param=inner_product_param(outputs, bool(bias), 1))
 
 
 @imports("MatMul")
 def matmul(importer: OnnxImporter, node: Any) -> None:
-    weight, = weights_of(importer, node)
+    weight, = importer.weights(node)
     rank = len(importer.shape(node.input[0]))
     if weight.ndim != 2 or rank < 2:
-        raise ConvertError(f"{described(node)}: only a product of rows with a constant matrix is an InnerProduct, "
-                           f"found {rank} and {weight.ndim} axes")
-    _inner_product(importer, node, weight.T, [], rank - 1)
-
-
-def _inner_product(importer: OnnxImporter, node: Any, weight: Any, bias: list[Any], axis: int) -> None:
-    x = importer.blob(node.input[0], node)
-    importer.add("InnerProduct", node, [x], weights=[weight, *bias], inner_product_param={
-        "num_output": len(weight), **({} if bias else {"bias_term": False}), **({"axis": axis} if axis != 1 else {})})
+        raise node_error(node, f"only a product of rows with a constant matrix is an InnerProduct, found {rank} and "
+                               f"{weight.ndim} axes")
+    importer.add("InnerProduct", node, weights=[weight.T],
+                 inner_product_param=inner_product_param(weight.shape[1], False, rank - 1))
 
 
 # --- functions of one array
 
-PLAIN = {"Relu": "ReLU", "Sigmoid": "Sigmoid", "Tanh": "TanH", "Abs": "AbsVal", "Softplus": "BNLL", "Exp": "Exp",
-         "Log": "Log"}
-POWERS: dict[str, dict[str, float]] = {"Neg": {"scale": -1}, "Sqrt": {"power": 0.5}, "Reciprocal": {"power": -1}}
+# By operator, the layer that computes it, and the layer's parameters for the node's attributes.
+FUNCTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    **{op: (kind, lambda attrs: {}) for op, kind in (
+        ("Abs", "AbsVal"), ("Exp", "Exp"), ("Log", "Log"), ("Relu", "ReLU"), ("Sigmoid", "Sigmoid"),
+        ("Softplus", "BNLL"), ("Tanh", "TanH"))},
+    "Elu": ("ELU", lambda attrs: {"elu_param": {"alpha": attrs.get("alpha", 1.0)}}),
+    "LeakyRelu": ("ReLU", lambda attrs: {"relu_param": {"negative_slope": attrs.get("alpha", 0.01)}}),
+    "Neg": ("Power", lambda attrs: {"power_param": {"scale": -1}}),
+    "Reciprocal": ("Power", lambda attrs: {"power_param": {"power": -1}}),
+    "Sqrt": ("Power", lambda attrs: {"power_param": {"power": 0.5}}),
+    "GlobalMaxPool": ("Pooling", lambda attrs: {"pooling_param": {"pool": "MAX", "global_pooling": True}}),
+    "GlobalAveragePool": ("Pooling", lambda attrs: {"pooling_param": {"pool": "AVE", "global_pooling": True}}),
+}
 
 
-@imports(*PLAIN)
-def plain(importer: OnnxImporter, node: Any) -> None:
-    importer.add(PLAIN[node.op_type], node, [importer.blob(node.input[0], node)])
-
-
-@imports(*POWERS)
-def powers(importer: OnnxImporter, node: Any) -> None:
-    importer.add("Power", node, [importer.blob(node.input[0], node)], power_param=POWERS[node.op_type])
-
-
-@imports("LeakyRelu")
-def leaky_relu(importer: OnnxImporter, node: Any) -> None:
-    importer.add("ReLU", node, [importer.blob(node.input[0], node)],
-                 relu_param={"negative_slope": attributes(node).get("alpha", 0.01)})
-
-
-@imports("Elu")
-def elu(importer: OnnxImporter, node: Any) -> None:
-    importer.add("ELU", node, [importer.blob(node.input[0], node)],
-                 elu_param={"alpha": attributes(node).get("alpha", 1.0)})
+@imports(*FUNCTIONS)
+def function(importer: OnnxImporter, node: Any) -> None:
+    kind, params = FUNCTIONS[node.op_type]
+    importer.add(kind, node, **params(attributes(node)))
 
 
 @imports("PRelu")
 def prelu(importer: OnnxImporter, node: Any) -> None:
-    slope, = weights_of(importer, node)
+    slope, = importer.weights(node)
     shape = importer.shape(node.input[0])
     aligned = (1,) * (len(shape) - slope.ndim) + slope.shape
     by_channel = len(shape) > 1 and slope.size == shape[1] == aligned[1]
     if slope.size != 1 and not by_channel:
-        raise ConvertError(f"{described(node)}: Caffe's PReLU has one slope, or one per channel; found {slope.shape}")
+        raise node_error(node, f"Caffe's PReLU has one slope, or one per channel; found {slope.shape}")
     shared = slope.size == 1
-    importer.add("PReLU", node, [importer.blob(node.input[0], node)], weights=[slope.reshape(() if shared else -1)],
+    importer.add("PReLU", node, weights=[slope.reshape(() if shared else -1)],
                  prelu_param={"channel_shared": True} if shared else {})
 
 
 @imports("Clip")
 def clip(importer: OnnxImporter, node: Any) -> None:
-    attrs = attributes(node)
-    limits = [attrs.get("min", -FLOAT_MAX), attrs.get("max", FLOAT_MAX)]
+    limits = [attributes(node).get("min", -FLOAT_MAX), attributes(node).get("max", FLOAT_MAX)]
     for i, name in enumerate(node.input[1:3]):
         if name:
             value = importer.const(name)
             if value is None:
-                raise ConvertError(f"{described(node)}: its limits are computed from the inputs")
+                raise node_error(node, "its limits are computed from the inputs")
             limits[i] = float(value.ravel()[0])
     clipped(importer, node, node.input[0], *limits)
 
@@ -113,7 +98,7 @@ def clipped(importer: OnnxImporter, node: Any, x: str, least: float, most: float
 
 @imports("Identity")
 def identity(importer: OnnxImporter, node: Any) -> None:
-    importer.alias(node.output[0], importer.blob(node.input[0], node))
+    importer.blobs[node.output[0]] = importer.blob(node.input[0], node)
 
 
 @imports("Dropout")
@@ -121,12 +106,12 @@ def dropout(importer: OnnxImporter, node: Any) -> None:
     ratio = attributes(node).get("ratio", 0.5)
     training = importer.const(node.input[2]) if len(node.input) > 2 and node.input[2] else np.array(False)
     if len(node.input) > 1 and node.input[1]:
-        ratio = float(np.ravel(weights_of(importer, node)[0])[0])
-    if training is None or training.any() or any(importer.folded.readers[name] for name in node.output[1:] if name):
-        raise ConvertError(f"{described(node)}: dropout that is active in inference, or whose mask is read")
+        ratio = float(np.ravel(importer.weights(node)[0])[0])
+    if training is None or training.any() or any(importer.readers[name] for name in node.output[1:] if name):
+        raise node_error(node, "dropout that is active in inference, or whose mask is read")
     if not 0 <= ratio < 1:
-        raise ConvertError(f"{described(node)}: a ratio of {ratio:g} drops all")
-    importer.add("Dropout", node, [importer.blob(node.input[0], node)], dropout_param={"dropout_ratio": ratio})
+        raise node_error(node, f"a ratio of {ratio:g} drops all")
+    importer.add("Dropout", node, dropout_param={"dropout_ratio": ratio})
 
 
 @imports("Softmax")
@@ -135,10 +120,9 @@ def softmax(importer: OnnxImporter, node: Any) -> None:
     new = importer.folded.opset >= 13
     axis = attributes(node).get("axis", -1 if new else 1) % len(shape)
     if not new and np.prod(shape[axis + 1:]) != 1:
-        raise ConvertError(f"{described(node)}: before opset 13 Softmax normalises over all axes from {axis} on at "
-                           "once, Caffe's over one")
-    importer.add("Softmax", node, [importer.blob(node.input[0], node)],
-                 softmax_param={"axis": axis} if axis != 1 else {})
+        raise node_error(node, f"before opset 13 Softmax normalises over all axes from {axis} on at once, Caffe's "
+                               "over one")
+    importer.add("Softmax", node, softmax_param={"axis": axis} if axis != 1 else {})
 
 
 # --- shapes
@@ -148,26 +132,24 @@ def flatten(importer: OnnxImporter, node: Any) -> None:
     rank = len(importer.shape(node.input[0]))
     axis = attributes(node).get("axis", 1)
     axis = axis % rank if axis < 0 else axis
-    blob = importer.blob(node.input[0], node)
     if axis == 1:
-        importer.add("Flatten", node, [blob])
+        importer.add("Flatten", node)
         return
     if axis == 0 or axis == rank:
-        raise ConvertError(f"{described(node)}: axis {axis} leaves an axis of 1 that no batch is on")
-    between = importer.within(node)
-    importer.add("Flatten", node, [blob], between, flatten_param={"axis": axis})
+        raise node_error(node, f"axis {axis} leaves an axis of 1 that no batch is on")
+    importer.add("Flatten", node, top=(between := importer.within(node)), flatten_param={"axis": axis})
     importer.add("Flatten", node, [between], flatten_param={"axis": 0, "end_axis": axis - 1})
 
 
 @imports("Reshape")
 def reshape(importer: OnnxImporter, node: Any) -> None:
     shape, target = importer.shape(node.input[0]), importer.shape(node.output[0])
-    blob = importer.blob(node.input[0], node)
     if shape == target:
-        importer.alias(node.output[0], blob)
+        identity(importer, node)
         return
     dims: list[int] = []
-    shapes = importer.at_all_sizes(node.input[0], node.output[0])
+    shapes = [(folded.shape(node.input[0]), folded.shape(node.output[0]))
+              for folded in [importer.folded, *importer.others]]
     for axis, size in enumerate(target):
         alike = {axis < len(before) and before[axis] == after[axis] for before, after in shapes}
         if alike == {True} and 0 not in shape[:axis + 1] and all(dim == 0 for dim in dims):
@@ -177,15 +159,14 @@ def reshape(importer: OnnxImporter, node: Any) -> None:
         else:
             dims.append(0 if alike == {True} else -1)
     if dims.count(-1) > 1 and not importer.fixed:
-        raise ConvertError(f"{described(node)}: more than one of its sizes, {target}, varies with the input's; give "
-                           "the input's sizes to convert it for those only")
+        raise node_error(node, f"more than one of its sizes, {target}, varies with the input's; give the input's "
+                               "sizes to convert it for those only")
     if dims.count(-1) > 1:
         dims = list(target)
     if len(target) == 2 and dims[0] == 0:
-        importer.add("Flatten", node, [blob])
+        importer.add("Flatten", node)
     else:
-        layer = importer.add("Reshape", node, [blob], reshape_param={})
-        layer.reshape_param.shape.dim.extend(dims)
+        importer.add("Reshape", node, reshape_param={"shape": {"dim": dims}})
 
 
 @imports("Squeeze", "Unsqueeze")
@@ -214,47 +195,41 @@ def edit_axes(importer: OnnxImporter, node: Any, blob: str, axes: Sequence[int],
     """Insert axes of length 1 (ascending), or remove them (descending); the top is `last`, or the node's output."""
     last = last or node.output[0]
     if not axes:
-        importer.alias(last, blob)
+        importer.blobs[last] = blob
     for i, axis in enumerate(axes):
         top = last if i == len(axes) - 1 else importer.within(node)
-        layer = importer.add("Reshape", node, [blob], top, reshape_param={
-            **({"axis": axis} if axis else {}), "num_axes": 0 if adds else 1})
-        layer.reshape_param.shape.SetInParent()
-        if adds:
-            layer.reshape_param.shape.dim.append(1)
+        importer.add("Reshape", node, [blob], top, reshape_param={
+            "shape": {"dim": [1] * adds}, **({"axis": axis} if axis else {}), "num_axes": 0 if adds else 1})
         blob = top
 
 
 @imports("Transpose")
 def transpose(importer: OnnxImporter, node: Any) -> None:
     order = attributes(node).get("perm") or list(range(len(importer.shape(node.input[0]))))[::-1]
-    importer.add("Permute", node, [importer.blob(node.input[0], node)], permute_param={"order": list(order)})
+    importer.add("Permute", node, permute_param={"order": list(order)})
 
 
 @imports("Tile")
 def tile(importer: OnnxImporter, node: Any) -> None:
-    repeats = [int(n) for n in weights_of(importer, node)[0]]
-    blob = importer.blob(node.input[0], node)
+    repeats = [int(n) for n in importer.weights(node)[0]]
     repeated = [axis for axis, count in enumerate(repeats) if count != 1]
     if len(repeated) != 1:
-        raise ConvertError(f"{described(node)}: Caffe's Tile repeats one axis, found repeats {repeats}")
-    importer.add("Tile", node, [blob], tile_param={"axis": repeated[0], "tiles": repeats[repeated[0]]})
+        raise node_error(node, f"Caffe's Tile repeats one axis, found repeats {repeats}")
+    importer.add("Tile", node, tile_param={"axis": repeated[0], "tiles": repeats[repeated[0]]})
 
 
 @imports("Concat")
 def concat(importer: OnnxImporter, node: Any) -> None:
     axis = attributes(node)["axis"] % len(importer.shape(node.output[0]))
-    bottoms = [importer.blob(name, node) for name in node.input]
-    importer.add("Concat", node, bottoms, concat_param={"axis": axis} if axis != 1 else {})
+    importer.add("Concat", node, importer.bottoms(node), concat_param={"axis": axis} if axis != 1 else {})
 
 
 @imports("Split")
 def split(importer: OnnxImporter, node: Any) -> None:
     shapes = [importer.shape(name) for name in node.output]
     axis = attributes(node).get("axis", 0) % len(shapes[0])
-    points = [int(n) for n in np.cumsum([shape[axis] for shape in shapes])[:-1]]
-    if len({shape[axis] for shape in shapes}) == 1:
-        points = []     # equal parts, whatever the size
+    sizes = [shape[axis] for shape in shapes]
+    points = np.cumsum(sizes)[:-1].tolist() if len(set(sizes)) > 1 else []      # equal parts, whatever the size
     _slice(importer, node, importer.blob(node.input[0], node), list(node.output), axis, points)
 
 
@@ -265,44 +240,35 @@ def slice_(importer: OnnxImporter, node: Any) -> None:
     cuts = _cuts(importer.folded, node)
     if any(_cuts(folded, node) != cuts for folded in importer.others):
         if clipped_pooling(importer, node):
-            importer.alias(node.output[0], blob)
+            importer.blobs[node.output[0]] = blob
             del importer.blobs[node.input[0]]
             return
         if not importer.fixed:
-            raise ConvertError(f"{described(node)}: what it cuts off varies with the sizes of the input; give the "
-                               "input's sizes to convert it for those only")
+            raise node_error(node, "what it cuts off varies with the sizes of the input; give the input's sizes to "
+                                   "convert it for those only")
     if not cuts:
-        importer.alias(node.output[0], blob)
+        importer.blobs[node.output[0]] = blob
     for i, (axis, low, high) in enumerate(cuts):
         top = node.output[0] if i == len(cuts) - 1 else importer.within(node)
-        tops, points = [top], []
-        if low:
-            tops.insert(0, importer.within(node))
-            points.append(low)
-        if high is not None:
-            tops.append(importer.within(node))
-            points.append(high)
-        _slice(importer, node, blob, tops, axis, points)
-        importer.add_layer("Silence", importer.unique(f"{top}/silence"), [name for name in tops if name != top], [])
+        before, after = ([importer.within(node)] if cut else [] for cut in (low > 0, high is not None))
+        points = ([low] if low else []) + ([] if high is None else [high])
+        _slice(importer, node, blob, [*before, top, *after], axis, points)
+        importer.add_layer("Silence", importer.unique(f"{top}/silence"), [*before, *after], [])
         blob = top
 
 
 def _cuts(folded: FoldedGraph, node: Any) -> list[tuple[int, int, int | None]]:
     """For each axis that a Slice cuts, at the sizes of a graph: axis, start and end (None: to the end)."""
     attrs, shape = attributes(node), folded.shape(node.input[0])
-    values: list[Any]
-    if "starts" in attrs:
-        values = [attrs["starts"], attrs["ends"], attrs.get("axes", range(len(attrs["starts"])))]
-    else:
-        values = [folded.const(name) for name in node.input[1:] if name]
-        if any(value is None for value in values):
-            raise ConvertError(f"{described(node)}: where it cuts is computed from the inputs' values")
+    values: list[Any] = [attrs[key] for key in ("starts", "ends", "axes") if key in attrs]     # before opset 10
+    values = values or [folded.const(name) for name in node.input[1:] if name]
+    if any(value is None for value in values):
+        raise node_error(node, "where it cuts is computed from the inputs' values")
     starts, ends = values[:2]
     axes = values[2] if len(values) > 2 else range(len(starts))
-    steps = values[3] if len(values) > 3 else [1] * len(starts)
+    steps = values[3] if len(values) > 3 else []
     if any(step != 1 for step in steps):
-        raise ConvertError(f"{described(node)}: Caffe's Slice takes adjacent elements, found steps "
-                           f"{[int(step) for step in steps]}")
+        raise node_error(node, f"Caffe's Slice takes adjacent elements, found steps {[int(step) for step in steps]}")
     cuts = []
     for axis, start, end in zip(axes, starts, ends):
         size = shape[int(axis)]
@@ -317,8 +283,8 @@ def _slice(importer: OnnxImporter, node: Any, blob: str, tops: list[str], axis: 
         **({"slice_point": points} if points else {}), **({"axis": axis} if axis != 1 else {})})
     layer.top.extend(tops[1:])
     for name in tops:
-        importer.alias(name, name)
-    unused = [name for name in tops if name in node.output and not importer.folded.readers[name]]
+        importer.blobs[name] = name
+    unused = [name for name in tops if name in node.output and not importer.readers[name]]
     if unused:
         importer.add_layer("Silence", importer.unique(f"{tops[0]}/silence"), unused, [])
 
@@ -339,8 +305,7 @@ def reduction(importer: OnnxImporter, node: Any) -> None:
             importer.add("Flatten", node, [top])
         return
     if node.op_type == "ReduceMax":
-        raise ConvertError(f"{described(node)}: Caffe takes the maximum of a map whole or in windows, found axes "
-                           f"{axes}")
+        raise node_error(node, f"Caffe takes the maximum of a map whole or in windows, found axes {axes}")
     if axes != list(range(axes[0], len(shape))):
         order = [axis for axis in range(len(shape)) if axis not in axes] + axes
         importer.add("Permute", node, [blob], top := importer.within(node), permute_param={"order": order})

@@ -2,6 +2,8 @@
 from collections import Counter
 from typing import Any
 
+from spp.convert.net_builder import remove_layers
+
 IN_PLACE = {"ReLU", "Dropout", "BatchNorm", "Scale", "Bias", "PReLU", "ELU", "Sigmoid", "TanH"}
 
 
@@ -28,7 +30,7 @@ def _drop_flatten(net: Any, outputs: set[str]) -> None:
         if layer.type == "InnerProduct" and layer.inner_product_param.axis == 1 and layer.bottom[0] in flat:
             dropped.append(flat[layer.bottom[0]].name)
             layer.bottom[0] = flat[layer.bottom[0]].bottom[0]
-    _drop(net, dropped)
+    remove_layers(net, dropped)
 
 
 def _merge_scales(net: Any, outputs: set[str]) -> None:
@@ -46,7 +48,7 @@ def _merge_scales(net: Any, outputs: set[str]) -> None:
         scale.blobs.extend(layer.blobs)
         scale.top[:] = layer.top
         dropped.append(layer.name)
-    _drop(net, dropped)
+    remove_layers(net, dropped)
 
 
 def _work_in_place(net: Any, outputs: set[str]) -> None:
@@ -58,23 +60,12 @@ def _work_in_place(net: Any, outputs: set[str]) -> None:
     inputs = {name for layer in net.layer if layer.type == "Input" for name in layer.top}
     renamed: dict[str, str] = {}
     for layer in net.layer:
-        if layer.type in IN_PLACE and len(layer.bottom) == 1:
-            bottom = layer.bottom[0]
-            if readers[bottom] == 1 and bottom not in inputs and layer.top[0] not in outputs:
-                renamed[bottom] = layer.top[0]
+        if layer.type in IN_PLACE and len(layer.bottom) == 1 and layer.top[0] not in outputs:
+            if readers[layer.bottom[0]] == 1 and layer.bottom[0] not in inputs:
+                renamed[layer.bottom[0]] = layer.top[0]
     for layer in net.layer:
         for names in (layer.bottom, layer.top):
             for i, name in enumerate(names):
                 while name in renamed:
                     name = renamed[name]
                 names[i] = name
-
-
-def _drop(net: Any, names: list[str]) -> None:
-    remaining = [layer for layer in net.layer if layer.name not in names]
-    if len(remaining) < len(net.layer):
-        copies = [type(layer)() for layer in remaining]
-        for copy, layer in zip(copies, remaining):
-            copy.CopyFrom(layer)
-        del net.layer[:]
-        net.layer.extend(copies)

@@ -31,14 +31,9 @@ class TorchExporter:
         self.variables: dict[str, str] = {}
         self._names: dict[str, str] = {}
 
-    def bottoms(self, layer: Layer) -> list[str]:
-        """The variables of a layer's bottoms."""
-        return [self.variables[name] for name in layer.param.bottom]
-
     def shapes(self, layer: Layer) -> list[tuple[int, ...]]:
         """The shapes of a layer's bottoms now; other inputs may change all but their rank and number of channels."""
-        index = next(i for i, other in enumerate(self.net.layers) if other is layer)
-        return [blob.shape for blob in self.net.bottoms[index]]
+        return [self.net.blobs[name].shape for name in layer.param.bottom]
 
     def own(self, layer: Layer, expression: str) -> str:
         """Add the layer's attribute to the module; returns it."""
@@ -55,24 +50,21 @@ class TorchExporter:
 
     def assign(self, layer: Layer, expressions: list[str]) -> None:
         """Assign these expressions to the tops of a layer; an expression that is a variable is not copied."""
-        tops = list(layer.param.top)
+        tops, known = list(layer.param.top), set(self.variables.values())
         if len(expressions) < len(tops):
-            targets = ", ".join(self.variable(top) for top in tops)
-            self.lines.append(f"{targets} = {expressions[0]}")
-            self.variables.update((top, self.variable(top)) for top in tops)
+            targets = [self.variable(top) for top in tops]
+            self.lines.append(f"{', '.join(targets)} = {expressions[0]}")
+            self.variables.update(zip(tops, targets))
             return
-        variables = set(self.variables.values())
         for top, expression in zip(tops, expressions):
-            if expression in variables:
-                self.variables[top] = expression
-                continue
-            self.variables[top] = self.variable(top)
-            self.lines.append(f"{self.variable(top)} = {expression}")
+            self.variables[top] = expression if expression in known else self.variable(top)
+            if expression not in known:
+                self.lines.append(f"{self.variable(top)} = {expression}")
 
 
 # Called with the layer and the variables of its bottoms, an exporter returns an expression for each top, or a single
-# expression if that is a call that returns several.
-Export = Callable[[TorchExporter, Any, list[str]], list[str]]
+# expression if there is one top, or if that is a call that returns several.
+Export = Callable[[TorchExporter, Any, list[str]], str | list[str]]
 EXPORTERS: dict[str, Export] = {}      # by layer type
 exports = registrar(EXPORTERS)
 

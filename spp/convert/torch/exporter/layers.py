@@ -1,6 +1,6 @@
-"""Caffe's own layer types as torch source."""
+"""Caffe's layer types, and those of its forks, as torch source."""
 import math
-from typing import Any
+from typing import Any, Callable
 
 from spp.convert.torch.exporter.context import TorchExporter, exports, number, options, sizes
 from spp.errors import ConvertError
@@ -8,26 +8,84 @@ from spp.layers import Layer
 
 Texts = list[str]
 
+# By type, the expressions of the tops. x: the variables of the bottoms.
+EXPRESSIONS: dict[str, Callable[[Any, Texts], str | Texts]] = {
+    "AbsVal": lambda layer, x: f"{x[0]}.abs()",
+    "Axpy": lambda layer, x: f"along({x[1]}, {x[0]}.flatten(1), 0) * {x[1]} + {x[2]}",
+    "BNLL": lambda layer, x: f"torch.logaddexp({x[0]}, torch.zeros_like({x[0]}))",
+    "BatchReindex": lambda layer, x: f"{x[0]}[{x[1]}.long()]",
+    "Clip": lambda layer, x: f"{x[0]}.clamp({', '.join(map(number, layer.limits))})",
+    "Concat": lambda layer, x: x[0] if len(x) == 1 else f"torch.cat([{', '.join(x)}], {layer.axis})",
+    "ELU": lambda layer, x: f"F.elu({x[0]}, {number(layer.param.elu_param.alpha)})",
+    "Filter": lambda layer, x: [f"{v}[{x[-1]}.flatten() != 0]" for v in x[:-1]],
+    "Im2col": lambda layer, x: f"im2col({x[0]}, {', '.join(map(repr, layer.geometry[:4]))}, {layer.axis})",
+    "LSTMUnit": lambda layer, x: f"lstm_unit({', '.join(x)})",
+    "Permute": lambda layer, x: f"{x[0]}.permute({', '.join(map(str, layer.order))})",
+    "PSROIPooling": lambda layer, x: (
+        f"roi_group_average({x[0]}, {x[1]}, {layer.outputs}, {layer.group}, {number(layer.scale)})"),
+    "ReLU": lambda layer, x: (
+        f"F.leaky_relu({x[0]}, {number(layer.slope)})" if layer.slope else f"F.relu({x[0]})"),
+    "ReLU6": lambda layer, x: f"F.leaky_relu({x[0]}, {number(layer.slope)}).clamp(max=6)",
+    "Reorg": lambda layer, x: f"{'reorg_reverse' if layer.reverse else 'reorg'}({x[0]}, {layer.stride})",
+    "ROIPooling": lambda layer, x: (
+        f"roi_max_pool({x[0]}, {x[1]}, {tuple(layer.pooled)!r}, {number(layer.scale)})"),
+    "ShuffleChannel": lambda layer, x: f"{x[0]}.unflatten(1, ({layer.group}, -1)).transpose(1, 2).flatten(1, 2)",
+    "Sigmoid": lambda layer, x: f"torch.sigmoid({x[0]})",
+    **dict.fromkeys(("Silence", "Split"), lambda layer, x: x * len(layer.param.top)),
+    "Softmax": lambda layer, x: f"F.softmax({x[0]}, {layer.axis})",
+    "Swish": lambda layer, x: f"{x[0]} * torch.sigmoid({number(layer.param.swish_param.beta)} * {x[0]})",
+    "TanH": lambda layer, x: f"torch.tanh({x[0]})",
+    "Threshold": lambda layer, x: (
+        f"({x[0]} > {number(layer.param.threshold_param.threshold)}).to({x[0]}.dtype)"),
+    "Tile": lambda layer, x: f"torch.cat([{x[0]}] * {layer.param.tile_param.tiles}, {layer.axis})",
+}
 
-@exports("Split")
-def split(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
-    return x * len(layer.param.top)
+
+@exports(*EXPRESSIONS)
+def expression(exporter: TorchExporter, layer: Layer, x: Texts) -> str | Texts:
+    return EXPRESSIONS[layer.type](layer, x)
 
 
-@exports("Silence")
-def silence(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
-    return []
+# By type, the constructor of a module that is called with all bottoms.
+MODULES: dict[str, Callable[[Any], str]] = {
+    "Dropout": lambda layer: f"{'nn.Dropout' if layer.scale_train else 'DropoutUnscaled'}({number(layer.ratio)})",
+    "LSTM": lambda layer: recurrent(layer),
+    "Normalize": lambda layer: f"Normalize({layer.blobs[0].count}, {layer.across}, {number(layer.eps)})",
+    "PReLU": lambda layer: f"nn.PReLU({layer.blobs[0].count})",
+    "RNN": lambda layer: recurrent(layer),
+}
+
+
+@exports(*MODULES)
+def module(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
+    return [f"{exporter.own(layer, MODULES[layer.type](layer))}({', '.join(x)})"]
+
+
+def recurrent(layer: Any) -> str:
+    static = f", static={layer.static_inputs}" if layer.static else ""
+    return f"{layer.type}({layer.inputs}, {layer.outputs}{static}{', exposed=True' if layer.exposed else ''})"
+
+
+@exports("Embed")
+def embed(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
+    rows, outputs = layer.blobs[0].shape
+    kind = "nn.Embedding" if len(layer.blobs) == 1 else "Embed"
+    return [f"{exporter.own(layer, f'{kind}({rows}, {outputs})')}({x[0]}.long())"]
+
+
+@exports("Parameter")
+def parameter(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
+    return [exporter.own(layer, f"nn.Parameter(torch.zeros({layer.blobs[0].shape!r}))")]
 
 
 @exports("DummyData")
 def dummy_data(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     if layer.refilled:
         raise ConvertError("its values are random; write an Input layer, or data_filler { type: 'constant' }")
-    index = next(i for i, other in enumerate(exporter.net.layers) if other is layer)
     names = []
-    for i, (blob, filler) in enumerate(zip(exporter.net.tops[index], layer.fillers)):
+    for i, (top, filler) in enumerate(zip(layer.param.top, layer.fillers)):
         name = f"{exporter.attributes[layer.name]}_{i}"
-        value = f"torch.full({blob.shape!r}, {number(filler.value)})"
+        value = f"torch.full({exporter.net.blobs[top].shape!r}, {number(filler.value)})"
         exporter.modules.append(f"self.register_buffer({name!r}, {value}, persistent=False)")
         names.append(f"self.{name}")
     return names
@@ -45,11 +103,6 @@ def convolution(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [f"{module}({v})" if layer.axis == 1 else f"over_batch_axes({module}, {v}, {layer.axis})" for v in x]
 
 
-@exports("Im2col")
-def im2col(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"im2col({x[0]}, {', '.join(map(repr, layer.geometry[:4]))}, {layer.axis})"]
-
-
 @exports("InnerProduct")
 def inner_product(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     kind = "TransposedLinear" if layer.transpose else "nn.Linear"
@@ -60,25 +113,20 @@ def inner_product(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
 
 @exports("Pooling")
 def pooling(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    axes, two = tuple(range(2, 2 + layer.axes)), len(layer.param.top) > 1
-    if layer.kernel is None:
-        if layer.method != "STOCHASTIC" and not two:
-            return [f"{x[0]}.{'amax' if layer.method == 'MAX' else 'mean'}({axes!r}, keepdim=True)"]
-        kernel, stride = f"{x[0]}.shape[2:]", f"{x[0]}.shape[2:]"
-    else:
-        kernel, stride = (sizes(layer.kernel), sizes(layer.stride))
+    two, is_max, whole = len(layer.param.top) > 1, layer.method == "MAX", f"{x[0]}.shape[2:]"
+    kernel, stride = (whole, whole) if layer.kernel is None else (tuple(layer.kernel), tuple(layer.stride))
     if layer.method == "STOCHASTIC":
-        kernel, stride = (text if layer.kernel is None else repr(tuple(numbers))
-                          for text, numbers in ((kernel, layer.kernel), (stride, layer.stride)))
         return [f"expected_pool({x[0]}, {kernel}, {stride}, {layer.ceil})"]
-    wide = any(2 * p > k for p, k in zip(layer.pad, layer.kernel or ()))
-    if wide and two:
-        raise ConvertError("torch returns the indices of maxima only if pad is at most half of the kernel")
-    if wide:
-        pool = "max_pool" if layer.method == "MAX" else "average_pool"
-        numbers = ", ".join(repr(tuple(v)) for v in (layer.kernel, layer.stride, layer.pad))
-        return [f"{pool}({x[0]}, {numbers}, {layer.ceil})"]
-    pool = f"F.{'max' if layer.method == 'MAX' else 'avg'}_pool{layer.axes}d"
+    if layer.kernel is None and not two:
+        return [f"{x[0]}.{'amax' if is_max else 'mean'}({tuple(range(2, 2 + layer.axes))!r}, keepdim=True)"]
+    if any(2 * p > k for p, k in zip(layer.pad, layer.kernel or ())):
+        if two:
+            raise ConvertError("torch returns the indices of maxima only if pad is at most half of the kernel")
+        return [f"{'max_pool' if is_max else 'average_pool'}({x[0]}, {kernel}, {stride}, {tuple(layer.pad)}, "
+                f"{layer.ceil})"]
+    if layer.kernel is not None:
+        kernel, stride = sizes(layer.kernel), sizes(layer.stride)
+    pool = f"F.{'max' if is_max else 'avg'}_pool{layer.axes}d"
     text = f"{x[0]}, {kernel}, {stride}{options(padding=layer.pad, ceil_mode=layer.ceil and layer.kernel is not None)}"
     if not two:
         return [f"{pool}({text})"]
@@ -131,21 +179,18 @@ def batch_norm(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
 
 
 @exports("Scale", "Bias")
-def scale(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
+def scale(exporter: TorchExporter, layer: Layer, x: Texts) -> Texts:
     if layer.name in exporter.folded:
         return x
-    p = layer.param.scale_param if layer.type == "Scale" else layer.param.bias_param
-    operand, own = (x[1], len(layer.blobs)) if len(x) > 1 else ("", 0)
-    shape = exporter.shapes(layer)[1] if operand else layer.blobs[0].shape
-    axis = p.axis % len(exporter.shapes(layer)[0]) if shape else 0
-    if operand:
-        sign = "*" if layer.type == "Scale" else "+"
-        text = f"{x[0]} {sign} along({x[0]}, {operand}, {axis})"
-        if not own:
-            return [text]
-        return [f"{exporter.own(layer, f'Scale({shape!r}, {axis}, weight=False)')}({text})"]
-    absent = ", weight=False" if layer.type == "Bias" else "" if len(layer.blobs) > 1 else ", bias=False"
-    return [f"{exporter.own(layer, f'Scale({shape!r}, {axis}{absent})')}({x[0]})"]
+    is_scale = layer.type == "Scale"
+    axis = layer.param.scale_param.axis if is_scale else layer.param.bias_param.axis
+    shape = exporter.shapes(layer)[1] if len(x) > 1 else layer.blobs[0].shape
+    axis = axis % len(exporter.shapes(layer)[0]) if shape else 0
+    text = x[0] if len(x) == 1 else f"{x[0]} {'*' if is_scale else '+'} along({x[0]}, {x[1]}, {axis})"
+    if not layer.blobs:
+        return [text]
+    absent = ", weight=False" if len(x) > 1 or not is_scale else "" if len(layer.blobs) > 1 else ", bias=False"
+    return [f"{exporter.own(layer, f'Scale({shape!r}, {axis}{absent})')}({text})"]
 
 
 @exports("MVN")
@@ -185,17 +230,6 @@ def reshape(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [f"{x[0]}.reshape({', '.join([*before, *middle, *after]) or '()'})"]
 
 
-@exports("Concat")
-def concat(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return x if len(x) == 1 else [f"torch.cat([{', '.join(x)}], {layer.axis})"]
-
-
-@exports("Slice")
-def cut(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    count, points = len(layer.param.top), tuple(layer.param.slice_param.slice_point)
-    return x if count == 1 else [f"torch.tensor_split({x[0]}, {points or count}, {layer.axis})"]
-
-
 @exports("Crop")
 def crop(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     axis = layer.param.crop_param.axis % len(layer.offsets)
@@ -203,11 +237,6 @@ def crop(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     for i, offset in enumerate(layer.offsets[axis:], axis):
         parts.append(f"{offset}:{offset} + {x[1]}.shape[{i}]" if offset else f":{x[1]}.shape[{i}]")
     return [f"{x[0]}[{', '.join(parts)}]"]
-
-
-@exports("Tile")
-def tile(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"torch.cat([{x[0]}] * {layer.param.tile_param.tiles}, {layer.axis})"]
 
 
 @exports("Reduction")
@@ -229,61 +258,6 @@ def arg_max(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     text = f"torch.stack({call}, 1)" if p.out_max_val else f"{call}[0].unsqueeze(1)"
     ones = ", 1" * max(0, axes - 3)
     return [f"{text}.reshape(-1, {1 + p.out_max_val}, {p.top_k}{ones})" if ones else text]
-
-
-@exports("BatchReindex")
-def batch_reindex(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"{x[0]}[{x[1]}.long()]"]
-
-
-@exports("Filter")
-def choose(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"{v}[{x[-1]}.flatten() != 0]" for v in x[:-1]]
-
-
-@exports("Embed")
-def embed(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    rows, outputs = layer.blobs[0].shape
-    kind = "nn.Embedding" if len(layer.blobs) == 1 else "Embed"
-    return [f"{exporter.own(layer, f'{kind}({rows}, {outputs})')}({x[0]}.long())"]
-
-
-@exports("Parameter")
-def parameter(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [exporter.own(layer, f"nn.Parameter(torch.zeros({layer.blobs[0].shape!r}))")]
-
-
-@exports("LSTM", "RNN")
-def recurrent(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    more = f", static={layer.static_inputs}" if layer.static else ""
-    more += ", exposed=True" if layer.exposed else ""
-    return [f"{exporter.own(layer, f'{layer.type}({layer.inputs}, {layer.outputs}{more})')}({', '.join(x)})"]
-
-
-@exports("LSTMUnit")
-def lstm_unit(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"lstm_unit({', '.join(x)})"]
-
-
-@exports("Softmax")
-def softmax(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"F.softmax({x[0]}, {layer.axis})"]
-
-
-@exports("Dropout")
-def dropout(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    kind = "nn.Dropout" if layer.scale_train else "DropoutUnscaled"
-    return [f"{exporter.own(layer, f'{kind}({number(layer.ratio)})')}({x[0]})"]
-
-
-@exports("ReLU")
-def relu(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"F.leaky_relu({x[0]}, {number(layer.slope)})" if layer.slope else f"F.relu({x[0]})"]
-
-
-@exports("PReLU")
-def prelu(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"{exporter.own(layer, f'nn.PReLU({layer.blobs[0].count})')}({x[0]})"]
 
 
 @exports("Power")
@@ -309,19 +283,35 @@ def log(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
     return [text if math.isclose(log_base, 1) else f"{text} / {log_base!r}"]
 
 
-ELEMENTWISE = {
-    "TanH": lambda p, x: f"torch.tanh({x})",
-    "Sigmoid": lambda p, x: f"torch.sigmoid({x})",
-    "AbsVal": lambda p, x: f"{x}.abs()",
-    "BNLL": lambda p, x: f"torch.logaddexp({x}, torch.zeros_like({x}))",
-    "Clip": lambda p, x: f"{x}.clamp({number(p.clip_param.min)}, {number(p.clip_param.max)})",
-    "Threshold": lambda p, x: f"({x} > {number(p.threshold_param.threshold)}).to({x}.dtype)",
-    "ELU": lambda p, x: f"F.elu({x}, {number(p.elu_param.alpha)})",
-    "Swish": lambda p, x: f"{x} * torch.sigmoid({number(p.swish_param.beta)} * {x})",
-    "ReLU6": lambda p, x: f"F.leaky_relu({x}, {number(p.relu6_param.negative_slope)}).clamp(max=6)",
-}
+@exports("Interp")
+def interp(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
+    p = layer.param.interp_param
+    factors = p.HasField("zoom_factor") or p.HasField("shrink_factor")
+    size = None if factors else (p.height, p.width)
+    return [f"interp({x[0]}, {size}, {p.zoom_factor}, {p.shrink_factor}, {-p.pad_beg}, {-p.pad_end})"]
 
 
-@exports(*ELEMENTWISE)
-def elementwise(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [ELEMENTWISE[layer.type](layer.param, x[0])]
+@exports("Upsample")
+def upsample(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
+    p, (high, wide) = layer.param.upsample_param, layer.scale
+    if len(x) == 1:
+        return [f"{x[0]}.repeat_interleave({high}, 2).repeat_interleave({wide}, 3)"]
+    if p.HasField("upsample_h"):
+        return [f"unpool({x[0]}, {x[1]}, {p.upsample_h}, {p.upsample_w})"]
+    rows, columns = (f"{x[0]}.shape[{axis}] * {factor}{' - 1' if less else ''}"
+                     for axis, factor, less in ((2, high, p.pad_out_h), (3, wide, p.pad_out_w)))
+    return [f"unpool({x[0]}, {x[1]}, {rows}, {columns})"]
+
+
+@exports("PriorBox")
+def prior_box(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
+    p, boxes = layer.param.prior_box_param, [tuple(row) for row in layer.sizes.tolist()]
+    variance = [float(number(v)) for v in layer.variance]
+    return [f"prior_boxes({x[0]}, {x[1]}, {boxes!r}, {variance!r}, image_size={layer.image!r}, step={layer.step!r}, "
+            f"offset={number(p.offset)}, clip={p.clip})"]
+
+
+@exports("Slice")
+def cut(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
+    count, points = len(layer.param.top), tuple(layer.param.slice_param.slice_point)
+    return x if count == 1 else [f"torch.tensor_split({x[0]}, {points or count}, {layer.axis})"]

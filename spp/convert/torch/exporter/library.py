@@ -28,10 +28,8 @@ def max_pool(x, kernel, stride, pad, ceil=True):
     border: list[int] = []
     for size, k, s, p, count in zip(sizes, kernel, stride, pad, counts):
         border = [p, max(0, (count - 1) * s + k - size - p), *border]
-    y = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(sizes) - 1](F.pad(x, border, value=-math.inf), kernel, stride)
-    for axis, count in enumerate(counts, 2):
-        y = y.narrow(axis, 0, count)
-    return y
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(sizes) - 1]
+    return pool(F.pad(x, border, value=-math.inf), kernel, stride)[(..., *map(slice, counts))]
 
 
 def average_pool(x, kernel, stride, pad, ceil=True):
@@ -39,10 +37,7 @@ def average_pool(x, kernel, stride, pad, ceil=True):
     counts = pooled_sizes(x.shape[2:], kernel, stride, pad, ceil)
     padded = F.pad(x, [p for p in reversed(pad) for _ in range(2)])
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(counts) - 1]
-    y = pool(padded, kernel, stride, ceil_mode=True)
-    for axis, count in enumerate(counts, 2):
-        y = y.narrow(axis, 0, count)
-    return y
+    return pool(padded, kernel, stride, ceil_mode=True)[(..., *map(slice, counts))]
 
 
 def expected_pool(x, kernel, stride, ceil=True):
@@ -285,15 +280,17 @@ class Recurrent(nn.Module):
     previous batch.
     """
 
-    def __init__(self, inputs, outputs, gates, states, static=0, exposed=False):
+    gates = states = 1
+
+    def __init__(self, inputs, outputs, static=0, exposed=False):
         super().__init__()
-        self.states, self.static, self.exposed, self.carried = states, static, exposed, []
-        self.weight_ih_l0 = nn.Parameter(torch.zeros(gates * outputs, inputs))
-        self.weight_hh_l0 = nn.Parameter(torch.zeros(gates * outputs, outputs))
-        self.bias_ih_l0 = nn.Parameter(torch.zeros(gates * outputs))
-        self.register_buffer("bias_hh_l0", torch.zeros(gates * outputs))    # one bias learns, as in Caffe
+        self.static, self.exposed, self.carried = static, exposed, []
+        self.weight_ih_l0 = nn.Parameter(torch.zeros(self.gates * outputs, inputs))
+        self.weight_hh_l0 = nn.Parameter(torch.zeros(self.gates * outputs, outputs))
+        self.bias_ih_l0 = nn.Parameter(torch.zeros(self.gates * outputs))
+        self.register_buffer("bias_hh_l0", torch.zeros(self.gates * outputs))    # one bias learns, as in Caffe
         if static:
-            self.weight_static = nn.Parameter(torch.zeros(gates * outputs, static))
+            self.weight_static = nn.Parameter(torch.zeros(self.gates * outputs, static))
 
     def forward(self, x, cont, *rest):
         sums = F.linear(x.flatten(2), self.weight_ih_l0, self.bias_ih_l0 + self.bias_hh_l0)
@@ -318,8 +315,7 @@ class Recurrent(nn.Module):
 class LSTM(Recurrent):
     """Caffe's LSTM with the parameters of torch.nn.LSTM: rows of the gates i, f, g, o."""
 
-    def __init__(self, inputs, outputs, static=0, exposed=False):
-        super().__init__(inputs, outputs, 4, 2, static, exposed)
+    gates, states = 4, 2
 
     def step(self, sums, cont, h, c):
         i, f, g, o = (sums + F.linear(cont * h, self.weight_hh_l0)).chunk(4, -1)
@@ -331,7 +327,7 @@ class RNN(Recurrent):
     """Caffe's RNN: torch.nn.RNN's parameters, and an output tanh(weight_out h + bias_out)."""
 
     def __init__(self, inputs, outputs, static=0, exposed=False):
-        super().__init__(inputs, outputs, 1, 1, static, exposed)
+        super().__init__(inputs, outputs, static, exposed)
         self.weight_out = nn.Parameter(torch.zeros(outputs, outputs))
         self.bias_out = nn.Parameter(torch.zeros(outputs))
 

@@ -70,7 +70,8 @@ def source(net: Any, weights: str = "") -> str:
     outputs = ", ".join(f"{name!r}: {exporter.variables[name]}" for name in net.outputs)
     body = "\n".join([*exporter.modules, *shared, *exporter.lines])
     helpers = "".join(f"\n\n{text}" for text in library_functions(body))
-    load = f"\n\n    net = Net()\n    net.load_state_dict({_loading(weights)})\n    net.eval()\n" if weights else ""
+    load = (f"\n\n    net = Net()\n    net.load_state_dict(torch.load({weights!r}, weights_only=True))\n"
+            "    net.eval()\n" if weights else "")
     used = f"{helpers}{body}"
     imports = ["import math\n\n" if "math." in used else "", "import torch\n", "from torch import nn\n",
                "from torch.nn import functional as F\n" if "F." in used else ""]
@@ -93,7 +94,9 @@ def _write_layer(exporter: TorchExporter, layer: Any) -> None:
         reason = REASONS.get(layer.type) or kind or "torch has no function of this kind"
         raise ConvertError(f"{where}: {reason}")
     try:
-        exporter.assign(layer, EXPORTERS[layer.type](exporter, layer, exporter.bottoms(layer)))
+        bottoms = [exporter.variables[name] for name in layer.param.bottom]
+        result = EXPORTERS[layer.type](exporter, layer, bottoms)
+        exporter.assign(layer, [result] if isinstance(result, str) else result)
     except SppError as error:
         raise ConvertError(f"{where}: {error}") from error
 
@@ -131,12 +134,6 @@ def _signature(net: Any) -> str:
 
 def _plain(name: str) -> str:
     return " ".join(name.replace("\\", "/").replace('"', "'").split())
-
-
-def _loading(path: str) -> str:
-    if path.endswith(".safetensors"):
-        return f"safetensors.torch.load_file({path!r})"
-    return f"torch.load({path!r}, weights_only=True)"
 
 
 def _wrapped(line: str) -> str:

@@ -1,7 +1,7 @@
 """The net that the graph of a torch.export.ExportedProgram becomes, and the table of the operators' importers."""
 import re
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
@@ -47,16 +47,13 @@ class TorchImporter(NetBuilder):
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 if node.name not in targets:
-                    self._input(node)
+                    sizes = [int(size) for size in input_value(node).shape]
+                    self.layer(node, "Input", [], node.name, input_param={"shape": [{"dim": sizes}]})
             elif node.op == "output":
                 self.outputs = [self.blob(value) for value in node.args[0]]
             else:
                 self._call(node)
         return self.param
-
-    def _input(self, node: Any) -> None:
-        layer = self.layer(node, "Input", [], name=node.name)
-        layer.input_param.shape.add().dim.extend(int(size) for size in input_value(node).shape)
 
     def _call(self, node: Any) -> None:
         if str(node.target) == "<built-in function getitem>":
@@ -80,12 +77,16 @@ class TorchImporter(NetBuilder):
         return ConvertError(f"{operator_name(node)}{f' in module {place!r}' if place else ''} cannot be converted to "
                             f"Caffe: {reason}")
 
-    def layer(self, node: Any, kind: str, bottoms: Sequence[str], name: str = "", tops: int = 1,
-              weights: Sequence[np.ndarray] = ()) -> Any:
-        """Append a layer that computes the node's value (with several tops: its parts); returns its LayerParameter."""
+    def layer(self, node: Any, kind: str, inputs: Sequence[Any], name: str = "", tops: int = 1,
+              weights: Sequence[np.ndarray] = (), **params: dict[str, Any]) -> Any:
+        """Append a layer that computes the node's value (with several tops: its parts); returns its LayerParameter.
+
+        inputs: nodes, or names of blobs. weights, params: as in add_layer.
+        """
         name = self.unique(re.sub(r"\s+", "_", name or module_path(node) or node.name))
+        bottoms = [value if isinstance(value, str) else self.blob(value) for value in inputs]
         layer = self.add_layer(kind, name, bottoms, [name] if tops == 1 else [f"{name}_{i}" for i in range(tops)],
-                               weights)
+                               weights, **params)
         if tops == 1:
             self.blobs[node] = name
         else:
@@ -98,13 +99,12 @@ class TorchImporter(NetBuilder):
             return self.blobs[value]
         raise ConvertError(f"{value} is a constant, and Caffe takes constants as layers' parameters only")
 
-    def constant(self, node: Any, value: Any) -> np.ndarray | None:
-        """The values of an argument that is a parameter or buffer; None for None."""
-        if value is None:
-            return None
-        if getattr(value, "name", None) not in self.constants:
+    def weights(self, node: Any, *values: Any) -> list[np.ndarray]:
+        """The values of arguments that are parameters or buffers, without those that are None."""
+        stored = [value for value in values if value is not None]
+        if any(getattr(value, "name", None) not in self.constants for value in stored):
             raise self.error(node, "its weights are computed, not stored")
-        return self.constants[value.name]
+        return [self.constants[value.name] for value in stored]
 
 
 Import = Callable[[TorchImporter, Any, SimpleNamespace], None]
@@ -115,10 +115,8 @@ imports = registrar(IMPORTERS)
 def arguments(node: Any) -> SimpleNamespace:
     """A call's arguments by name, with their defaults."""
     schema = node.target._schema.arguments
-    values = {argument.name: argument.default_value for argument in schema}
-    values.update(node.kwargs)
-    values.update(zip((argument.name for argument in schema), node.args))
-    return SimpleNamespace(**values)
+    defaults = {argument.name: argument.default_value for argument in schema}
+    return SimpleNamespace(**{**defaults, **node.kwargs, **dict(zip(defaults, node.args))})
 
 
 def operator_name(node: Any) -> str:
@@ -128,13 +126,8 @@ def operator_name(node: Any) -> str:
 
 def module_path(node: Any) -> str:
     """The path of the torch.nn module that a node belongs to; "" if it belongs to a module of the user's own class."""
-    *_, (path, kind) = [("", ""), *_stack(node)]
+    path, kind = [("", ""), *node.meta.get("nn_module_stack", {}).values()][-1]
     return path if ".nn.modules." in str(kind) or ".nn." in str(kind) and "container" not in str(kind) else ""
-
-
-def _stack(node: Any) -> Iterator[tuple[str, Any]]:
-    for path, kind in node.meta.get("nn_module_stack", {}).values():
-        yield path, kind
 
 
 def shape(node: Any) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def read(model: str, weights: str | None, shapes: Sequence[Sequence[int]]) -> An
             return program.of_program(exported, inputs, exported.module()(*(value.clone() for value in inputs)))
     if not shapes:
         raise ConvertError("a module needs the shapes of its inputs: --shape 1,3,224,224, once per input")
-    module = _instance(model, torch.nn.Module)
+    module = _instance(model)
     if weights:
         arrays, _ = tensor_files.read(weights)
         try:
@@ -37,7 +37,7 @@ def read(model: str, weights: str | None, shapes: Sequence[Sequence[int]]) -> An
     return program.to_param(module, [torch.randn(list(shape)) for shape in shapes])
 
 
-def _instance(model: str, kind: type) -> Any:
+def _instance(model: str) -> Any:
     place, _, name = model.rpartition(":")
     if not place or not name:
         raise ConvertError(f"--model {model}: give a .pt2 file, or MODULE:NAME or FILE.py:NAME of a torch module")
@@ -45,7 +45,7 @@ def _instance(model: str, kind: type) -> Any:
         module = getattr(_loaded(place), name)()
     except (ImportError, AttributeError, TypeError, OSError) as error:
         raise ConvertError(f"--model {model}: cannot create the module: {error}") from error
-    if not isinstance(module, kind):
+    if not isinstance(module, torch.nn.Module):
         raise ConvertError(f"--model {model}: is of type {type(module).__name__}, not a torch.nn.Module")
     return module
 
