@@ -3,6 +3,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Iterator, Sequence
@@ -106,6 +107,9 @@ def _signals(solver: Solver) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
         if stopping and number == signal.SIGINT:
+            if _in_llvm(frame):
+                os.write(2, b"\ninterrupted\n")
+                os._exit(INTERRUPTED)
             raise KeyboardInterrupt
         stopping = True
         # not print: the signal may interrupt a print
@@ -121,6 +125,11 @@ def _signals(solver: Solver) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _in_llvm(frame: FrameType | None) -> bool:
+    """Whether a kernel is being loaded: an exception in a callback of LLVM is swallowed, and the kernel's call crashes."""
+    return any(f.f_globals.get("__name__", "").startswith("llvmlite.") for f, _ in traceback.walk_stack(frame))
 
 
 if __name__ == "__main__":
