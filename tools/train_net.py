@@ -128,7 +128,7 @@ def _signals(solver: Solver) -> Iterator[None]:
 
 
 def _in_llvm(frame: FrameType | None) -> bool:
-    """Whether a kernel is being loaded: an exception in a callback of LLVM is swallowed, and the kernel's call crashes."""
+    """Whether a kernel is being loaded: LLVM loses an exception in its callback, and the kernel's call crashes."""
     return any(f.f_globals.get("__name__", "").startswith("llvmlite.") for f, _ in traceback.walk_stack(frame))
 
 

@@ -43,11 +43,10 @@ class Cut(NamedTuple):
 class Transformer:
     """Transforms one image at a time as a transform_param says; has no state, so threads may share it.
 
-    In this order: the shorter side to `resize_short`; a crop of `crop_size` (TEST: the centre; TRAIN:
-    anywhere, or by CORNERS one of five places); the crop to the scheduled size of `size_param`; the mirror,
-    with probability 1/2 in both phases; in TRAIN the colour altering of AlexNet; minus the mean; times the
-    scale. Crop, mirror, mean and scale are Caffe's DataTransformer (float32 after the mirror); the rest is
-    SPP-net's (Sec. 3.1).
+    In this order: the shorter side to `resize_short`; a crop of `crop_size` (TEST: the centre; TRAIN: anywhere, or by
+    CORNERS one of five places); the crop to the scheduled size of `size_param`; the mirror, with probability 1/2 in
+    both phases; in TRAIN the colour altering of AlexNet; minus the mean; times the scale. Crop, mirror, mean and scale
+    are Caffe's DataTransformer (float32 after the mirror); the rest is SPP-net's (Sec. 3.1).
 
     `phase` is caffe_pb2.TRAIN or TEST. Raises DataError for fields that contradict each other or are
     incomplete, and a missing mean file; ProtoError if that file is no BlobProto.
