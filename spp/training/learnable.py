@@ -17,8 +17,7 @@ class LearnableParam:
     decay_mult: float = 1.0
 
 
-def collect(layers: Sequence[Layer],
-            error_context: Callable[[Any], ContextManager[None]],
+def collect(layers: Sequence[Layer], error_context: Callable[[Any], ContextManager[None]]
             ) -> tuple[list[LearnableParam], dict[int, LearnableParam]]:
     """The learnable parameters in layer order, and the one of every layer's blob, by the blob's id.
 
@@ -49,8 +48,7 @@ def collect(layers: Sequence[Layer],
     return learnable, of_blob
 
 
-def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int,
-           param: LearnableParam) -> None:
+def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int, param: LearnableParam) -> None:
     """Let a layer's blob share the memory of its owner's; `param` is the owner's, and takes over multipliers."""
     mine, theirs = layer.blobs[index], owner.blobs[owner_index]
     permissive = spec.share_mode == spec.PERMISSIVE
