@@ -4,14 +4,14 @@ import os
 import warnings
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any, Callable, ContextManager, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
 import spp.net
 from spp import host_copy, weights as weight_files
-from spp.atomic import replacing
 from spp.blob import Blob
 from spp.layers.base import host_views
 from spp.pycaffe import common
@@ -113,13 +113,15 @@ class Net:
 
     def _forward(self, first: int, last: int) -> float:
         """Run the layers from index `first` to `last`; returns their loss."""
-        with caffe_errors(), self._engine():
+        with self._engine():
             self._net.forward_layers(first, last)
             return self._net.loss_of_layers(first, last)
 
-    def _engine(self) -> ContextManager:
-        """Around the engine's work on a GPU: arrays that were handed out go to the device, and come back."""
-        return host_copy.device_access(self._all_blobs)
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        """Surround the engine's work: errors are CaffeErrors, and a GPU's arrays are synchronised with host copies."""
+        with caffe_errors(), host_copy.device_access(self._all_blobs):
+            yield
 
     @caffe_errors()
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> Arrays:
@@ -176,7 +178,7 @@ class Net:
         """Run the layers from index `first` down to `last` backward; returns how many had a gradient to compute."""
         if any(self.blobs[name].shape != shape for name, shape in self._loss_shapes.items()):
             self._set_loss_diffs()
-        with caffe_errors(), self._engine():
+        with self._engine():
             return self._net.backward_layers(first, last)
 
     def _set_loss_diffs(self) -> None:
@@ -246,7 +248,6 @@ class Net:
 
     # --- the rest
 
-    @caffe_errors()
     def reshape(self) -> None:
         """Reshape all blobs after an input was reshaped; forward does it too."""
         with self._engine():
@@ -257,38 +258,26 @@ class Net:
         with self._engine():
             self._net.clear_param_diffs()
 
-    @caffe_errors()
     def copy_from(self, weights: str | os.PathLike[str]) -> None:
         """Load weights by layer name from a .caffemodel, binary or HDF5."""
         with self._engine():
             self._net.copy_from(readable(weights))
 
-    @caffe_errors()
     def share_with(self, other: "Net") -> None:
         """Share the memory of another net's weights, for layers of the same name."""
         with self._engine(), other._engine():
             self._net.share_with(other._net)
 
-    @caffe_errors()
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write layers and weights to a .caffemodel (HDF5 if the name ends in .h5)."""
         with self._engine():
             self._net.save(os.fspath(path))
 
-    @caffe_errors()
     def save_hdf5(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to an HDF5 file of any name."""
-        with replacing(path) as temporary:
-            whole = temporary + ".h5"           # Net.save writes HDF5 by this suffix
-            try:
-                with self._engine():
-                    self._net.save(whole)
-                os.replace(whole, temporary)
-            finally:
-                if os.path.exists(whole):
-                    os.remove(whole)
+        with self._engine(), self._net.context.backend.use():
+            weight_files.write_hdf5(self._net, os.fspath(path))
 
-    @caffe_errors()
     def load_hdf5(self, path: str | os.PathLike[str]) -> None:
         """Load weights by layer name from an HDF5 file; raises CaffeError for another file."""
         if not weight_files.is_hdf5(readable(path)):

@@ -2,7 +2,8 @@
 import logging
 import os
 import weakref
-from typing import Any, Callable, ContextManager
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator
 
 import spp.net
 import spp.solver
@@ -74,13 +75,11 @@ class Solver:
         """The learning rate of the next update."""
         return self._solver.lr
 
-    @caffe_errors()
     def step(self, count: int) -> None:
         """Do `count` updates, with the solver's tests, log lines and snapshots."""
         with self._engine():
             self._solver.step(count)
 
-    @caffe_errors()
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
         """Train up to max_iter; resume from a .solverstate if `resume_file` is given."""
         with self._engine():
@@ -89,19 +88,16 @@ class Solver:
             self._solver.max_iter = self.param.max_iter
             self._solver.solve()
 
-    @caffe_errors()
     def restore(self, state_file: str | os.PathLike[str]) -> None:
         """Resume from a .solverstate."""
         with self._engine():
             self._solver.restore(readable(state_file))
 
-    @caffe_errors()
     def snapshot(self) -> None:
         """Write <snapshot_prefix>_iter_<iter>.caffemodel and .solverstate."""
         with self._engine():
             self._solver.snapshot()
 
-    @caffe_errors()
     def apply_update(self) -> None:
         """Update the parameters by the gradients in their diffs, and count an iteration."""
         with self._engine():
@@ -117,9 +113,12 @@ class Solver:
         self._solver.listeners.append(_Callbacks(self._with_host_access(on_start),
                                                  self._with_host_access(on_gradients_ready)))
 
-    def _engine(self) -> ContextManager:
-        """Around the engine's work: NumPy arrays that the caller holds go to the GPU before and come back after."""
-        return host_copy.device_access([blob for net in (self.net, *self.test_nets) for blob in net._all_blobs])
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        """Surround the engine's work, as Net._engine does."""
+        blobs = [blob for net in (self.net, *self.test_nets) for blob in net._all_blobs]
+        with caffe_errors(), host_copy.device_access(blobs):
+            yield
 
     def _with_host_access(self, function: Callable[[], Any]) -> Callable[[], Any]:
         for net in (self.net, *self.test_nets):
