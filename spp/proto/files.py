@@ -31,10 +31,7 @@ UNKNOWN = "binary data of an unknown kind"
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file.
-
-    Raises ProtoError if it is missing, a folder, or not readable.
-    """
+    """The content of a file; raises ProtoError if it is missing, a folder, or not readable."""
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:

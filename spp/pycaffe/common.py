@@ -18,7 +18,7 @@ MIN_LEVEL = "GLOG_minloglevel"      # environment variable: the lowest level tha
 
 _log = logging.getLogger("spp")
 _seeds = random.Random()
-_state = {"gpu": False, "device_id": 0, "solver_count": 1, "solver_rank": 0, "multiprocess": False}
+_state = {"gpu": False, "device_id": 0, "solver_count": 1, "solver_rank": 0}
 
 
 class CaffeError(SppError, RuntimeError):
@@ -123,7 +123,6 @@ def set_solver_rank(rank: int) -> None:
 
 def set_multiprocess(value: bool) -> None:
     """Whether each solver is a process of its own; it always is in spp, so this has no effect."""
-    _state["multiprocess"] = value
 
 
 def has_nccl() -> bool:

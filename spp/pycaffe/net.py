@@ -130,10 +130,7 @@ class Net:
         Returns copies, with one row per image (one per batch for outputs without a batch axis, such as a loss).
         """
         self._check_inputs(kwargs)
-        batches: dict[str, list[np.ndarray]] = {}
-        for batch in self._batches(kwargs):
-            _collect(batches, self.forward(blobs, **batch))
-        return self._joined(batches, kwargs)
+        return self._joined([_copies(self.forward(blobs, **batch)) for batch in self._batches(kwargs)], kwargs)
 
     # --- backward
 
@@ -206,11 +203,10 @@ class Net:
         if not inputs or len(inputs) + len(tops) < len(kwargs):
             raise CaffeError(f"Input blob arguments do not match net inputs and outputs, {_listed(self.inputs)} and "
                              f"{_listed(self.outputs)}: the arguments are {_listed(kwargs)}")
-        all_outputs: dict[str, list[np.ndarray]] = {}
-        all_diffs: dict[str, list[np.ndarray]] = {}
+        all_outputs, all_diffs = [], []
         for batch, top_batch in zip_longest(self._batches(inputs), self._batches(tops) if tops else ()):
-            _collect(all_outputs, self.forward(blobs, **batch))
-            _collect(all_diffs, self.backward(diffs, **top_batch or {}))
+            all_outputs.append(_copies(self.forward(blobs, **batch)))
+            all_diffs.append(_copies(self.backward(diffs, **top_batch or {})))
         return self._joined(all_outputs, inputs), self._joined(all_diffs, inputs)
 
     def _batches(self, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -228,12 +224,11 @@ class Net:
                 batch[name] = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
             yield batch
 
-    def _joined(self, batches: dict[str, list[np.ndarray]], inputs: dict[str, Any]) -> Arrays:
+    def _joined(self, batches: list[Arrays], inputs: dict[str, Any]) -> Arrays:
         """The batches of each name in one array, without the rows that pad the last one."""
-        joined = {name: np.concatenate(parts) for name, parts in batches.items()}
-        size = self.blobs[next(iter(inputs))].shape[0] if inputs else 0
-        return {name: values[:_count(inputs)] if len(batches[name][0]) == size else values
-                for name, values in joined.items()}
+        size, count = self.blobs[next(iter(inputs))].shape[0], _count(inputs)
+        joined = {name: np.concatenate([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
+        return {name: values[:count] if len(batches[0][name]) == size else values for name, values in joined.items()}
 
     # --- names
 
@@ -342,9 +337,8 @@ def _listed(names: Any) -> str:
 
 
 def _count(arrays: dict[str, Any]) -> int:
-    return len(next(iter(arrays.values()))) if arrays else 0
+    return len(next(iter(arrays.values())))
 
 
-def _collect(batches: dict[str, list[np.ndarray]], batch: Arrays) -> None:
-    for name, values in batch.items():
-        batches.setdefault(name, []).append(np.array(np.atleast_1d(values)))
+def _copies(arrays: Arrays) -> Arrays:
+    return {name: np.array(np.atleast_1d(values)) for name, values in arrays.items()}

@@ -167,8 +167,7 @@ def _close(nets: list[spp.net.Net]) -> None:
         net.close()
 
 
-SOLVERS = {cls.type: cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver,
-                                     AdamSolver)}
+SOLVERS = {cls.type: cls for cls in Solver.__subclasses__()}
 
 
 @caffe_errors()

@@ -1,6 +1,7 @@
 """Solver states on disk: Caffe's .solverstate (binary) and .solverstate.h5, with additional state for resuming."""
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,11 +105,7 @@ def _model_path(path: str, learned_net: str) -> str:
 def latest(prefix: str) -> str | None:
     """The path of the newest snapshot `<prefix>_iter_<N>.solverstate[.h5]` (largest N), or None."""
     folder, stem = os.path.split(prefix)
-    snapshots = []
-    for name in os.listdir(folder or ".") if os.path.isdir(folder or ".") else []:
-        for suffix in (".solverstate", ".solverstate.h5"):
-            if name.startswith(stem + "_iter_") and name.endswith(suffix):
-                number = name[len(stem) + len("_iter_"):-len(suffix)]
-                if number.isdigit():
-                    snapshots.append((int(number), os.path.join(folder, name)))
+    name = re.compile(re.escape(stem) + r"_iter_([0-9]+)\.solverstate(\.h5)?")
+    matches = map(name.fullmatch, os.listdir(folder or ".") if os.path.isdir(folder or ".") else [])
+    snapshots = [(int(match[1]), os.path.join(folder, match[0])) for match in matches if match]
     return max(snapshots)[1] if snapshots else None
