@@ -33,8 +33,7 @@ class Batches(Stream):
     as_bytes, data are Pixels, unless an image of the batch is float32 or its transformation needs floats.
 
     Batch k has the records k * batch_size to (k + 1) * batch_size - 1; record r is image (r + skip) modulo len(), with
-    a random skip below rand_skip; `shuffle` permutes the images anew for every epoch of len() records. At least
-    `prefetch` batches are made ahead, and at least one per thread.
+    a random skip below rand_skip; `shuffle` permutes the images anew for every epoch of len() records.
 
     `phase` is caffe_pb2.TRAIN or TEST; `seed` is 0 or more. Raises DataError for a bad transform_param, and
     from `shapes` and `next` for a bad record, which it names.

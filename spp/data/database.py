@@ -52,10 +52,7 @@ class Database:
         return self._count
 
     def key(self, index: int) -> bytes:
-        """The key of record `index`, 0 <= index < len().
-
-        Keys are read up to the requested index only, so that a large database opens at once.
-        """
+        """The key of record `index`; keys are read up to it only, so that a large database opens at once."""
         if len(self._keys) <= index:
             with self._keys_lock:
                 missing = index + BATCH_RECORDS - len(self._keys)

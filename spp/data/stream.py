@@ -67,10 +67,7 @@ class Stream(ABC):
         self.seed = self.seed if seed is None else seed
 
     def next(self) -> tuple[Any, ...]:
-        """The arrays of the next batch; the following call of `next` makes them invalid.
-
-        Raises what making the batch raised, every time until the position is set.
-        """
+        """The next batch's arrays, valid until the following call; raises what `_make` raised, until `seek`."""
         batch = self._peek()
         self._head = None
         self.position += 1

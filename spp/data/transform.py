@@ -22,10 +22,7 @@ RECORDS, SIZES, SKIP, ORDER, ROWS = range(5)    # the purposes of random streams
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """The random stream of one record, or of one epoch's size or order.
-
-    A pure function of its arguments: numbers depend neither on earlier draws nor on threads.
-    """
+    """The random stream of one record, or of one epoch's size or order: a pure function of its arguments."""
     return np.random.Generator(np.random.Philox(key=seed, counter=(0, number, purpose, 0)))
 
 
@@ -48,8 +45,8 @@ class Transformer:
     both phases; in TRAIN the colour altering of AlexNet; minus the mean; times the scale. Crop, mirror, mean and scale
     are Caffe's DataTransformer (float32 after the mirror); the rest is SPP-net's (Sec. 3.1).
 
-    `phase` is caffe_pb2.TRAIN or TEST. Raises DataError for fields that contradict each other or are
-    incomplete, and a missing mean file; ProtoError if that file is no BlobProto.
+    `phase` is caffe_pb2.TRAIN or TEST. Raises DataError for fields that contradict each other or are incomplete, and a
+    missing mean file; ProtoError if that file is no BlobProto.
     """
 
     def __init__(self, param: caffe_pb2.TransformationParameter, phase: int) -> None:
@@ -73,10 +70,7 @@ class Transformer:
         self._components = components.astype(np.float32)
 
     def size(self, epoch: int, seed: int) -> int:
-        """The side of the input in pixels in an epoch: by size_param's schedule in TRAIN, else crop_size.
-
-        0 if there is no crop_size: the input has the (resized) image's own height and width.
-        """
+        """The input's side in pixels in an epoch: size_param's in TRAIN, else crop_size; 0: the image's own size."""
         schedule = self._param.size_param
         if not self._train or not schedule.size:
             return self._param.crop_size

@@ -60,10 +60,7 @@ def set_mode_cpu() -> None:
 
 
 def set_mode_gpu() -> None:
-    """Nets that are created from now on compute on the GPU of `set_device` (default 0).
-
-    If it cannot be used, a RuntimeWarning says why, and they compute on the CPU.
-    """
+    """Nets created from now on compute on the GPU of `set_device`; on the CPU, with a RuntimeWarning, if it fails."""
     _state["gpu"] = True
     device()
 

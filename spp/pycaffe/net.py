@@ -20,7 +20,27 @@ from spp.pycaffe.common import CaffeError, caffe_errors, readable
 Arrays = dict[str, np.ndarray]
 
 
-class Net:
+class OnDevice:
+    """Base of Net and Solver, which synchronises the caller's arrays with the memory of `_all_blobs` on a GPU."""
+
+    _all_blobs: list[Blob]
+
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        """Surround the engine's work, whose errors become CaffeErrors."""
+        with caffe_errors(), host_copy.device_access(self._all_blobs):
+            yield
+
+    def _with_host_access(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, surrounded as the caller's code within the engine's work."""
+        @functools.wraps(function)
+        def run(*args: Any) -> Any:
+            with host_copy.host_access(self._all_blobs):
+                return function(*args)
+        return run
+
+
+class Net(OnDevice):
     """Net(network_file, phase, level=0, stages=None, weights=None), or the old form Net(network_file, weights, phase).
 
     Public attributes: `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `layer_dict`, `inputs`,
@@ -116,12 +136,6 @@ class Net:
         with self._engine():
             self._net.forward_layers(first, last)
             return self._net.loss_of_layers(first, last)
-
-    @contextmanager
-    def _engine(self) -> Iterator[None]:
-        """Surround the engine's work: errors are CaffeErrors, and a GPU's arrays are synchronised with host copies."""
-        with caffe_errors(), host_copy.device_access(self._all_blobs):
-            yield
 
     @caffe_errors()
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> Arrays:
@@ -307,14 +321,6 @@ class Net:
     def after_backward(self, function: Callable[[int], Any]) -> None:
         """Call `function(layer index)` after each layer's backward."""
         self._net.after_backward.append(self._with_host_access(function))
-
-    def _with_host_access(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, wrapped so that the caller's NumPy arrays are synchronised with a GPU before and after it."""
-        @functools.wraps(function)
-        def run(*args: Any) -> Any:
-            with host_copy.host_access(self._all_blobs):
-                return function(*args)
-        return run
 
 
 class _HostLayer:

@@ -2,16 +2,15 @@
 import logging
 import os
 import weakref
-from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import spp.net
 import spp.solver
-from spp import host_copy, paths
+from spp import paths
 from spp.proto import text
 from spp.pycaffe import common
 from spp.pycaffe.common import caffe_errors, readable
-from spp.pycaffe.net import Net
+from spp.pycaffe.net import Net, OnDevice
 from spp.training.reporting import Listener, LogLines
 
 log = logging.getLogger("spp.pycaffe.solver")
@@ -37,7 +36,7 @@ class _Callbacks(Listener):
         self._on_gradients_ready()
 
 
-class Solver:
+class Solver(OnDevice):
     """A solver of the type that the file names; subclasses override the file's type.
 
     `net` and `test_nets` are caffe.Nets. `param` is the SolverParameter; its max_iter, display and base_lr may be
@@ -62,6 +61,7 @@ class Solver:
         self._solver = spp.solver.Solver(self.param, common.device(), [_Log()])
         self.net = Net.of(self._solver.net, self._solver)
         self.test_nets = [Net.of(net, self._solver) for net in self._solver.test_nets]
+        self._all_blobs = [blob for net in (self.net, *self.test_nets) for blob in net._all_blobs]
         # once this object and its nets are garbage; the threads of data layers would run on
         weakref.finalize(self._solver, _close, [self._solver.net, *self._solver.test_nets])
 
@@ -112,18 +112,6 @@ class Solver:
         """Call `on_start` when an iteration begins, and `on_gradients_ready` when its gradients are complete."""
         self._solver.listeners.append(_Callbacks(self._with_host_access(on_start),
                                                  self._with_host_access(on_gradients_ready)))
-
-    @contextmanager
-    def _engine(self) -> Iterator[None]:
-        """Surround the engine's work, as Net._engine does."""
-        blobs = [blob for net in (self.net, *self.test_nets) for blob in net._all_blobs]
-        with caffe_errors(), host_copy.device_access(blobs):
-            yield
-
-    def _with_host_access(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        for net in (self.net, *self.test_nets):
-            function = net._with_host_access(function)
-        return function
 
 
 class SGDSolver(Solver):

@@ -16,16 +16,13 @@ from spp.proto import arrays, binary, caffe_pb2
 
 @dataclass
 class State:
-    """A snapshot without the weights, which are in the file `learned_net`.
-
-    `resume` (random streams, data positions, plateau) is empty in Caffe's own snapshots.
-    """
+    """A snapshot without the weights, which are in the file `learned_net`."""
 
     iteration: int
     learned_net: str
     history: list[np.ndarray]
     current_step: int = 0
-    resume: dict[str, Any] = field(default_factory=dict)
+    resume: dict[str, Any] = field(default_factory=dict)    # random streams, positions, plateau; empty if Caffe's
 
 
 def make_folder(prefix: str) -> None:
