@@ -27,9 +27,7 @@ DESCRIPTION = """Train a net by a Caffe solver file: read images, learn, test, t
 
 While it runs, Ctrl-C finishes the iteration, takes a snapshot and stops; a second Ctrl-C stops at once; the
 signal HUP takes a snapshot. The log folder gets train.log (Caffe's log lines) and history.jsonl (for
-plot_training).
-
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+plot_training)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
