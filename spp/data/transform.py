@@ -199,10 +199,9 @@ class Transformer:
             raise DataError(f"mean_file '{name}' has {mean.shape[2]} channel(s) and the image {full[2]}; "
                             "compute it from this database with tools/compute_image_mean")
         if self._param.mean_mode != self._param.WARP and mean.shape != full:
-            raise DataError(f"mean_file '{name}' is {mean.shape[0]} x {mean.shape[1]} and the image "
-                            f"{full[0]} x {full[1]} pixels (height x width); set transform_param's "
-                            "mean_mode: WARP, or compute the mean from this database with "
-                            "tools/compute_image_mean")
+            raise DataError(f"mean_file '{name}' is {mean.shape[0]} x {mean.shape[1]} and the image {full[0]} x "
+                            f"{full[1]} pixels (height x width); set transform_param's mean_mode: WARP, or compute "
+                            "the mean from this database with tools/compute_image_mean")
 
     def _warp(self, height: int, width: int, mirrored: bool) -> np.ndarray:
         return images.resize(self._means[mirrored], height, width)

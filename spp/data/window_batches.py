@@ -128,8 +128,7 @@ def _check(param: caffe_pb2.WindowDataParameter, transform_param: caffe_pb2.Tran
     check(transform_param)
     unused = [field.name for field, _ in transform_param.ListFields() if field.name not in USED]
     if unused:
-        raise DataError(f"transform_param: windows take no {', '.join(unused)}; drop it (they take "
-                        f"{', '.join(USED)})")
+        raise DataError(f"transform_param: windows take no {', '.join(unused)}; drop it (they take {', '.join(USED)})")
     crop = transform_param.crop_size
     if not crop:
         raise DataError("transform_param needs crop_size, the side of the warped windows; set it (R-CNN: 227)")
