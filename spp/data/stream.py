@@ -113,11 +113,10 @@ class Stream(ABC):
     def _empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
         """A batch's first array, and its memory: that of an earlier batch if it is large enough."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = None
         try:
-            memory = self._spare.pop()
+            memory: np.ndarray | None = self._spare.pop()
         except IndexError:
-            pass
+            memory = None
         if memory is None or memory.size < size:
             memory = self._allocate(size)
         return memory[:size].view(dtype).reshape(shape), memory

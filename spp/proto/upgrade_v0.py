@@ -16,12 +16,9 @@ _TYPES = {
     "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS", "split": "SPLIT",
     "tanh": "TANH", "window_data": "WINDOW_DATA",
 }
-_PARAMS = {
-    "conv": "convolution_param", "innerproduct": "inner_product_param", "pool": "pooling_param",
-    "dropout": "dropout_param", "lrn": "lrn_param", "concat": "concat_param", "data": "data_param",
-    "hdf5_data": "hdf5_data_param", "images": "image_data_param", "window_data": "window_data_param",
-    "infogain_loss": "infogain_loss_param",
-}
+# The parameters of types whose name they do not have: data has data_param.
+_PARAMS = {"conv": "convolution_param", "images": "image_data_param", "innerproduct": "inner_product_param",
+           "pool": "pooling_param"}
 # V0 fields whose names differ in the parameters of their types.
 _RENAMED = {
     "biasterm": "bias_term", "kernelsize": "kernel_size", "batchsize": "batch_size", "shuffle_images": "shuffle",
@@ -71,7 +68,7 @@ def _upgrade_layer(v0: caffe_pb2.V0LayerParameter, layer: caffe_pb2.V1LayerParam
     where = f"{source}: layer {v0.name!r} ({v0.type})"
     if v0.HasField("type") and v0.type not in _TYPES:
         raise ProtoError(f"{where}: unknown type; V0 has {', '.join(_TYPES)}")
-    param: Any = getattr(layer, _PARAMS[v0.type]) if v0.type in _PARAMS else None
+    param: Any = getattr(layer, _PARAMS.get(v0.type, f"{v0.type}_param"), None)
     for field, value in v0.ListFields():
         name = _RENAMED.get(field.name, field.name)
         if name == "name":
