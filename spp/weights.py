@@ -86,7 +86,7 @@ def assign(blobs: Sequence[Blob], sources: Sequence[Any], where: str) -> None:
 def write(net: Any, path: str, diff: bool = False) -> None:
     """Write a net's layers and weights, completely or not at all; as HDF5 if the path ends in .h5."""
     if path.endswith(".h5"):
-        _write_hdf5(net, path, diff)
+        write_hdf5(net, path, diff)
         return
     result = caffe_pb2.NetParameter(name=net.name)
     for layer in net.layers:
@@ -105,7 +105,8 @@ def to_proto(blob: Blob, diff: bool = False) -> caffe_pb2.BlobProto:
     return arrays.to_proto(to_host(blob.data), to_host(blob.diff) if diff else None)
 
 
-def _write_hdf5(net: Any, path: str, diff: bool) -> None:
+def write_hdf5(net: Any, path: str, diff: bool = False) -> None:
+    """Write a net's weights to an HDF5 file of any name, completely or not at all."""
     layers = [layer for layer in net.layers if layer.blobs]
     _check_hdf5_names(layers, path)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:

@@ -21,8 +21,7 @@ DESCRIPTION = """Classify photos and print the most probable classes of each.
   classify --model deploy.prototxt --weights net.caffemodel --oversample photos/*.jpg
       averages over ten crops: the four corners, the centre, and their mirror images
 
-The net's prototxt has an input (1 x 3 x height x width) for blue, green and red minus the mean.
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+The net's prototxt has an input (1 x 3 x height x width) for blue, green and red minus the mean."""
 
 TOP = 5         # classes to print
 SHORT = 256     # pixels of the shorter side in the training of nets with inputs of 224 to 227 pixels

@@ -10,13 +10,14 @@ from spp.layers.base import PRECISIONS
 from spp.pycaffe import alias
 
 INTERRUPTED = 130      # the shell's exit code after Ctrl-C
+EXIT_CODES = f"Exit codes: 0 done, 1 an error (one line on stderr says which), {INTERRUPTED} stopped by Ctrl-C."
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that keeps the line breaks of examples, and reports a wrong argument in one line with exit code 1."""
 
     def __init__(self, program: str, description: str) -> None:
-        super().__init__(program, description=description,
+        super().__init__(program, description=f"{description}\n\n{EXIT_CODES}",
                          formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:

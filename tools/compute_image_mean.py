@@ -22,9 +22,7 @@ The mean image is for transform_param's mean_file; the printed values are for it
       all images must have one size
   compute_image_mean train_lmdb mean.binaryproto --resize-short 256 --crop-size 224
       the central 224 x 224 of images of any size: for a net whose transform_param has
-      resize_short: 256 crop_size: 224 mean_mode: WARP
-
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+      resize_short: 256 crop_size: 224 mean_mode: WARP"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

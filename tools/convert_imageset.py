@@ -31,8 +31,7 @@ folder for each class; the sorted names of the folders are classes 0, 1, ..., an
   convert_imageset --resize-height 256 --resize-width 256 photos/ val.txt val_lmdb
       stores what Caffe's examples store; Caffe's spellings such as --resize_height work too
 
-The database appears under its name only when it is complete.
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+The database appears under its name only when it is complete."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

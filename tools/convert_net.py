@@ -23,7 +23,7 @@ DESCRIPTION = """Convert a net with its weights from Caffe to torch or ONNX, and
       and net_solver.prototxt beside it
 
 Nothing is written if a layer or an operator cannot be converted; the message names it.
-Needs pip install 'spp[torch]' or 'spp[onnx]'. Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+Needs pip install 'spp[torch]' or 'spp[onnx]'."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ DESCRIPTION = """Convert the weights of a net between Caffe (.caffemodel, .h5) a
       a checkpoint of torchvision, with resnet18.prototxt beside it; input: BGR, 0 to 255, less the printed means.
       Known: """ + ", ".join(torchvision_nets.NAMES) + """
 
-Needs pip install 'spp[torch]'. Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+Needs pip install 'spp[torch]'."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

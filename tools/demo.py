@@ -23,9 +23,7 @@ DESCRIPTION = """Train a small SPP-net on real photographs, with the programs th
 
 The photographs come with the installed package scikit-image. Each of the 12 is a class; the crops of the
 left half are for training, those of the right half for testing, in many sizes and aspect ratios. Everything
-is written to the folder demo in the current folder.
-
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+is written to the folder demo in the current folder."""
 
 PHOTOS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
           "gravel.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg")

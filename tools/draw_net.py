@@ -18,9 +18,7 @@ DESCRIPTION = """Draw a net's layers and blobs: a picture, or text that graphviz
       writes text for graphviz, which need not be installed; needs no data
   draw_net deploy.prototxt net.png --rankdir TB
       draws a picture from top to bottom (also .svg or .pdf); needs the program dot of graphviz
-summarize_net prints a net as a table instead.
-
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+summarize_net prints a net as a table instead."""
 
 PICTURES = (".png", ".svg", ".pdf")
 

@@ -25,8 +25,7 @@ DESCRIPTION = """Run a net over its data and store some of its blobs, one item p
       stores the blobs as float32 datasets with the blobs' names, one file per blob
 
 The net runs in phase TEST and reads the images of its data layer. The arguments after BATCHES are those of
-Caffe's program; CPU and GPU are another form of --device.
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+Caffe's program; CPU and GPU are another form of --device."""
 
 Put = Callable[[np.ndarray], None]
 

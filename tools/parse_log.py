@@ -18,8 +18,7 @@ DESCRIPTION = """Convert a log of `caffe train` or train_net to CSV tables of di
 
 Columns: NumIters, Seconds since the training began, LearningRate, then the net's outputs; the elements of an
 output with several values have the columns name, name[1], name[2], ... Of an iteration that a resumed training
-repeated, only the last row is written.
-Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+repeated, only the last row is written."""
 
 NUMBER = r"([+-]?(?:[\d.]+(?:e[+-]?\d+)?|inf|nan))"
 PREFIX = re.compile(r"[IWEF](?:\d{4})?(?P<month>\d\d)(?P<day>\d\d) (?P<time>\d\d:\d\d:\d\d(?:\.\d+)?) ")

@@ -14,9 +14,7 @@ DESCRIPTION = """Plot loss, accuracy and learning rate of one training, or of se
   plot_training snapshots/zf5_spp
       plots snapshots/zf5_spp/history.jsonl to training.png
   plot_training snapshots/zf5 snapshots/zf5_spp --output compared.png
-      plots both trainings in one image
-
-Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+      plots both trainings in one image"""
 
 Rows = list[dict[str, Any]]
 

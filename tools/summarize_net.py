@@ -16,8 +16,7 @@ DESCRIPTION = """Print a net as a table: layers, shapes, parameters, operations,
       the layers of phase TRAIN; the net's data must exist, since the shapes depend on it
 
 MFLOP counts one forward pass, a multiply-add as two operations; MB is the memory of the layer's tops and
-parameters, without gradients. A layer with a top marked * works in-place.
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+parameters, without gradients. A layer with a top marked * works in-place."""
 
 HEAD = ("layer", "type", "bottoms", "tops", "shape", "parameters", "MFLOP", "MB")
 LEFT = 5        # columns of text, left-aligned; the others are right-aligned

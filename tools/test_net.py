@@ -16,9 +16,7 @@ from spp_tools.common import Parser, existing, guarded, names, positive
 DESCRIPTION = """Run a net with trained weights over its test data and print the mean of every output.
 
   test_net --model prototxt/zf5_spp_train_val.prototxt --weights zf5_spp_iter_10010.caffemodel
-      prints accuracies and loss on the validation images, in one pass over the database
-
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+      prints accuracies and loss on the validation images, in one pass over the database"""
 
 UNSIZED = 50      # iterations for a net without a database, as in `caffe test`
 

@@ -20,8 +20,7 @@ DESCRIPTION = """Time the forward and backward pass of a net, layer by layer, in
       times only the forward pass on 32 images at once: a deploy net has no loss, and so no backward pass
 
 GFLOP counts the operations of one forward pass (a multiply-add is two operations), GFLOP/s is their rate; MB is
-the memory of a layer's tops and parameters, with their gradients.
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+the memory of a layer's tops and parameters, with their gradients."""
 
 BATCHED = ("data_param", "image_data_param", "hdf5_data_param", "memory_data_param", "window_data_param")
 

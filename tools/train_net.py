@@ -3,6 +3,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Iterator, Sequence
@@ -26,9 +27,7 @@ DESCRIPTION = """Train a net by a Caffe solver file: read images, learn, test, t
 
 While it runs, Ctrl-C finishes the iteration, takes a snapshot and stops; a second Ctrl-C stops at once; the
 signal HUP takes a snapshot. The log folder gets train.log (Caffe's log lines) and history.jsonl (for
-plot_training).
-
-Exit codes: 0 done, 1 an error (one line on stderr says which), 130 stopped by Ctrl-C."""
+plot_training)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,6 +105,9 @@ def _signals(solver: Solver) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopping
         if stopping and number == signal.SIGINT:
+            if _in_llvm(frame):
+                os.write(2, b"\ninterrupted\n")
+                os._exit(INTERRUPTED)
             raise KeyboardInterrupt
         stopping = True
         # not print: the signal may interrupt a print
@@ -121,6 +123,11 @@ def _signals(solver: Solver) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _in_llvm(frame: FrameType | None) -> bool:
+    """Whether a kernel is being loaded: LLVM loses an exception in its callback, and the kernel's call crashes."""
+    return any(f.f_globals.get("__name__", "").startswith("llvmlite.") for f, _ in traceback.walk_stack(frame))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ from spp_tools.common import rewrite
 DESCRIPTION = """Rewrite a caffemodel of any dialect (V0, V1 `layers`) with `layer` messages, including the weights.
 
   upgrade_net_proto_binary old.caffemodel new.caffemodel
-      not needed for reading old files: every program upgrades them itself
-
-Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+      not needed for reading old files: every program upgrades them itself"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,9 +8,7 @@ from spp_tools.common import rewrite
 DESCRIPTION = """Rewrite a net's prototxt of any dialect (V0, V1 `layers`, `input` fields) with `layer` blocks.
 
   upgrade_net_proto_text old.prototxt new.prototxt
-      comments are lost; not needed for reading old files: every program upgrades them itself
-
-Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+      comments are lost; not needed for reading old files: every program upgrades them itself"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

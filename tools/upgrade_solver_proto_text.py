@@ -8,9 +8,7 @@ from spp_tools.common import rewrite
 DESCRIPTION = """Rewrite an old solver's prototxt: solver_type becomes type, and snapshot_prefix is set.
 
   upgrade_solver_proto_text old_solver.prototxt new_solver.prototxt
-      comments are lost; not needed for reading old files: every program upgrades them itself
-
-Exit codes: 0 done, 1 an error (one line on stderr says which)."""
+      comments are lost; not needed for reading old files: every program upgrades them itself"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,8 +30,7 @@ def workers() -> int:
     if text is None:
         return min(MAX_WORKERS, os.cpu_count() or 1)
     if not text.isdigit() or int(text) < 1:
-        raise DataError(f"environment variable {WORKERS}: expected a number of threads, at least 1, "
-                        f"found {text!r}")
+        raise DataError(f"environment variable {WORKERS}: expected a number of threads, at least 1, found {text!r}")
     return int(text)
 
 

@@ -33,11 +33,10 @@ class Batches(Stream):
     as_bytes, data are Pixels, unless an image of the batch is float32 or its transformation needs floats.
 
     Batch k has the records k * batch_size to (k + 1) * batch_size - 1; record r is image (r + skip) modulo len(), with
-    a random skip below rand_skip; `shuffle` permutes the images anew for every epoch of len() records. At least
-    `prefetch` batches are made ahead, and at least one per thread.
+    a random skip below rand_skip; `shuffle` permutes the images anew for every epoch of len() records.
 
     `phase` is caffe_pb2.TRAIN or TEST; `seed` is 0 or more. Raises DataError for a bad transform_param, and
-    from `peek_shape` and `next` for a bad record, which it names.
+    from `shapes` and `next` for a bad record, which it names.
     """
 
     def __init__(self, source: Images, transform_param: caffe_pb2.TransformationParameter, batch_size: int,
@@ -55,23 +54,18 @@ class Batches(Stream):
     @property
     def epoch(self) -> int:
         """The epoch of the next batch's first record."""
-        return self._epoch(self._position)
-
-    def peek_shape(self) -> tuple[int, int, int, int]:
-        """The shape N x C x H x W of the next batch's data; reads one record if reading ahead has not begun."""
-        if self._begun:
-            return self._peek().arrays[0].shape
-        record = self._position * self._batch_size
-        with self._named(record):
-            image, _ = self._source.read(self._index(record), self._transformer.color)
-        height, width, channels = self._transformer.shape(image.shape, self._size(self._position))
-        return self._batch_size, channels, height, width
+        return self._epoch(self.position)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of the next batch's data and labels."""
-        shape = self.peek_shape()
-        return [shape, shape[:1]]
+        """The shapes of the next batch's data and labels; reads one record if reading ahead has not begun."""
+        if self._futures is not None:
+            return [array.shape for array in self._peek().arrays]
+        record = self.position * self._batch_size
+        with self._named(record):
+            image, _ = self._source.read(self._index(record), self._transformer.color)
+        height, width, channels = self._transformer.shape(image.shape, self._size(self.position))
+        return [(self._batch_size, channels, height, width), (self._batch_size,)]
 
     def close(self) -> None:
         """End the threads and close the source. May be called twice."""
@@ -82,12 +76,12 @@ class Batches(Stream):
         return batch * self._batch_size // len(self)
 
     def _size(self, batch: int) -> int:
-        return self._transformer.size(self._epoch(batch), self._seed)
+        return self._transformer.size(self._epoch(batch), self.seed)
 
     def _index(self, record: int) -> int:
-        skip = generator(self._seed, SKIP, 0).integers(self._rand_skip) if self._rand_skip else 0
+        skip = generator(self.seed, SKIP, 0).integers(self._rand_skip) if self._rand_skip else 0
         epoch, place = divmod(record + int(skip), len(self))
-        return int(self._order(self._seed, epoch)[place]) if self._shuffle else place
+        return int(self._order(self.seed, epoch)[place]) if self._shuffle else place
 
     def _draw_order(self, seed: int, epoch: int) -> np.ndarray:
         return generator(seed, ORDER, epoch).permutation(len(self))
@@ -128,7 +122,7 @@ class Batches(Stream):
                     raise DataError(f"gives an input of {format_shape(shape)} (height x width x channels), but the "
                                     f"first image of its batch gives {format_shape(data.shape[1:])}; images of "
                                     "different sizes need batch_size 1, or crop_size")
-                rng = generator(self._seed, RECORDS, record)
+                rng = generator(self.seed, RECORDS, record)
                 if as_bytes:
                     self._transformer.stage(image, pixels, i, rng, size)
                 else:

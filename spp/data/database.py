@@ -52,10 +52,7 @@ class Database:
         return self._count
 
     def key(self, index: int) -> bytes:
-        """The key of record `index`, 0 <= index < len().
-
-        Keys are read up to the requested index only, so that a large database opens at once.
-        """
+        """The key of record `index`; keys are read up to it only, so that a large database opens at once."""
         if len(self._keys) <= index:
             with self._keys_lock:
                 missing = index + BATCH_RECORDS - len(self._keys)
@@ -82,8 +79,7 @@ class Database:
         self._release()
 
     def _damaged(self, what: object) -> DataError:
-        return DataError(f"LMDB '{self.path}' is damaged ({what}); copy it again or "
-                         f"{BUILD.format(self.path)}")
+        return DataError(f"LMDB '{self.path}' is damaged ({what}); copy it again or {BUILD.format(self.path)}")
 
 
 class DatabaseWriter:
@@ -173,8 +169,7 @@ def _check_folder(path: str, file: str) -> None:
     if not os.path.isdir(path):
         raise DataError(f"'{path}' is a file, not an LMDB; give the folder that holds data.mdb")
     if not os.path.exists(file):
-        if any(name == "CURRENT" or name.startswith("MANIFEST") or name.endswith(".ldb")
-               for name in os.listdir(path)):
+        if any(name == "CURRENT" or name.startswith("MANIFEST") or name.endswith(".ldb") for name in os.listdir(path)):
             raise DataError(f"'{path}' is a LevelDB, and only LMDB can be read; build it again from the "
                             "images, under another name, with tools/convert_imageset, which writes LMDB")
         raise DataError(f"'{path}' is not an LMDB: the folder has no data.mdb; {BUILD.format(path)}")
@@ -201,8 +196,7 @@ def _acquire(path: str, file: str) -> tuple[tuple[int, int], Any]:
         expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if status.st_size < expected:
             environment.close()
-            raise DataError(f"LMDB '{path}' is truncated: data.mdb has {status.st_size} of {expected} bytes; "
-                            f"{remedy}")
+            raise DataError(f"LMDB '{path}' is truncated: data.mdb has {status.st_size} of {expected} bytes; {remedy}")
         _environments[identity] = [environment, 1]
         return identity, environment
 

@@ -47,10 +47,7 @@ def decode(record: bytes, color: bool | None = None) -> tuple[np.ndarray, int]:
 
 
 class DatumImages:
-    """The labelled images of an LMDB of Datum records, by index: a source of `batches.Batches`.
-
-    Raises DataError like `database.Database`.
-    """
+    """The labelled images of an LMDB of Datum records, by index, for `Batches`; raises DataError like Database."""
 
     def __init__(self, path: str) -> None:
         self.database = Database(path)

@@ -89,14 +89,14 @@ class HDF5Batches(Stream):
         done = 0
         while done < self._batch_size:
             epoch, place = divmod(batch * self._batch_size + done, len(self))
-            order, ends = self._order(self._seed, epoch)
+            order, ends = self._order(self.seed, epoch)
             k = int(np.searchsorted(ends, place, "right"))
             file = int(order[k])
             count = min(self._batch_size - done, int(ends[k]) - place)
             first = place - int(ends[k] - self._counts[file])
             rows: Any = slice(first, first + count)
             yield slice(done, done + count), file, (
-                self._rows(self._seed, epoch, file)[rows] if self._shuffle else rows)
+                self._rows(self.seed, epoch, file)[rows] if self._shuffle else rows)
             done += count
 
     def _make(self, batch: int) -> Batch | None:

@@ -54,8 +54,7 @@ def list_folders(root: str) -> tuple[list[Entry], list[str]]:
     for label, name in enumerate(names):
         files = sorted(_files(root, name))
         if not files:
-            raise DataError(f"class folder '{os.path.join(root, name)}' is empty; put images there, or "
-                            "remove it")
+            raise DataError(f"class folder '{os.path.join(root, name)}' is empty; put images there, or remove it")
         entries += [(file, label) for file in files]
     return entries, names
 

@@ -24,19 +24,19 @@ class Stream(ABC):
 
     At least `prefetch` batches are made ahead, and at least one per thread. Everything about a batch is a pure
     function of the seed and its number (draw with `transform.generator`). So the numbers do not depend on the threads,
-    and setting the position costs nothing. Raises DataError for a batch_size below 1.
+    and `seek` costs nothing. Raises DataError for a batch_size below 1.
     """
 
     def __init__(self, batch_size: int, seed: int, prefetch: int, threads: int | None = None) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, found {batch_size}")
         self._batch_size = batch_size
-        self._seed = seed
+        self.seed = seed        # of all random draws
         self._threads = threads or workers()
         self._depth = max(prefetch, self._threads)
-        self._position = 0
-        self._futures: Any = None                   # the generator of futures of the batches from `_position` on
-        self._head: Any = None                      # the future of batch `_position`, after it was taken from there
+        self.position = 0       # the number of the next batch
+        self._futures: Any = None                   # the generator of futures of the batches from `position` on
+        self._head: Any = None                      # the future of batch `position`, after it was taken from there
         self._lent: np.ndarray | None = None        # memory of the batch that the caller has
         self._spare: list[np.ndarray] = []          # memory of batches that the caller has finished with
         self._closing = False
@@ -60,34 +60,17 @@ class Stream(ABC):
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the next batch's arrays."""
 
-    @property
-    def position(self) -> int:
-        """Number of the next batch; set it to continue from there."""
-        return self._position
-
-    @position.setter
-    def position(self, batch: int) -> None:
+    def seek(self, position: int, seed: int | None = None) -> None:
+        """Continue with batch `position`, of another stream if a seed is given."""
         self._stop()
-        self._position = batch
-
-    @property
-    def seed(self) -> int:
-        """The seed of all random draws; set it, with `position`, to continue another stream."""
-        return self._seed
-
-    @seed.setter
-    def seed(self, seed: int) -> None:
-        self._stop()
-        self._seed = seed
+        self.position = position
+        self.seed = self.seed if seed is None else seed
 
     def next(self) -> tuple[Any, ...]:
-        """The arrays of the next batch; the following call of `next` makes them invalid.
-
-        Raises what making the batch raised, every time until the position is set.
-        """
+        """The next batch's arrays, valid until the following call; raises what `_make` raised, until `seek`."""
         batch = self._peek()
         self._head = None
-        self._position += 1
+        self.position += 1
         if self._lent is not None:
             self._spare.append(self._lent)
         self._lent = batch.memory
@@ -105,11 +88,6 @@ class Stream(ABC):
         self._stop()
 
     @property
-    def _begun(self) -> bool:
-        """Whether batches are being made."""
-        return self._futures is not None
-
-    @property
     def _unwanted(self) -> bool:
         """Whether the batches that are being made will not be used."""
         return self._closing or program_ends()
@@ -117,7 +95,7 @@ class Stream(ABC):
     def _peek(self) -> Batch:
         """The next batch as `_make` returned it; raises what that raised, every time."""
         if self._futures is None:
-            self._futures = ahead(self._make, itertools.count(self._position), self._depth, self._threads)
+            self._futures = ahead(self._make, itertools.count(self.position), self._depth, self._threads)
         self._take_head()
         return self._head.result()
 
@@ -135,11 +113,10 @@ class Stream(ABC):
     def _empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
         """A batch's first array, and its memory: that of an earlier batch if it is large enough."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = None
         try:
-            memory = self._spare.pop()
+            memory: np.ndarray | None = self._spare.pop()
         except IndexError:
-            pass
+            memory = None
         if memory is None or memory.size < size:
             memory = self._allocate(size)
         return memory[:size].view(dtype).reshape(shape), memory

@@ -22,10 +22,7 @@ RECORDS, SIZES, SKIP, ORDER, ROWS = range(5)    # the purposes of random streams
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """The random stream of one record, or of one epoch's size or order.
-
-    A pure function of its arguments: numbers depend neither on earlier draws nor on threads.
-    """
+    """The random stream of one record, or of one epoch's size or order: a pure function of its arguments."""
     return np.random.Generator(np.random.Philox(key=seed, counter=(0, number, purpose, 0)))
 
 
@@ -43,14 +40,13 @@ class Cut(NamedTuple):
 class Transformer:
     """Transforms one image at a time as a transform_param says; has no state, so threads may share it.
 
-    In this order: the shorter side to `resize_short`; a crop of `crop_size` (TEST: the centre; TRAIN:
-    anywhere, or by CORNERS one of five places); the crop to the scheduled size of `size_param`; the mirror,
-    with probability 1/2 in both phases; in TRAIN the colour altering of AlexNet; minus the mean; times the
-    scale. Crop, mirror, mean and scale are Caffe's DataTransformer (float32 after the mirror); the rest is
-    SPP-net's (Sec. 3.1).
+    In this order: the shorter side to `resize_short`; a crop of `crop_size` (TEST: the centre; TRAIN: anywhere, or by
+    CORNERS one of five places); the crop to the scheduled size of `size_param`; the mirror, with probability 1/2 in
+    both phases; in TRAIN the colour altering of AlexNet; minus the mean; times the scale. Crop, mirror, mean and scale
+    are Caffe's DataTransformer (float32 after the mirror); the rest is SPP-net's (Sec. 3.1).
 
-    `phase` is caffe_pb2.TRAIN or TEST. Raises DataError for fields that contradict each other or are
-    incomplete, and a missing mean file; ProtoError if that file is no BlobProto.
+    `phase` is caffe_pb2.TRAIN or TEST. Raises DataError for fields that contradict each other or are incomplete, and a
+    missing mean file; ProtoError if that file is no BlobProto.
     """
 
     def __init__(self, param: caffe_pb2.TransformationParameter, phase: int) -> None:
@@ -74,10 +70,7 @@ class Transformer:
         self._components = components.astype(np.float32)
 
     def size(self, epoch: int, seed: int) -> int:
-        """The side of the input in pixels in an epoch: by size_param's schedule in TRAIN, else crop_size.
-
-        0 if there is no crop_size: the input has the (resized) image's own height and width.
-        """
+        """The input's side in pixels in an epoch: size_param's in TRAIN, else crop_size; 0: the image's own size."""
         schedule = self._param.size_param
         if not self._train or not schedule.size:
             return self._param.crop_size
@@ -206,10 +199,9 @@ class Transformer:
             raise DataError(f"mean_file '{name}' has {mean.shape[2]} channel(s) and the image {full[2]}; "
                             "compute it from this database with tools/compute_image_mean")
         if self._param.mean_mode != self._param.WARP and mean.shape != full:
-            raise DataError(f"mean_file '{name}' is {mean.shape[0]} x {mean.shape[1]} and the image "
-                            f"{full[0]} x {full[1]} pixels (height x width); set transform_param's "
-                            "mean_mode: WARP, or compute the mean from this database with "
-                            "tools/compute_image_mean")
+            raise DataError(f"mean_file '{name}' is {mean.shape[0]} x {mean.shape[1]} and the image {full[0]} x "
+                            f"{full[1]} pixels (height x width); set transform_param's mean_mode: WARP, or compute "
+                            "the mean from this database with tools/compute_image_mean")
 
     def _warp(self, height: int, width: int, mirrored: bool) -> np.ndarray:
         return images.resize(self._means[mirrored], height, width)

@@ -1,4 +1,6 @@
 """Batches of foreground and background windows, cropped, padded and warped as R-CNN does, read ahead."""
+import functools
+
 import numpy as np
 
 from spp.boxes import context_window
@@ -37,7 +39,7 @@ class WindowBatches(Stream):
         self._mirror: bool = transform_param.mirror
         self._scale = np.float32(transform_param.scale)
         self._mean = mean_patch(transform_param, windows.channels)
-        self._files: dict[int, bytes] | None = {} if param.cache_images else None
+        self._read = functools.cache(read_bytes) if param.cache_images else read_bytes
         # float32, as Caffe's product and comparisons: 10 * 0.7 is 7, and an overlap of 0.6 reaches 0.6
         foreground = windows.overlap >= np.float32(param.fg_threshold)
         background = ~foreground & (windows.overlap < np.float32(param.bg_threshold))
@@ -71,7 +73,7 @@ class WindowBatches(Stream):
         for i in range(self._batch_size):
             if self._unwanted:
                 return None
-            rng = generator(self._seed, RECORDS, batch * self._batch_size + i)
+            rng = generator(self.seed, RECORDS, batch * self._batch_size + i)
             kind = self._background if i < first_foreground else self._foreground
             window = int(kind[rng.integers(len(kind))])
             if i >= first_foreground:
@@ -94,12 +96,7 @@ class WindowBatches(Stream):
     def _image(self, index: int, window: int) -> np.ndarray:
         listed = self._windows.images[index]
         try:
-            data = None if self._files is None else self._files.get(index)
-            if data is None:
-                data = read_bytes(listed.path)
-                if self._files is not None:
-                    self._files[index] = data
-            image = images.decode(data, self._windows.channels == 3)
+            image = images.decode(self._read(listed.path), self._windows.channels == 3)
             if image.shape[:2] != (listed.height, listed.width):
                 raise DataError(f"is {image.shape[0]} x {image.shape[1]} pixels (height x width), but the window "
                                 f"file says {listed.height} x {listed.width}; correct it")
@@ -131,8 +128,7 @@ def _check(param: caffe_pb2.WindowDataParameter, transform_param: caffe_pb2.Tran
     check(transform_param)
     unused = [field.name for field, _ in transform_param.ListFields() if field.name not in USED]
     if unused:
-        raise DataError(f"transform_param: windows take no {', '.join(unused)}; drop it (they take "
-                        f"{', '.join(USED)})")
+        raise DataError(f"transform_param: windows take no {', '.join(unused)}; drop it (they take {', '.join(USED)})")
     crop = transform_param.crop_size
     if not crop:
         raise DataError("transform_param needs crop_size, the side of the warped windows; set it (R-CNN: 227)")

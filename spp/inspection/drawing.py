@@ -60,10 +60,7 @@ def to_dot(net: Any, rankdir: str = "LR", shapes: dict[str, Sequence[int]] | Non
 
 
 def render(text: str, kind: str) -> bytes:
-    """A picture of a DOT text, made by Graphviz; kind: its format, such as "png".
-
-    Raises SppError if Graphviz is not installed or fails.
-    """
+    """A picture of a DOT text in a format such as "png"; raises SppError if Graphviz is not installed or fails."""
     program = shutil.which("dot")
     if program is None:
         raise SppError("drawing needs Graphviz's program 'dot'; install graphviz, or write a .dot file, or print the "

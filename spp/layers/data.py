@@ -65,8 +65,7 @@ class StreamLayer(Layer):
         return {"position": self.batches.position, "seed": self.batches.seed}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.batches.seed = state["seed"]       # without random_seed, that of the interrupted run
-        self.batches.position = state["position"]
+        self.batches.seek(state["position"], state["seed"])     # without random_seed, that of the interrupted run
 
     def close(self) -> None:
         self.batches.close()

@@ -53,8 +53,9 @@ _BY_FORK: dict[str, dict[int, Any]] = {
 }
 # Fields of BVLC's layers that forks read in another way: (parameter, number inside it).
 _CLASHING = {(121, 13): "pooling_param's round_mode"}
-_RAW = {10: "raw_data_type", 11: "raw_diff_type", 12: "raw_data", 13: "raw_diff"}
-_RAW_WIRE = {10: VARINT, 11: VARINT, 12: LENGTH, 13: LENGTH}
+# NVIDIA's fields of a BlobProto, by number and wire type.
+_RAW = {(10, VARINT): "raw_data_type", (11, VARINT): "raw_diff_type", (12, LENGTH): "raw_data",
+        (13, LENGTH): "raw_diff"}
 
 # Fields of a net that only one fork writes: numbers, and whether they are strings or messages.
 _NET_SIGNS = (("NVIDIA", range(12, 21), False),         # types and scales of the whole net
@@ -80,14 +81,11 @@ def to_current(data: bytes, message: Any, source: str) -> bytes:
         if isinstance(message, caffe_pb2.NetParameter):
             return _net(data, source)
         if isinstance(message, caffe_pb2.SolverState):
-            return rewrite_fields(data, 0, len(data), lambda field: _history(data, field)) or data
+            return rewrite_fields(data, 0, len(data), lambda field: rewrite_message(data, field, _blob)
+                                  if _is(field, _STATE_HISTORY) else None) or data
         return _blob(data, 0, len(data)) or data
     except Damaged:
         return data     # the parser reports it
-
-
-def _history(data: bytes, field: WireField) -> bytes | None:
-    return rewrite_message(data, field, _blob) if _is(field, _STATE_HISTORY) else None
 
 
 def _net(data: bytes, source: str) -> bytes:
@@ -133,10 +131,10 @@ def _layer_signs(data: bytes, fields: list[WireField]) -> set[str]:
              if field.number in numbers and wire in (None, field.wire)
              and (field.number in own_numbers or not only_own)}
     for field in fields:
-        if _is(field, _LAYER_BLOBS) and any(map(_is_raw, _blob_fields(data, field.value, field.end))):
+        if _is(field, _LAYER_BLOBS) and any((f.number, f.wire) in _RAW
+                                            for f in _blob_fields(data, field.value, field.end)):
             forks.add("NVIDIA")
-        if (_is(field, _LAYER_ENGINE) and _LAYER_ENGINE not in own_numbers
-                and data[field.value:field.end].isascii()):
+        if _is(field, _LAYER_ENGINE) and _LAYER_ENGINE not in own_numbers and data[field.value:field.end].isascii():
             forks.add("Intel")
     return forks
 
@@ -175,16 +173,11 @@ def _layer(data: bytes, fields: list[WireField], rules: dict[int, Any], signs: l
 
 def _blob(data: bytes, start: int, end: int) -> bytes | None:
     """The bytes of a BlobProto with changed numbers; None if nothing changes."""
-    fields = list(_blob_fields(data, start, end))
-    if not any(map(_is_raw, fields)):
-        return None
-
     def new_bytes(field: WireField) -> bytes | None:
-        if not _is_raw(field):
-            return None
-        return renumber(data, field, _number(caffe_pb2.BlobProto, _RAW[field.number]))
+        name = _RAW.get((field.number, field.wire))
+        return renumber(data, field, _number(caffe_pb2.BlobProto, name)) if name else None
 
-    return rewrite_fields(data, start, end, new_bytes, fields)
+    return rewrite_fields(data, start, end, new_bytes, list(_blob_fields(data, start, end)))
 
 
 def _blob_fields(data: bytes, start: int, end: int) -> Iterator[WireField]:
@@ -201,11 +194,6 @@ def _type(data: bytes, fields: list[WireField]) -> str:
 
 def _is(field: WireField, number: int) -> bool:
     return field.number == number and field.wire == LENGTH
-
-
-def _is_raw(field: WireField) -> bool:
-    """Whether a BlobProto's field is one of NVIDIA's raw_data."""
-    return _RAW_WIRE.get(field.number) == field.wire
 
 
 def _number(message: Any, name: str) -> int:

@@ -49,8 +49,7 @@ def bad_escape(text: str, source: str) -> str | None:
     """The message for an invalid escape, as in a Windows path; protobuf accepts some of them."""
     for token in tokens(text):
         if token.kind == "string" and "\\" in _ESCAPE.sub("", token.text):
-            return located(source, scan(text), token.place,
-                           f"bad escape in {token.text}; write a backslash as \\\\")
+            return located(source, scan(text), token.place, f"bad escape in {token.text}; write a backslash as \\\\")
     return None
 
 

@@ -31,10 +31,7 @@ UNKNOWN = "binary data of an unknown kind"
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file.
-
-    Raises ProtoError if it is missing, a folder, or not readable.
-    """
+    """The content of a file; raises ProtoError if it is missing, a folder, or not readable."""
     name = os.fspath(path)
     try:
         with open(name, "rb") as file:
@@ -85,10 +82,7 @@ def unset(message: Any) -> list[str]:
 
 
 def is_text(data: bytes) -> bool:
-    """Whether the content is ASCII, possibly with comments in another encoding.
-
-    Binary messages have control characters near their beginning.
-    """
+    """Whether the content is ASCII but for comments; binary messages have control characters near the beginning."""
     head = data[:4096]
     control = any(byte < 32 and byte not in b"\t\n\f\r" for byte in head)
     return not control and sum(byte < 128 for byte in head) >= len(head) / 4

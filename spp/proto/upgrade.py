@@ -110,17 +110,13 @@ def _upgrade_v1(v1: caffe_pb2.V1LayerParameter, layer: caffe_pb2.LayerParameter)
         if field.name.endswith("_param"):
             getattr(layer, field.name).CopyFrom(value)
 
-    for _ in range(max(len(v1.param), len(v1.blob_share_mode), len(v1.blobs_lr), len(v1.weight_decay))):
-        layer.param.add()
-    for i, name in enumerate(v1.param):
-        layer.param[i].name = name
-    for i, mode in enumerate(v1.blob_share_mode):
-        name = caffe_pb2.V1LayerParameter.DimCheckMode.Name(mode)
-        layer.param[i].share_mode = getattr(caffe_pb2.ParamSpec, name)
-    for i, factor in enumerate(v1.blobs_lr):
-        layer.param[i].lr_mult = factor
-    for i, factor in enumerate(v1.weight_decay):
-        layer.param[i].decay_mult = factor
+    # the enums of share_mode have the same numbers
+    for name, values in (("name", v1.param), ("share_mode", v1.blob_share_mode), ("lr_mult", v1.blobs_lr),
+                         ("decay_mult", v1.weight_decay)):
+        for i, value in enumerate(values):
+            if i == len(layer.param):
+                layer.param.add()
+            setattr(layer.param[i], name, value)
 
     if layer.type in _TRANSFORMED:
         data = getattr(layer, _TRANSFORMED[layer.type])

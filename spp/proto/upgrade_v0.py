@@ -1,5 +1,6 @@
 """The first dialect (V0): one message with the parameters of all layer types, and padding layers."""
 import logging
+from typing import Any
 
 from spp.errors import ProtoError
 from spp.proto import caffe_pb2
@@ -15,40 +16,14 @@ _TYPES = {
     "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS", "split": "SPLIT",
     "tanh": "TANH", "window_data": "WINDOW_DATA",
 }
-_PARAMS = {
-    "conv": "convolution_param", "innerproduct": "inner_product_param", "pool": "pooling_param",
-    "dropout": "dropout_param", "lrn": "lrn_param", "concat": "concat_param", "data": "data_param",
-    "hdf5_data": "hdf5_data_param", "images": "image_data_param", "window_data": "window_data_param",
-    "infogain_loss": "infogain_loss_param",
-}
-# V0 field: its current name, and the types that have it in their own parameters.
-_FIELDS = {
-    "num_output": ("num_output", ("conv", "innerproduct")),
-    "biasterm": ("bias_term", ("conv", "innerproduct")),
-    "weight_filler": ("weight_filler", ("conv", "innerproduct")),
-    "bias_filler": ("bias_filler", ("conv", "innerproduct")),
-    "pad": ("pad", ("conv", "pool")),
-    "kernelsize": ("kernel_size", ("conv", "pool")),
-    "stride": ("stride", ("conv", "pool")),
-    "group": ("group", ("conv",)),
-    "pool": ("pool", ("pool",)),
-    "dropout_ratio": ("dropout_ratio", ("dropout",)),
-    "local_size": ("local_size", ("lrn",)),
-    "alpha": ("alpha", ("lrn",)),
-    "beta": ("beta", ("lrn",)),
-    "k": ("k", ("lrn",)),
-    "concat_dim": ("concat_dim", ("concat",)),
-    "source": ("source", ("data", "hdf5_data", "images", "window_data", "infogain_loss")),
-    "batchsize": ("batch_size", ("data", "hdf5_data", "images", "window_data")),
-    "rand_skip": ("rand_skip", ("data", "images")),
-    "shuffle_images": ("shuffle", ("images",)),
-    "new_height": ("new_height", ("images",)),
-    "new_width": ("new_width", ("images",)),
-    "det_fg_threshold": ("fg_threshold", ("window_data",)),
-    "det_bg_threshold": ("bg_threshold", ("window_data",)),
-    "det_fg_fraction": ("fg_fraction", ("window_data",)),
-    "det_context_pad": ("context_pad", ("window_data",)),
-    "det_crop_mode": ("crop_mode", ("window_data",)),
+# The parameters of types whose name they do not have: data has data_param.
+_PARAMS = {"conv": "convolution_param", "images": "image_data_param", "innerproduct": "inner_product_param",
+           "pool": "pooling_param"}
+# V0 fields whose names differ in the parameters of their types.
+_RENAMED = {
+    "biasterm": "bias_term", "kernelsize": "kernel_size", "batchsize": "batch_size", "shuffle_images": "shuffle",
+    "det_fg_threshold": "fg_threshold", "det_bg_threshold": "bg_threshold", "det_fg_fraction": "fg_fraction",
+    "det_context_pad": "context_pad", "det_crop_mode": "crop_mode",
 }
 _TRANSFORM = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
 _UNCHANGED = ("blobs", "blobs_lr", "weight_decay")
@@ -93,23 +68,24 @@ def _upgrade_layer(v0: caffe_pb2.V0LayerParameter, layer: caffe_pb2.V1LayerParam
     where = f"{source}: layer {v0.name!r} ({v0.type})"
     if v0.HasField("type") and v0.type not in _TYPES:
         raise ProtoError(f"{where}: unknown type; V0 has {', '.join(_TYPES)}")
+    param: Any = getattr(layer, _PARAMS.get(v0.type, f"{v0.type}_param"), None)
     for field, value in v0.ListFields():
-        name, types = _FIELDS.get(field.name, ("", ()))
-        if field.name == "name":
+        name = _RENAMED.get(field.name, field.name)
+        if name == "name":
             layer.name = value
-        elif field.name == "type":
+        elif name == "type":
             layer.type = getattr(caffe_pb2.V1LayerParameter, _TYPES[value])
-        elif field.name in _UNCHANGED:
-            getattr(layer, field.name).MergeFrom(value)
-        elif field.name == "hdf5_output_param":
+        elif name in _UNCHANGED:
+            getattr(layer, name).MergeFrom(value)
+        elif name == "hdf5_output_param":
             layer.hdf5_output_param.CopyFrom(value)
-        elif field.name in _TRANSFORM:
-            setattr(layer.transform_param, _TRANSFORM[field.name], value)
-        elif v0.type not in types:
+        elif name in _TRANSFORM:
+            setattr(layer.transform_param, _TRANSFORM[name], value)
+        elif not hasattr(param, name) or (v0.type == "hdf5_data" and name == "shuffle"):
             log.warning("%s: field %r has no meaning for this type and is dropped", where, field.name)
-        elif name in ("weight_filler", "bias_filler"):
-            getattr(getattr(layer, _PARAMS[v0.type]), name).CopyFrom(value)
+        elif name.endswith("_filler"):
+            getattr(param, name).CopyFrom(value)
         elif v0.type == "conv" and name in ("pad", "kernel_size", "stride"):    # one per axis now
-            getattr(layer.convolution_param, name).append(value)
+            getattr(param, name).append(value)
         else:
-            setattr(getattr(layer, _PARAMS[v0.type]), name, value)
+            setattr(param, name, value)

@@ -24,10 +24,7 @@ class Classifier(Net):
         self.image_dims = self.crop_dims if image_dims is None else np.array(image_dims)
 
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:
-        """Scores N x classes of N images H x W x K: means over ten crops, or of the centre crop.
-
-        Images are as `io.load_image` returns them, of any sizes.
-        """
+        """Scores N x classes of N images as `io.load_image` returns them: means over ten crops, or of the centre."""
         resized = np.array([io.resize_image(image, self.image_dims) for image in inputs])
         if oversample:
             crops = io.oversample(resized, self.crop_dims)

@@ -18,7 +18,7 @@ MIN_LEVEL = "GLOG_minloglevel"      # environment variable: the lowest level tha
 
 _log = logging.getLogger("spp")
 _seeds = random.Random()
-_state = {"gpu": False, "device_id": 0, "solver_count": 1, "solver_rank": 0, "multiprocess": False}
+_state = {"gpu": False, "device_id": 0, "solver_count": 1, "solver_rank": 0}
 
 
 class CaffeError(SppError, RuntimeError):
@@ -60,10 +60,7 @@ def set_mode_cpu() -> None:
 
 
 def set_mode_gpu() -> None:
-    """Nets that are created from now on compute on the GPU of `set_device` (default 0).
-
-    If it cannot be used, a RuntimeWarning says why, and they compute on the CPU.
-    """
+    """Nets created from now on compute on the GPU of `set_device`; on the CPU, with a RuntimeWarning, if it fails."""
     _state["gpu"] = True
     device()
 
@@ -123,7 +120,6 @@ def set_solver_rank(rank: int) -> None:
 
 def set_multiprocess(value: bool) -> None:
     """Whether each solver is a process of its own; it always is in spp, so this has no effect."""
-    _state["multiprocess"] = value
 
 
 def has_nccl() -> bool:

@@ -4,14 +4,14 @@ import os
 import warnings
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any, Callable, ContextManager, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 
 import spp.net
 from spp import host_copy, weights as weight_files
-from spp.atomic import replacing
 from spp.blob import Blob
 from spp.layers.base import host_views
 from spp.pycaffe import common
@@ -20,7 +20,27 @@ from spp.pycaffe.common import CaffeError, caffe_errors, readable
 Arrays = dict[str, np.ndarray]
 
 
-class Net:
+class OnDevice:
+    """Base of Net and Solver, which synchronises the caller's arrays with the memory of `_all_blobs` on a GPU."""
+
+    _all_blobs: list[Blob]
+
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        """Surround the engine's work, whose errors become CaffeErrors."""
+        with caffe_errors(), host_copy.device_access(self._all_blobs):
+            yield
+
+    def _with_host_access(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, surrounded as the caller's code within the engine's work."""
+        @functools.wraps(function)
+        def run(*args: Any) -> Any:
+            with host_copy.host_access(self._all_blobs):
+                return function(*args)
+        return run
+
+
+class Net(OnDevice):
     """Net(network_file, phase, level=0, stages=None, weights=None), or the old form Net(network_file, weights, phase).
 
     Public attributes: `blobs` (name to Blob), `params` (layer name to its Blobs), `layers`, `layer_dict`, `inputs`,
@@ -113,13 +133,9 @@ class Net:
 
     def _forward(self, first: int, last: int) -> float:
         """Run the layers from index `first` to `last`; returns their loss."""
-        with caffe_errors(), self._engine():
+        with self._engine():
             self._net.forward_layers(first, last)
             return self._net.loss_of_layers(first, last)
-
-    def _engine(self) -> ContextManager:
-        """Around the engine's work on a GPU: arrays that were handed out go to the device, and come back."""
-        return host_copy.device_access(self._all_blobs)
 
     @caffe_errors()
     def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: Any) -> Arrays:
@@ -128,10 +144,7 @@ class Net:
         Returns copies, with one row per image (one per batch for outputs without a batch axis, such as a loss).
         """
         self._check_inputs(kwargs)
-        batches: dict[str, list[np.ndarray]] = {}
-        for batch in self._batches(kwargs):
-            _collect(batches, self.forward(blobs, **batch))
-        return self._joined(batches, kwargs)
+        return self._joined([_copies(self.forward(blobs, **batch)) for batch in self._batches(kwargs)], kwargs)
 
     # --- backward
 
@@ -176,7 +189,7 @@ class Net:
         """Run the layers from index `first` down to `last` backward; returns how many had a gradient to compute."""
         if any(self.blobs[name].shape != shape for name, shape in self._loss_shapes.items()):
             self._set_loss_diffs()
-        with caffe_errors(), self._engine():
+        with self._engine():
             return self._net.backward_layers(first, last)
 
     def _set_loss_diffs(self) -> None:
@@ -204,11 +217,10 @@ class Net:
         if not inputs or len(inputs) + len(tops) < len(kwargs):
             raise CaffeError(f"Input blob arguments do not match net inputs and outputs, {_listed(self.inputs)} and "
                              f"{_listed(self.outputs)}: the arguments are {_listed(kwargs)}")
-        all_outputs: dict[str, list[np.ndarray]] = {}
-        all_diffs: dict[str, list[np.ndarray]] = {}
+        all_outputs, all_diffs = [], []
         for batch, top_batch in zip_longest(self._batches(inputs), self._batches(tops) if tops else ()):
-            _collect(all_outputs, self.forward(blobs, **batch))
-            _collect(all_diffs, self.backward(diffs, **top_batch or {}))
+            all_outputs.append(_copies(self.forward(blobs, **batch)))
+            all_diffs.append(_copies(self.backward(diffs, **top_batch or {})))
         return self._joined(all_outputs, inputs), self._joined(all_diffs, inputs)
 
     def _batches(self, arrays: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -226,12 +238,11 @@ class Net:
                 batch[name] = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
             yield batch
 
-    def _joined(self, batches: dict[str, list[np.ndarray]], inputs: dict[str, Any]) -> Arrays:
+    def _joined(self, batches: list[Arrays], inputs: dict[str, Any]) -> Arrays:
         """The batches of each name in one array, without the rows that pad the last one."""
-        joined = {name: np.concatenate(parts) for name, parts in batches.items()}
-        size = self.blobs[next(iter(inputs))].shape[0] if inputs else 0
-        return {name: values[:_count(inputs)] if len(batches[name][0]) == size else values
-                for name, values in joined.items()}
+        size, count = self.blobs[next(iter(inputs))].shape[0], _count(inputs)
+        joined = {name: np.concatenate([batch[name] for batch in batches]) for name in (batches[0] if batches else ())}
+        return {name: values[:count] if len(batches[0][name]) == size else values for name, values in joined.items()}
 
     # --- names
 
@@ -246,7 +257,6 @@ class Net:
 
     # --- the rest
 
-    @caffe_errors()
     def reshape(self) -> None:
         """Reshape all blobs after an input was reshaped; forward does it too."""
         with self._engine():
@@ -257,38 +267,26 @@ class Net:
         with self._engine():
             self._net.clear_param_diffs()
 
-    @caffe_errors()
     def copy_from(self, weights: str | os.PathLike[str]) -> None:
         """Load weights by layer name from a .caffemodel, binary or HDF5."""
         with self._engine():
             self._net.copy_from(readable(weights))
 
-    @caffe_errors()
     def share_with(self, other: "Net") -> None:
         """Share the memory of another net's weights, for layers of the same name."""
         with self._engine(), other._engine():
             self._net.share_with(other._net)
 
-    @caffe_errors()
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write layers and weights to a .caffemodel (HDF5 if the name ends in .h5)."""
         with self._engine():
             self._net.save(os.fspath(path))
 
-    @caffe_errors()
     def save_hdf5(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to an HDF5 file of any name."""
-        with replacing(path) as temporary:
-            whole = temporary + ".h5"           # Net.save writes HDF5 by this suffix
-            try:
-                with self._engine():
-                    self._net.save(whole)
-                os.replace(whole, temporary)
-            finally:
-                if os.path.exists(whole):
-                    os.remove(whole)
+        with self._engine(), self._net.context.backend.use():
+            weight_files.write_hdf5(self._net, os.fspath(path))
 
-    @caffe_errors()
     def load_hdf5(self, path: str | os.PathLike[str]) -> None:
         """Load weights by layer name from an HDF5 file; raises CaffeError for another file."""
         if not weight_files.is_hdf5(readable(path)):
@@ -324,14 +322,6 @@ class Net:
         """Call `function(layer index)` after each layer's backward."""
         self._net.after_backward.append(self._with_host_access(function))
 
-    def _with_host_access(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, wrapped so that the caller's NumPy arrays are synchronised with a GPU before and after it."""
-        @functools.wraps(function)
-        def run(*args: Any) -> Any:
-            with host_copy.host_access(self._all_blobs):
-                return function(*args)
-        return run
-
 
 class _HostLayer:
     """A layer of a net on a GPU whose parameters are NumPy arrays."""
@@ -353,9 +343,8 @@ def _listed(names: Any) -> str:
 
 
 def _count(arrays: dict[str, Any]) -> int:
-    return len(next(iter(arrays.values()))) if arrays else 0
+    return len(next(iter(arrays.values())))
 
 
-def _collect(batches: dict[str, list[np.ndarray]], batch: Arrays) -> None:
-    for name, values in batch.items():
-        batches.setdefault(name, []).append(np.array(np.atleast_1d(values)))
+def _copies(arrays: Arrays) -> Arrays:
+    return {name: np.array(np.atleast_1d(values)) for name, values in arrays.items()}

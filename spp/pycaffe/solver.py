@@ -2,15 +2,15 @@
 import logging
 import os
 import weakref
-from typing import Any, Callable, ContextManager
+from typing import Any, Callable
 
 import spp.net
 import spp.solver
-from spp import host_copy, paths
+from spp import paths
 from spp.proto import text
 from spp.pycaffe import common
 from spp.pycaffe.common import caffe_errors, readable
-from spp.pycaffe.net import Net
+from spp.pycaffe.net import Net, OnDevice
 from spp.training.reporting import Listener, LogLines
 
 log = logging.getLogger("spp.pycaffe.solver")
@@ -36,7 +36,7 @@ class _Callbacks(Listener):
         self._on_gradients_ready()
 
 
-class Solver:
+class Solver(OnDevice):
     """A solver of the type that the file names; subclasses override the file's type.
 
     `net` and `test_nets` are caffe.Nets. `param` is the SolverParameter; its max_iter, display and base_lr may be
@@ -61,6 +61,7 @@ class Solver:
         self._solver = spp.solver.Solver(self.param, common.device(), [_Log()])
         self.net = Net.of(self._solver.net, self._solver)
         self.test_nets = [Net.of(net, self._solver) for net in self._solver.test_nets]
+        self._all_blobs = [blob for net in (self.net, *self.test_nets) for blob in net._all_blobs]
         # once this object and its nets are garbage; the threads of data layers would run on
         weakref.finalize(self._solver, _close, [self._solver.net, *self._solver.test_nets])
 
@@ -74,13 +75,11 @@ class Solver:
         """The learning rate of the next update."""
         return self._solver.lr
 
-    @caffe_errors()
     def step(self, count: int) -> None:
         """Do `count` updates, with the solver's tests, log lines and snapshots."""
         with self._engine():
             self._solver.step(count)
 
-    @caffe_errors()
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
         """Train up to max_iter; resume from a .solverstate if `resume_file` is given."""
         with self._engine():
@@ -89,19 +88,16 @@ class Solver:
             self._solver.max_iter = self.param.max_iter
             self._solver.solve()
 
-    @caffe_errors()
     def restore(self, state_file: str | os.PathLike[str]) -> None:
         """Resume from a .solverstate."""
         with self._engine():
             self._solver.restore(readable(state_file))
 
-    @caffe_errors()
     def snapshot(self) -> None:
         """Write <snapshot_prefix>_iter_<iter>.caffemodel and .solverstate."""
         with self._engine():
             self._solver.snapshot()
 
-    @caffe_errors()
     def apply_update(self) -> None:
         """Update the parameters by the gradients in their diffs, and count an iteration."""
         with self._engine():
@@ -116,15 +112,6 @@ class Solver:
         """Call `on_start` when an iteration begins, and `on_gradients_ready` when its gradients are complete."""
         self._solver.listeners.append(_Callbacks(self._with_host_access(on_start),
                                                  self._with_host_access(on_gradients_ready)))
-
-    def _engine(self) -> ContextManager:
-        """Around the engine's work: NumPy arrays that the caller holds go to the GPU before and come back after."""
-        return host_copy.device_access([blob for net in (self.net, *self.test_nets) for blob in net._all_blobs])
-
-    def _with_host_access(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        for net in (self.net, *self.test_nets):
-            function = net._with_host_access(function)
-        return function
 
 
 class SGDSolver(Solver):
@@ -168,8 +155,7 @@ def _close(nets: list[spp.net.Net]) -> None:
         net.close()
 
 
-SOLVERS = {cls.type: cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver,
-                                     AdamSolver)}
+SOLVERS = {cls.type: cls for cls in Solver.__subclasses__()}
 
 
 @caffe_errors()

@@ -5,6 +5,7 @@ from typing import Any, Callable, ContextManager, Sequence
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers import Layer
+from spp.proto import caffe_pb2
 
 
 @dataclass
@@ -13,12 +14,11 @@ class LearnableParam:
 
     blob: Blob
     name: str
-    lr_mult: float = 1.0
-    decay_mult: float = 1.0
+    lr_mult: float
+    decay_mult: float
 
 
-def collect(layers: Sequence[Layer],
-            error_context: Callable[[Any], ContextManager[None]],
+def collect(layers: Sequence[Layer], error_context: Callable[[Any], ContextManager[None]]
             ) -> tuple[list[LearnableParam], dict[int, LearnableParam]]:
     """The learnable parameters in layer order, and the one of every layer's blob, by the blob's id.
 
@@ -35,22 +35,20 @@ def collect(layers: Sequence[Layer],
             if len(specs) > len(layer.blobs):
                 raise NetError(f"too many param blocks: {len(specs)} for {len(layer.blobs)} parameter(s)")
             for i, blob in enumerate(layer.blobs):
-                spec = specs[i] if i < len(specs) else None
-                if spec is not None and spec.name and spec.name in owners:
+                spec = specs[i] if i < len(specs) else caffe_pb2.ParamSpec()
+                if spec.name in owners:
                     _share(layer, i, spec, *owners[spec.name])
                     of_blob[id(blob)] = owners[spec.name][2]
                     continue
-                param = LearnableParam(blob, f"{layer.name}[{i}]", spec.lr_mult if spec else 1.0,
-                                       spec.decay_mult if spec else 1.0)
+                param = LearnableParam(blob, f"{layer.name}[{i}]", spec.lr_mult, spec.decay_mult)
                 learnable.append(param)
                 of_blob[id(blob)] = param
-                if spec is not None and spec.name:
+                if spec.name:
                     owners[spec.name] = (layer, i, param)
     return learnable, of_blob
 
 
-def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int,
-           param: LearnableParam) -> None:
+def _share(layer: Layer, index: int, spec: Any, owner: Layer, owner_index: int, param: LearnableParam) -> None:
     """Let a layer's blob share the memory of its owner's; `param` is the owner's, and takes over multipliers."""
     mine, theirs = layer.blobs[index], owner.blobs[owner_index]
     permissive = spec.share_mode == spec.PERMISSIVE

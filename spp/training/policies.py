@@ -6,20 +6,12 @@ from typing import Any, Callable
 from spp.errors import SolverError
 
 
-def _step(p: Any, iteration: int) -> float:
-    return p.base_lr * p.gamma ** (iteration // p.stepsize)
-
-
-def _multistep(p: Any, iteration: int) -> float:
-    return p.base_lr * p.gamma ** current_step(p, iteration)
-
-
 POLICIES: dict[str, Callable[[Any, int], float]] = {
     "fixed": lambda p, iteration: p.base_lr,
-    "step": _step,
+    "step": lambda p, iteration: p.base_lr * p.gamma ** (iteration // p.stepsize),
     "exp": lambda p, iteration: p.base_lr * p.gamma ** iteration,
     "inv": lambda p, iteration: p.base_lr * (1 + p.gamma * iteration) ** -p.power,
-    "multistep": _multistep,
+    "multistep": lambda p, iteration: p.base_lr * p.gamma ** current_step(p, iteration),
     "poly": lambda p, iteration: p.base_lr * max(0.0, 1 - iteration / p.max_iter) ** p.power,
     "sigmoid": lambda p, iteration: p.base_lr / (1 + math.exp(-p.gamma * (iteration - p.stepsize))),
 }
@@ -30,10 +22,9 @@ NEEDS = {"fixed": (), "step": ("gamma", "stepsize"), "exp": ("gamma",), "inv": (
 
 def check(p: Any) -> None:
     """Raise SolverError if a SolverParameter's policy is unknown, or if a parameter of the policy is missing."""
-    if not p.lr_policy:
-        raise SolverError(f"the solver gives no lr_policy; known policies: {', '.join(sorted(NEEDS))}")
     if p.lr_policy not in NEEDS:
-        raise SolverError(f"unknown lr_policy {p.lr_policy!r}; known policies: {', '.join(sorted(NEEDS))}")
+        error = f"unknown lr_policy {p.lr_policy!r}" if p.lr_policy else "the solver gives no lr_policy"
+        raise SolverError(f"{error}; known policies: {', '.join(sorted(NEEDS))}")
     if p.lr_policy == "plateau" and p.plateau_winsize:
         raise SolverError("plateau_winsize is SSD's plateau, which watches the training loss; here lr_policy plateau "
                           "watches a test output: replace it by plateau_param { patience: ... }")

@@ -1,7 +1,4 @@
-"""Listeners of a training: log lines in Caffe's words, a history file, a progress bar.
-
-A solver calls the methods of its listeners in their order, at the events that Listener describes.
-"""
+"""Listeners of a training: log lines in Caffe's words, a history file, a progress bar."""
 import json
 import math
 import os
@@ -18,7 +15,7 @@ Outputs = Sequence[tuple[str, float, float]]    # (blob name, value, loss weight
 
 
 class Listener:
-    """One method per event of a training; each does nothing, and a subclass overrides those that it needs."""
+    """One method per event of a training, called by the solver; a subclass overrides the methods that it needs."""
 
     def on_start(self, solver: Any) -> None:
         """`solve` begins or resumes the training at `solver.iter`."""
@@ -54,40 +51,47 @@ class Listener:
         """The training has ended: `reason` is "done" or "stopped"."""
 
 
-class Pace:
-    """Measures training speed; the time of tests and snapshots is excluded."""
+class PacedListener(Listener):
+    """Measures training speed, without tests and snapshots; overriding methods call the ones here."""
 
     def __init__(self) -> None:
-        self.iterations = self.images = 0
-        self.seconds = 0.0
+        self._restart()
+
+    def _restart(self) -> None:
+        self._iterations = self._images = 0
+        self._seconds = 0.0
         self._last = time.perf_counter()
 
-    def step(self, images: int) -> None:
-        """An iteration has ended."""
+    def on_start(self, solver: Any) -> None:
+        self._restart()
+
+    def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
         now = time.perf_counter()
-        self.seconds += now - self._last
-        self.iterations += 1
-        self.images += images
+        self._seconds += now - self._last
+        self._iterations += 1
+        self._images += images
         self._last = now
 
-    def skip(self) -> None:
-        """Exclude the time since the last call: a test or a snapshot has ended."""
+    def on_test(self, solver: Any, iteration: int, index: int, outputs: Outputs, loss: float | None) -> None:
         self._last = time.perf_counter()
 
-    def take(self) -> tuple[int, int, float]:
+    def on_snapshot(self, solver: Any, path: str) -> None:
+        self._last = time.perf_counter()
+
+    def take_pace(self) -> tuple[int, int, float]:
         """Iterations, images and seconds since the last call."""
-        counts = self.iterations, self.images, self.seconds
-        self.iterations = self.images = 0
-        self.seconds = 0.0
+        counts = self._iterations, self._images, self._seconds
+        self._iterations = self._images = 0
+        self._seconds = 0.0
         return counts
 
 
-class LogLines(Listener):
+class LogLines(PacedListener):
     """Writes the lines that `caffe train` logs, with glog's prefix, so that scripts that parse them work."""
 
     def __init__(self, *streams: TextIO) -> None:
+        super().__init__()
         self.streams = streams
-        self.pace = Pace()
 
     def write(self, text: str) -> None:
         """Write one line to every stream, after glog's prefix."""
@@ -97,15 +101,12 @@ class LogLines(Listener):
             stream.flush()
 
     def on_start(self, solver: Any) -> None:
-        self.pace = Pace()
+        super().on_start(solver)
         self.write(f"Solving {solver.net.name}")
         self.write(f"Learning Rate Policy: {solver.param.lr_policy}")
 
-    def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
-        self.pace.step(images)
-
     def on_display(self, solver: Any, iteration: int, loss: float, lr: float, outputs: Outputs) -> None:
-        iterations, _, seconds = self.pace.take()
+        iterations, _, seconds = self.take_pace()
         rate = iterations / seconds if seconds else 0
         self.write(f"Iteration {iteration} ({rate:g} iter/s, {seconds:g}s/{solver.param.display} iters), "
                    f"loss = {loss:g}")
@@ -117,7 +118,7 @@ class LogLines(Listener):
         if loss is not None:
             self.write(f"Test loss: {loss:g}")
         self._write_outputs("Test", outputs)
-        self.pace.skip()
+        super().on_test(solver, iteration, index, outputs, loss)
 
     def _write_outputs(self, phase: str, outputs: Outputs) -> None:
         for k, (name, value, weight) in enumerate(outputs):
@@ -127,7 +128,7 @@ class LogLines(Listener):
         what = "Snapshotting solver state to" if ".solverstate" in path else "Snapshotting to"
         kind = "HDF5" if path.endswith(".h5") else "binary proto"
         self.write(f"{what} {kind} file {path}")
-        self.pace.skip()
+        super().on_snapshot(solver, path)
 
     def on_message(self, solver: Any, text: str) -> None:
         self.write(text)
@@ -147,7 +148,7 @@ def output_text(name: str, value: float, weight: float) -> str:
     return f"{name} = {value:g}{loss}"
 
 
-class History(Listener):
+class History(PacedListener):
     """Writes the displayed values and the test results to a file of JSON lines, for plots and tables.
 
     Every line is an object with `kind` ("train" or "test"), `iteration`, `loss`, `seconds` (since the
@@ -160,12 +161,12 @@ class History(Listener):
     """
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         self.path = path
-        self.pace = Pace()
         self._began = time.monotonic()
 
     def on_start(self, solver: Any) -> None:
-        self.pace = Pace()
+        super().on_start(solver)
         self._began = time.monotonic()
         if not os.path.exists(self.path):
             return
@@ -178,30 +179,21 @@ class History(Listener):
         if rows:
             self._began -= rows[-1]["seconds"]
 
-    def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
-        self.pace.step(images)
-
     def on_display(self, solver: Any, iteration: int, loss: float, lr: float, outputs: Outputs) -> None:
-        _, images, seconds = self.pace.take()
+        _, images, seconds = self.take_pace()
         speed = images / seconds if seconds else math.nan
         self._append({"kind": "train", "iteration": iteration, "loss": _finite(loss), "lr": lr,
-                      "seconds": self._seconds(), "images_per_second": _finite(round(speed, 2)),
-                      "outputs": _by_name(outputs)})
+                      "images_per_second": _finite(round(speed, 2)), "outputs": _by_name(outputs)})
 
     def on_test(self, solver: Any, iteration: int, index: int, outputs: Outputs, loss: float | None) -> None:
         if loss is None and any(weight for _, _, weight in outputs):
             loss = sum(value * weight for _, value, weight in outputs)
         self._append({"kind": "test", "iteration": iteration, "net": index, "loss": _finite(loss),
-                      "seconds": self._seconds(), "outputs": _by_name(outputs)})
-        self.pace.skip()
-
-    def on_snapshot(self, solver: Any, path: str) -> None:
-        self.pace.skip()
-
-    def _seconds(self) -> float:
-        return round(time.monotonic() - self._began, 3)
+                      "outputs": _by_name(outputs)})
+        super().on_test(solver, iteration, index, outputs, loss)
 
     def _append(self, row: dict[str, Any]) -> None:
+        row["seconds"] = round(time.monotonic() - self._began, 3)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -249,24 +241,23 @@ def read_history(path: str) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-class Progress(Listener):
+class Progress(PacedListener):
     """A progress bar with loss, learning rate, images per second and the time left; for terminals."""
 
     def __init__(self, stream: TextIO) -> None:
+        super().__init__()
         self.stream = stream
-        self.pace = Pace()
         self.speed = 0.0
         self.bar: Any = None
         self._shown = 0.0
 
     def on_start(self, solver: Any) -> None:
-        self.pace = Pace()
-        self.bar = tqdm(total=solver.max_iter, initial=solver.iter, unit="iter", file=self.stream,
-                        dynamic_ncols=True)
+        super().on_start(solver)
+        self.bar = tqdm(total=solver.max_iter, initial=solver.iter, unit="iter", file=self.stream, dynamic_ncols=True)
 
     def on_step(self, solver: Any, iteration: int, loss: float, lr: float, images: int) -> None:
-        self.pace.step(images)
-        _, images, seconds = self.pace.take()
+        super().on_step(solver, iteration, loss, lr, images)
+        _, images, seconds = self.take_pace()
         latest = images / seconds if seconds else 0.0
         self.speed = 0.9 * self.speed + 0.1 * latest if self.speed else latest
         self.bar.set_postfix_str(f"loss {loss:.4g}, lr {lr:.3g}, {self.speed:.0f} img/s", refresh=False)
@@ -282,12 +273,12 @@ class Progress(Listener):
         self.bar.set_description_str("", refresh=False)
         values = ", ".join(f"{name} {value:.4g}" for name, value, _ in outputs)
         self._write(f"iteration {iteration}: test net {index}: {values}")
-        self.pace.skip()
+        super().on_test(solver, iteration, index, outputs, loss)
 
     def on_snapshot(self, solver: Any, path: str) -> None:
         if ".solverstate" in path:      # the weights get no line
             self._write(f"iteration {solver.iter}: snapshot {path}")
-        self.pace.skip()
+        super().on_snapshot(solver, path)
 
     def on_message(self, solver: Any, text: str) -> None:
         self._write(text)

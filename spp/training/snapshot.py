@@ -1,6 +1,7 @@
 """Solver states on disk: Caffe's .solverstate (binary) and .solverstate.h5, with additional state for resuming."""
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +16,13 @@ from spp.proto import arrays, binary, caffe_pb2
 
 @dataclass
 class State:
-    """A snapshot without the weights, which are in the file `learned_net`.
-
-    `resume` (random streams, data positions, plateau) is empty in Caffe's own snapshots.
-    """
+    """A snapshot without the weights, which are in the file `learned_net`."""
 
     iteration: int
     learned_net: str
     history: list[np.ndarray]
     current_step: int = 0
-    resume: dict[str, Any] = field(default_factory=dict)
+    resume: dict[str, Any] = field(default_factory=dict)    # random streams, positions, plateau; empty if Caffe's
 
 
 def make_folder(prefix: str) -> None:
@@ -104,11 +102,7 @@ def _model_path(path: str, learned_net: str) -> str:
 def latest(prefix: str) -> str | None:
     """The path of the newest snapshot `<prefix>_iter_<N>.solverstate[.h5]` (largest N), or None."""
     folder, stem = os.path.split(prefix)
-    snapshots = []
-    for name in os.listdir(folder or ".") if os.path.isdir(folder or ".") else []:
-        for suffix in (".solverstate", ".solverstate.h5"):
-            if name.startswith(stem + "_iter_") and name.endswith(suffix):
-                number = name[len(stem) + len("_iter_"):-len(suffix)]
-                if number.isdigit():
-                    snapshots.append((int(number), os.path.join(folder, name)))
+    name = re.compile(re.escape(stem) + r"_iter_([0-9]+)\.solverstate(\.h5)?")
+    matches = map(name.fullmatch, os.listdir(folder or ".") if os.path.isdir(folder or ".") else [])
+    snapshots = [(int(match[1]), os.path.join(folder, match[0])) for match in matches if match]
     return max(snapshots)[1] if snapshots else None

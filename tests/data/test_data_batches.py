@@ -107,14 +107,14 @@ def test_going_to_a_position(make):
     whole = take(make(AUGMENT, seed=3, rand_skip=10), 12)
     batches = make(AUGMENT, seed=3, rand_skip=10)
     for position in (7, 2, 11, 0):
-        batches.position = position
-        assert batches.peek_shape() == whole[position][0].shape
+        batches.seek(position)
+        assert batches.shapes[0] == whole[position][0].shape
         assert same(take(batches, 1), [whole[position]]) and batches.position == position + 1
-    batches.position = 10 ** 12
+    batches.seek(10 ** 12)
     assert batches.epoch == 4 * 10 ** 11 and batches.next()[1][0] == whole[0][1][0]
     other = make(AUGMENT, seed=4, rand_skip=10)
     other.next()
-    other.seed, other.position = 3, 5
+    other.seek(5, seed=3)
     assert other.seed == 3 and same(take(other, 1), [whole[5]])
 
 
@@ -122,7 +122,7 @@ def test_the_size_is_that_of_the_epoch_of_the_first_record(make):
     batches = make(AUGMENT)
     first, sizes = [], []
     for _ in range(10):
-        first.append(batches.peek_shape()[2])
+        first.append(batches.shapes[0][2])
         sizes.append(batches.next()[0].shape)
     # records 0..39; epochs begin at 10, 20, 30, and batches at 4 k
     assert [size[3] for size in sizes] == first == [6, 6, 6, 4, 4, 5, 5, 5, 6, 6]
@@ -132,10 +132,10 @@ def test_the_size_is_that_of_the_epoch_of_the_first_record(make):
 def test_peeking_reads_one_record_and_nothing_is_taken(make, threads):
     source = Source()
     batches = make("crop_size: 5", source=source)
-    assert batches.peek_shape() == batches.peek_shape() == (4, 3, 5, 5)
+    assert batches.shapes[0] == batches.shapes[0] == (4, 3, 5, 5)
     assert source.reads == [0, 0] and not threads()
     assert list(batches.next()[1]) == [0, 1, 2, 3]
-    assert batches.peek_shape() == (4, 3, 5, 5) and batches.position == 1
+    assert batches.shapes[0] == (4, 3, 5, 5) and batches.position == 1
     assert list(batches.next()[1]) == [4, 5, 6, 7]
 
 
@@ -173,7 +173,7 @@ def test_images_stay_bytes_where_they_may(make):
     batches.prepare(host.Feed().empty, as_bytes=True)
     kinds = []
     for data, labels in expected:
-        assert batches.peek_shape() == data.shape
+        assert batches.shapes[0] == data.shape
         result, numbers = batches.next()
         kinds.append(isinstance(result, Pixels))
         if isinstance(result, Pixels):
@@ -209,14 +209,14 @@ def test_images_of_different_sizes(make):
 def test_a_bad_image_is_named_when_its_turn_comes(make):
     batches = make(source=Source(bad=[5]))
     assert list(batches.next()[1]) == [0, 1, 2, 3]
-    for act in (batches.next, batches.peek_shape, batches.next):
+    for act in (batches.next, lambda: batches.shapes, batches.next):
         with pytest.raises(DataError, match="^image 5: is bad$"):
             act()
     assert batches.position == 1
-    batches.position = 2
+    batches.seek(2)
     assert list(batches.next()[1]) == [8, 9, 0, 1]
     with pytest.raises(DataError, match="^image 0: is bad$"):
-        make(source=Source(bad=[0])).peek_shape()
+        _ = make(source=Source(bad=[0])).shapes
     with pytest.raises(DataError, match="^image 0: crop_size 9 is larger than the image of 8 x 9 pixels"):
         make("crop_size: 9").next()
 

@@ -128,7 +128,7 @@ class Batches(Stream):
 
     @property
     def shapes(self):
-        count, height, width, channels = self._shape(self._position)
+        count, height, width, channels = self._shape(self.position)
         return [(count, channels, height, width), (2,)]
 
     def _make(self, batch):
@@ -212,7 +212,8 @@ def test_another_position_in_the_data(streams):
     from spp.backend.cuda import Feed
     feed, batches, other = Feed(), Batches(), Batches()
     for position in (0, 7, 3):          # though the next batch is on its way
-        batches.position = other.position = position
+        batches.seek(position)
+        other.seek(position)
         assert _equal(_on_streams(streams, feed, 3, batches), _on_host(3, other))
 
 

@@ -144,7 +144,7 @@ def test_a_batch_is_read_and_not_the_file(make, files):
         file.create_dataset("data", (10 ** 9, 1000), np.float32, chunks=(10, 1000))[10 ** 9 - 2] = 5
     (files / "list").write_text("huge.h5")
     one = make("batch_size: 3", tops=["data"])
-    one.layer.batches.position = (10 ** 9 - 3) // 3
+    one.layer.batches.seek((10 ** 9 - 3) // 3)
     np.testing.assert_array_equal(one.forward(), [[0] * 1000, [0] * 1000, [5] * 1000])
 
 

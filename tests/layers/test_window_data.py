@@ -199,7 +199,7 @@ def test_cached_images_are_not_read_again(make, here):
     for _ in range(6):
         cached.forward()
     for one in (cached, read):
-        one.layer.batches.position = 0
+        one.layer.batches.seek(0)
     for i in range(2):
         (here / "photos" / f"{i}.png").unlink()
     cached.forward()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from spp.errors import SppError
-from spp.training.reporting import History, Listener, LogLines, Pace, Progress, output_text, read_history
+from spp.training.reporting import History, Listener, LogLines, PacedListener, Progress, output_text, read_history
 
 # the patterns with which Caffe's parse_log.py reads a log
 ITERATION = re.compile(r"Iteration (\d+)")
@@ -121,15 +121,15 @@ def test_an_output_is_printed_as_a_c_stream_prints_it(value, weight, text):
 def test_the_pace_leaves_out_what_is_not_training(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("spp.training.reporting.time.perf_counter", lambda: now[0])
-    pace = Pace()
+    listener, solver = PacedListener(), a_solver()
     now[0] += 2
-    pace.step(128)
-    now[0] += 50      # a test
-    pace.skip()
+    listener.on_step(solver, 1, 2.25, 0.01, 128)
+    now[0] += 50
+    listener.on_test(solver, 1, 0, [], None)
     now[0] += 3
-    pace.step(64)
-    assert pace.take() == (2, 192, 5.0)
-    assert pace.take() == (0, 0, 0.0)
+    listener.on_step(solver, 2, 2.25, 0.01, 64)
+    assert listener.take_pace() == (2, 192, 5.0)
+    assert listener.take_pace() == (0, 0, 0.0)
 
 
 # --- history

@@ -6,6 +6,7 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
@@ -151,6 +152,28 @@ def test_a_second_interrupt_stops_at_once(folder):
         _, log = process.communicate(timeout=60)
     assert process.returncode == 130 and log.endswith("interrupted\n") and "Traceback" not in log
     assert not list((folder / "runs").glob("*.solverstate"))
+
+
+def test_a_second_interrupt_may_come_while_a_kernel_is_loaded(tmp_path):
+    # LLVM's callback swallows an exception: the kernel would be missing, and its call a segmentation fault
+    code = """if True:
+        import os, signal
+        from types import SimpleNamespace
+        import numba
+        from numba.core.codegen import CPUCodeLibrary
+
+        def interrupted(module):
+            if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+                os.kill(os.getpid(), signal.SIGINT)
+        CPUCodeLibrary._object_getbuffer_hook = staticmethod(interrupted)
+        from spp_tools import train_net
+        with train_net._signals(SimpleNamespace(request_stop=lambda: None)):
+            numba.njit(lambda x: x + 1)(1)
+            numba.njit(lambda x: x + 2)(1)
+        """
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 130 and result.stderr.endswith("\ninterrupted\n"), result
+    assert "Traceback" not in result.stderr
 
 
 def test_hangup_takes_a_snapshot_and_goes_on(folder):

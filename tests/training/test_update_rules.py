@@ -144,9 +144,9 @@ def test_train_20_is_train_10_resume_train_10(tmp_path, kind, format):
     ('type: "Sgd"', "unknown solver type 'Sgd'; known types: SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam"),
     ('type: "AdaGrad" momentum: 0.9', "momentum cannot be used with solver type AdaGrad; found 0.9, remove it"),
     ('type: "RMSProp" momentum: 0.9', "momentum cannot be used with solver type RMSProp; found 0.9, remove it"),
-    ('type: "RMSProp" rms_decay: 1', "RMSProp needs an rms_decay of at least 0 and below 1, found 1"),
-    ('type: "Adam" momentum: 1', "Adam needs a momentum of at least 0 and below 1, found 1"),
-    ('type: "Adam" momentum2: -0.5', "Adam needs a momentum2 of at least 0 and below 1, found -0.5")])
+    ('type: "RMSProp" rms_decay: 1', "RMSProp needs 0 <= rms_decay < 1, found 1"),
+    ('type: "Adam" momentum: 1', "Adam needs 0 <= momentum < 1, found 1"),
+    ('type: "Adam" momentum2: -0.5', "Adam needs 0 <= momentum2 < 1, found -0.5")])
 def test_numbers_that_do_not_suit_the_rule(tmp_path, change, message):
     with pytest.raises(SolverError, match=re.escape(message)):
         make(tmp_path, change)
