@@ -313,9 +313,9 @@ def _rounded(x, precision):
 def test_half_compiles(arch):
     compiler = pytest.importorskip("cupy", reason="CuPy is not installed").cuda.nvrtc
     nvrtc.library()
-    from spp.backend.cuda import half
+    from spp.backend.cuda.kernels import source
     for options in ((), ("-DFP16=1",)):
-        program = compiler.createProgram(half.source(), "half.cu", (), ())
+        program = compiler.createProgram(source("half.cu"), "half.cu", (), ())
         compiler.compileProgram(program, (f"-arch={arch}", "--std=c++17", *options))
         assert compiler.getCUBIN(program)
 

@@ -3,8 +3,7 @@ import math
 
 import cupy
 
-from spp.backend.cuda.kernels import launch
-from spp.backend.cuda.layout import empty, load, store
+from spp.backend.cuda.kernels import OUT, launch_into
 from spp.backend.types import Geometry
 
 
@@ -14,13 +13,11 @@ def im2col(x: cupy.ndarray, columns: cupy.ndarray, geometry: Geometry) -> None:
     x: N x C x H x W; columns, in C order: C x kernel's height x its width x N x rows and columns of windows.
     """
     windows = x.shape[1] * math.prod(columns.shape[3:])
-    launch("im2col", windows, x.dtype, load(x), columns, *x.shape[1:], *columns.shape[1:],
-           *geometry.stride, *geometry.pad, *geometry.dilation)
+    launch_into(columns, "im2col", windows, x, OUT, *x.shape[1:], *columns.shape[1:], *geometry.stride, *geometry.pad,
+                *geometry.dilation)
 
 
 def col2im(columns: cupy.ndarray, x: cupy.ndarray, geometry: Geometry) -> None:
     """x = the sum, for each pixel, of its values in the columns, which are laid out as by `im2col`."""
-    out = empty(x)
-    launch("col2im", x.size, x.dtype, columns, out, *x.shape[1:], *columns.shape[1:],
-           *geometry.stride, *geometry.pad, *geometry.dilation)
-    store(out, x)
+    launch_into(x, "col2im", x.size, columns, OUT, *x.shape[1:], *columns.shape[1:], *geometry.stride, *geometry.pad,
+                *geometry.dilation)
