@@ -349,4 +349,4 @@ def test_cudnn_takes_the_graphs(operation, kind):
         with pytest.raises(RuntimeError, match="cudnn"):    # and not a TypeError or an AttributeError
             plans.make(cudnn, problem, **device)
     else:
-        assert plans.make(cudnn, problem, **device).workspace <= problem.workspace
+        assert plans.make(cudnn, problem, **device).get_workspace_size() <= problem.workspace

@@ -25,10 +25,7 @@ def roi_max_pool_backward(dy: cupy.ndarray, argmax: cupy.ndarray, bins: Bins, dx
 
 
 def roi_max_pyramid(x: cupy.ndarray, bins: Bins, levels: Sequence[int], y: cupy.ndarray) -> None:
-    """y (R x C x B) = the largest x of each bin of each region's pyramid, n x n bins per level, level after level.
-
-    bins.rows, bins.columns: int32 (R, sum of levels, 2), none empty. A NaN wins its bin.
-    """
+    """y (R x C x B) = the largest x of each bin of each region's pyramid, n x n bins per level, level after level."""
     launch_into(y, "roi_max_pyramid", y.size, x, *bins, _row_and_column(tuple(levels), cupy.cuda.Device().id), OUT,
                 *y.shape[1:], bins.rows.shape[1], *x.shape[2:])
 

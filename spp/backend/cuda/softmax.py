@@ -30,10 +30,7 @@ def _launch(target: cupy.ndarray, name: str, axis: int, *arrays: cupy.ndarray) -
 
 def softmax_loss(prob: cupy.ndarray, labels: cupy.ndarray, axis: int, counted: cupy.ndarray,
                  minimum: float) -> cupy.ndarray:
-    """-sum of log(max(prob of the label, minimum)) over the samples `counted`, an array without axes.
-
-    prob: probabilities, class axis `axis`; labels: int64 of shape outer + inner; counted: booleans of that shape.
-    """
+    """-sum of log(max(prob of the label, minimum)) over the samples `counted`, an array without axes."""
     outer, classes, inner = _sizes(prob, axis)
     positions = outer * inner
     parts = min(MOST_PARTS, max(1, positions // (4 * BLOCK)))

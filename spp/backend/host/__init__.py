@@ -13,7 +13,7 @@ from spp.backend.host.channels import (channel_affine, channel_combine, channel_
 from spp.backend.host.convolution import (convolution_backward_data, convolution_backward_weights,
                                           convolution_forward)
 from spp.backend.host.elementwise import draw_mask, relu, relu_backward, weighted_sum
-from spp.backend.host.feed import Feed
+from spp.backend.host.feed import Feed, transform
 from spp.backend.host.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
 from spp.backend.host.layout import empty_matrix, load_matrix, store
@@ -26,7 +26,6 @@ from spp.backend.host.resize import bilinear, bilinear_backward
 from spp.backend.host.roi import (roi_group_average, roi_group_average_backward, roi_max_pool, roi_max_pool_backward,
                                   roi_max_pyramid)
 from spp.backend.host.softmax import softmax, softmax_backward, softmax_loss, softmax_loss_backward
-from spp.backend.host.transform import transform
 from spp.backend.host.update import update
 
 xp = np
