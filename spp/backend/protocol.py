@@ -10,8 +10,6 @@ from typing import Any, Callable, ContextManager, Protocol, Sequence
 from spp.backend.types import (Array, Bins, Combination, Epilogue, Geometry, Interpolation, LrnParameters,
                                UpdateStep)
 
-Arrays = Sequence[Array]
-
 
 class Backend(Protocol):
     """A device's functions: the modules spp.backend.host and spp.backend.cuda, and cuda.DeviceBackend for one GPU."""
@@ -116,18 +114,5 @@ class Backend(Protocol):
     def nms(self) -> Callable[..., None]: ...
 
     # update rules of solvers
-    def sgd_update(self, data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, momentum: float) -> None: ...
-
-    def nesterov_update(self, data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep,
-                        momentum: float) -> None: ...
-
-    def adagrad_update(self, data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, delta: float) -> None: ...
-
-    def rmsprop_update(self, data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, rms_decay: float,
-                       delta: float) -> None: ...
-
-    def adadelta_update(self, data: Arrays, diff: Arrays, gradients: Arrays, updates: Arrays, step: UpdateStep,
-                        momentum: float, delta: float) -> None: ...
-
-    def adam_update(self, data: Arrays, diff: Arrays, first: Arrays, second: Arrays, step: UpdateStep,
-                    momenta: tuple[float, float], delta: float) -> None: ...
+    def update(self, rule: str, arrays: Sequence[Sequence[Array]], step: UpdateStep,
+               numbers: Sequence[float]) -> None: ...

@@ -1,6 +1,8 @@
 """The types that ops and backends exchange besides arrays."""
 from typing import Any, NamedTuple, Sequence
 
+import numpy as np
+
 Array = Any                     # numpy.ndarray on the host, cupy.ndarray on a GPU
 Numbers = tuple[int, ...]       # one number per spatial axis
 
@@ -40,6 +42,16 @@ class Epilogue(NamedTuple):
     def is_identity(self) -> bool:
         """Whether y stays as it is."""
         return self.bias is None and self.scale is None and not self.relu
+
+    def apply(self, y: Array) -> None:
+        """Compute it in place from `y` (... x channels)."""
+        if self.bias is not None:
+            y += self.bias
+        if self.scale is not None:
+            y *= self.scale
+            y += self.shift
+        if self.relu:
+            np.maximum(y, 0, out=y)
 
 
 class LrnParameters(NamedTuple):

@@ -16,22 +16,22 @@ Arrays = Sequence[Array]
 
 def sgd(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, momentum: float) -> None:
     """history = momentum * history + rate * g; data -= history."""
-    backend.of(data[0]).sgd_update(data, diff, history, step, momentum)
+    backend.of(data[0]).update("sgd", (data, diff, history), step, (momentum,))
 
 
 def nesterov(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, momentum: float) -> None:
     """h = momentum * history + rate * g; data -= (1 + momentum) * h - momentum * history; history = h."""
-    backend.of(data[0]).nesterov_update(data, diff, history, step, momentum)
+    backend.of(data[0]).update("nesterov", (data, diff, history), step, (momentum,))
 
 
 def adagrad(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, delta: float) -> None:
     """history += g^2; data -= rate * g / (sqrt(history) + delta)."""
-    backend.of(data[0]).adagrad_update(data, diff, history, step, delta)
+    backend.of(data[0]).update("adagrad", (data, diff, history), step, (delta,))
 
 
 def rmsprop(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, rms_decay: float, delta: float) -> None:
     """history = rms_decay * history + (1 - rms_decay) * g^2; data -= rate * g / (sqrt(history) + delta)."""
-    backend.of(data[0]).rmsprop_update(data, diff, history, step, rms_decay, delta)
+    backend.of(data[0]).update("rmsprop", (data, diff, history), step, (delta, rms_decay, 1 - rms_decay))
 
 
 def adadelta(data: Arrays, diff: Arrays, gradients: Arrays, updates: Arrays, step: UpdateStep, momentum: float,
@@ -40,7 +40,7 @@ def adadelta(data: Arrays, diff: Arrays, gradients: Arrays, updates: Arrays, ste
 
     Before this, gradients = momentum * gradients + (1 - momentum) * g^2; after it, `updates` likewise with u^2.
     """
-    backend.of(data[0]).adadelta_update(data, diff, gradients, updates, step, momentum, delta)
+    backend.of(data[0]).update("adadelta", (data, diff, gradients, updates), step, (delta, momentum, 1 - momentum))
 
 
 def adam(data: Arrays, diff: Arrays, first: Arrays, second: Arrays, step: UpdateStep, momenta: tuple[float, float],
@@ -52,4 +52,5 @@ def adam(data: Arrays, diff: Arrays, first: Arrays, second: Arrays, step: Update
     t, (momentum, momentum2) = step.iteration + 1, momenta
     correction = math.sqrt(1 - momentum2 ** t) / (1 - momentum ** t)
     step = step._replace(rate=[rate * correction for rate in step.rate])
-    backend.of(data[0]).adam_update(data, diff, first, second, step, momenta, delta)
+    numbers = delta, momentum, 1 - momentum, momentum2, 1 - momentum2
+    backend.of(data[0]).update("adam", (data, diff, first, second), step, numbers)

@@ -56,10 +56,11 @@ def compiled(nvrtc, source, options):
 def sources():
     """Each source's text, with the sets of options that it is compiled with."""
     with emulated_cupy.installed():
-        kernels, half = (importlib.import_module(f"spp.backend.cuda.{name}") for name in ("kernels", "half"))
+        kernels = importlib.import_module("spp.backend.cuda.kernels")
+        half = kernels.source("half.cu")
         return {"float": (kernels.source(), [*kernels.OPTIONS, "-Dreal=float"]),
                 "double": (kernels.source(), [*kernels.OPTIONS, "-Dreal=double"]),
-                "fp16": (half.source(), ["--std=c++17", "-DFP16=1"]), "bf16": (half.source(), ["--std=c++17"])}
+                "fp16": (half, ["--std=c++17", "-DFP16=1"]), "bf16": (half, ["--std=c++17"])}
 
 
 @pytest.fixture(scope="module")

@@ -313,9 +313,9 @@ def _rounded(x, precision):
 def test_half_compiles(arch):
     compiler = pytest.importorskip("cupy", reason="CuPy is not installed").cuda.nvrtc
     nvrtc.library()
-    from spp.backend.cuda import half
+    from spp.backend.cuda.kernels import source
     for options in ((), ("-DFP16=1",)):
-        program = compiler.createProgram(half.source(), "half.cu", (), ())
+        program = compiler.createProgram(source("half.cu"), "half.cu", (), ())
         compiler.compileProgram(program, (f"-arch={arch}", "--std=c++17", *options))
         assert compiler.getCUBIN(program)
 
@@ -349,4 +349,4 @@ def test_cudnn_takes_the_graphs(operation, kind):
         with pytest.raises(RuntimeError, match="cudnn"):    # and not a TypeError or an AttributeError
             plans.make(cudnn, problem, **device)
     else:
-        assert plans.make(cudnn, problem, **device).workspace <= problem.workspace
+        assert plans.make(cudnn, problem, **device).get_workspace_size() <= problem.workspace

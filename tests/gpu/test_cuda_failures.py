@@ -203,8 +203,8 @@ def test_a_convolution_does_not_turn_to_im2col_on_a_lost_gpu(cupy, monkeypatch, 
 
 def test_a_program_ends_with_one_line(cupy, tmp_path, monkeypatch):
     folder = training_folder(tmp_path)
-    update: Any = importlib.import_module("spp.backend.cuda.update")
-    run_update, calls = update._run, []
+    cuda: Any = importlib.import_module("spp.backend.cuda")
+    run_update, calls = cuda.update, []
 
     def at_the_third(*args: Any) -> None:
         calls.append(args)
@@ -212,7 +212,7 @@ def test_a_program_ends_with_one_line(cupy, tmp_path, monkeypatch):
             lose()
         run_update(*args)
 
-    monkeypatch.setattr(update, "_run", at_the_third)
+    monkeypatch.setattr(cuda, "update", at_the_third)
     result = run("train_net", "--solver", "solver.prototxt", "--device", "cuda", cwd=folder)
     assert error_of(result) == f"error: {LOST}"
 

@@ -58,9 +58,9 @@ def test_put_last(cuda, dtype, count, size):
 
 # --- updates
 
-RULES = {       # histories; numbers after the step
-    "sgd_update": (1, (0.9,)), "nesterov_update": (1, (0.9,)), "adagrad_update": (1, (0.01,)),
-    "rmsprop_update": (1, (0.8, 0.01)), "adadelta_update": (2, (0.95, 0.01)), "adam_update": (2, ((0.9, 0.99), 0.01))}
+RULES = {       # histories; numbers
+    "sgd": (1, (0.9,)), "nesterov": (1, (0.9,)), "adagrad": (1, (0.01,)), "rmsprop": (1, (0.01, 0.8, 0.2)),
+    "adadelta": (2, (0.01, 0.95, 0.05)), "adam": (2, (0.01, 0.9, 0.1, 0.99, 0.01))}
 
 
 @pytest.mark.parametrize("l1", [False, True])
@@ -73,7 +73,7 @@ def test_update(cuda, dtype, rule, l1):
     histories = [[np.abs(array) for array in kind] for kind in histories]
     data[2][:3] = 0, np.nan, -0.0
     rates, decays = [0.1 * (i + 1) for i in range(len(sizes))], [0.01 * i for i in range(len(sizes))]
-    compare(cuda, rule, data, diff, *histories, UpdateStep(rates, decays, l1, 0.5), *numbers)
+    compare(cuda, "update", rule, [data, diff, *histories], UpdateStep(rates, decays, l1, 0.5), numbers)
 
 
 def test_the_table_of_an_update_is_made_once(cuda):
@@ -81,6 +81,6 @@ def test_the_table_of_an_update_is_made_once(cuda):
     data, diff, history = ([cuda.xp.ones(5, np.float32)] for _ in range(3))
     update._table.cache_clear()
     for rate in (0.1, 0.2, 0.3):
-        cuda.sgd_update(data, diff, history, UpdateStep([rate], [0.0], False, 1.0), 0.5)
+        cuda.update("sgd", (data, diff, history), UpdateStep([rate], [0.0], False, 1.0), (0.5,))
     assert update._table.cache_info().misses == 1
-    cuda.sgd_update([], [], [], UpdateStep([], [], False, 1.0), 0.5)
+    cuda.update("sgd", ([], [], []), UpdateStep([], [], False, 1.0), (0.5,))

@@ -16,25 +16,20 @@ import numpy as np
 from spp.backend.cuda import failures
 from spp.backend.cuda.channels import channel_affine, channel_combine, channel_dots, channel_moments, channel_sums
 from spp.backend.cuda.convolution import convolution_backward_data, convolution_backward_weights, convolution_forward
-from spp.backend.cuda.dropout import draw_mask
-from spp.backend.cuda.elementwise import relu, relu_backward, weighted_sum
+from spp.backend.cuda.elementwise import draw_mask, relu, relu_backward, weighted_sum
 from spp.backend.cuda.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
-from spp.backend.cuda.layout import empty_matrix, from_host, load_matrix, store, to_host
+from spp.backend.cuda.layout import empty_matrix, from_host, load_matrix, scratch, scratch_like, store, to_host
 from spp.backend.cuda.lrn import lrn_across, lrn_across_backward, lrn_within, lrn_within_backward
 from spp.backend.cuda.nms import nms
-from spp.backend.cuda.pinned import Feed
+from spp.backend.cuda.pinned import Feed, transform
 from spp.backend.cuda.pooling import (average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
 from spp.backend.cuda.resize import bilinear, bilinear_backward
 from spp.backend.cuda.roi import (roi_group_average, roi_group_average_backward, roi_max_pool, roi_max_pool_backward,
                                   roi_max_pyramid)
-from spp.backend.cuda.rows import add_rows, put_last
-from spp.backend.cuda.scratch import scratch, scratch_like
-from spp.backend.cuda.selection import largest, take_columns, take_rows
+from spp.backend.cuda.selection import add_rows, largest, put_last, take_columns, take_rows
 from spp.backend.cuda.softmax import softmax, softmax_backward, softmax_loss, softmax_loss_backward
-from spp.backend.cuda.transform import transform
-from spp.backend.cuda.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
-                                     sgd_update)
+from spp.backend.cuda.update import update
 from spp.backend.protocol import Backend
 
 xp = cupy

@@ -9,8 +9,8 @@ from typing import Iterable
 import cupy
 import numpy as np
 
-from spp.backend.cuda.kernels import BLOCK, launch, launch_blocks, on_device
-from spp.backend.cuda.layout import empty, load, store
+from spp.backend.cuda.kernels import BLOCK, OUT, launch, launch_blocks, launch_into, on_device
+from spp.backend.cuda.layout import load
 from spp.backend.types import Array, Combination, Numbers
 
 MOST_PARTS = 64     # into which a channel is divided; each part is summed by a block of its own
@@ -51,19 +51,15 @@ def _sums(x: cupy.ndarray, z: cupy.ndarray, dots: bool, axis: int, num_axes: int
 def channel_affine(x: cupy.ndarray, shift: Array | float, scale: Array | float, bias: Array | float, y: cupy.ndarray,
                    axis: int, num_axes: int, *, relu: bool = False) -> None:
     """y = (x - shift) * scale + bias, then max(y, 0) if `relu`, where NaN stays NaN; y may be x."""
-    out, sizes = empty(y), _sizes(x, axis, num_axes)
     values, steps = _by_channel((shift, scale, bias), x, x.shape[axis:axis + num_axes])
-    launch("channel_affine", x.size, x.dtype, load(x), *values, out, *sizes[1:], *steps, relu)
-    store(out, y)
+    launch_into(y, "channel_affine", x.size, x, *values, OUT, *_sizes(x, axis, num_axes)[1:], *steps, relu)
 
 
 def channel_combine(x: cupy.ndarray, z: cupy.ndarray, terms: Combination, y: cupy.ndarray, axis: int,
                     num_axes: int) -> None:
     """y = a * x + b * (z - shift) + c, with one a, shift, b and c per channel; y may be x."""
-    out, sizes = empty(y), _sizes(x, axis, num_axes)
-    (a, shift, b, c), steps = _by_channel(terms, x, x.shape[axis:axis + num_axes])
-    launch("channel_combine", x.size, x.dtype, load(x), a, load(z), shift, b, c, out, *sizes[1:], *steps)
-    store(out, y)
+    (a, *others), steps = _by_channel(terms, x, x.shape[axis:axis + num_axes])
+    launch_into(y, "channel_combine", x.size, x, a, z, *others, OUT, *_sizes(x, axis, num_axes)[1:], *steps)
 
 
 def _sizes(x: cupy.ndarray, axis: int, num_axes: int) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ are converted and results converted back, and since that is a copy anyway it als
 is what tensor cores work on; float32 stays in C order, and cuDNN transposes if its engine needs that.
 """
 import math
+from typing import Any
 
 import cupy
 import numpy as np
@@ -14,6 +15,7 @@ from spp.backend.cuda import convolution_fallback as fallback
 from spp.backend.cuda import convolution_plans as plans
 from spp.backend.cuda import half
 from spp.backend.cuda.kernels import launch
+from spp.backend.cuda.layout import store
 from spp.backend.types import Array, Epilogue, Geometry
 
 ALIGNMENT = 16      # bytes, which cuDNN takes for granted
@@ -46,7 +48,7 @@ def convolution_forward(x: Array, weight: Array, y: Array, geometry: Geometry, e
         plans.run(plan, _ready(x), _ready(weight), result, _ready(bias) if inside else None)
     if plan is None or not (inside or narrowed):
         _apply(result, epilogue)
-    _put(result, y)
+    store(result, y)
 
 
 def _apply(y: Array, epilogue: Epilogue) -> None:
@@ -72,7 +74,7 @@ def convolution_backward_data(dy: Array, weight: Array, dx: Array, geometry: Geo
         half.widen(out, result, precision)
     else:
         plans.run(plan, _ready(dy), _ready(weight), result)
-    _put(result, dx)
+    store(result, dx)
 
 
 def convolution_backward_weights(x: Array, dy: Array, dweight: Array, dbias: Array | None, geometry: Geometry,
@@ -85,7 +87,7 @@ def convolution_backward_weights(x: Array, dy: Array, dweight: Array, dbias: Arr
         out, result = half.empty(dweight.shape), _ready(dweight)
         plans.run(plan, half.narrow(x, precision), half.narrow(dy, precision), out)
         half.widen(out, result, precision, add=True)
-        _put(result, dweight)
+        store(result, dweight)
     else:
         gradient = cupy.empty(dweight.shape, dweight.dtype)     # cuDNN overwrites
         plans.run(plan, _ready(x), _ready(dy), gradient)
@@ -100,7 +102,7 @@ def _kind(array: Array, precision: str) -> str:
 
 
 def _plan(operation: str, x: Array, weight: Array, y: Array, geometry: Geometry, precision: str,
-          bias: bool = False) -> plans.Plan | None:
+          bias: bool = False) -> Any:
     """The plan, or None: there are none for empty arrays, for other than one to three spatial axes, and for windows
     that reach beyond the padding, which Caffe has."""
     if not 3 <= x.ndim <= 5 or 0 in (x.size, weight.size, y.size):
@@ -125,8 +127,3 @@ def _ready(array: Array, filled: bool = True) -> Array:
     if filled:
         copy[...] = array
     return copy
-
-
-def _put(result: Array, target: Array) -> None:
-    if result is not target:
-        target[...] = result

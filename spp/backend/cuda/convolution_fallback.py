@@ -9,8 +9,8 @@ from typing import Iterator
 import cupy
 
 from spp.backend import windows
-from spp.backend.cuda import im2col
 from spp.backend.cuda.blas import product
+from spp.backend.cuda.kernels import OUT, launch_into
 from spp.backend.types import Array, Geometry, Numbers
 
 COLUMN_BYTES = 256 << 20        # of columns, at a time
@@ -21,8 +21,8 @@ def forward(x: Array, weight: Array, y: Array, geometry: Geometry, precision: st
     group = geometry.group
     matrices = _matrices(weight, group)
     for images in _shares(x, weight, y):
-        columns = _im2col(x[images], y.shape[2:], geometry).reshape(group, matrices.shape[2], -1)
-        out = cupy.empty((len(weight), *_batch_shape(y[images])), y.dtype)
+        columns = im2col(x[images], y.shape[2:], geometry).reshape(group, matrices.shape[2], -1)
+        out = cupy.empty((len(weight), len(y[images]), *y.shape[2:]), y.dtype)
         for matrix, column, rows in zip(matrices, columns, _matrices(out, group)):
             product(matrix, column, rows, precision)
         y[images] = cupy.swapaxes(out, 0, 1)
@@ -38,7 +38,7 @@ def backward_data(dy: Array, weight: Array, dx: Array, geometry: Geometry, preci
         for matrix, rows, column in zip(matrices, _matrices(gradient, group),
                                         columns.reshape(group, matrices.shape[2], -1)):
             product(matrix.T, rows, column, precision)
-        _col2im(columns, dx[images], geometry)
+        col2im(columns, dx[images], geometry)
 
 
 def backward_weights(x: Array, dy: Array, dweight: Array, geometry: Geometry, precision: str) -> None:
@@ -47,7 +47,7 @@ def backward_weights(x: Array, dy: Array, dweight: Array, geometry: Geometry, pr
     total = cupy.ascontiguousarray(dweight)
     sums = _matrices(total, group)
     for images in _shares(x, dweight, dy):
-        columns = _im2col(x[images], dy.shape[2:], geometry).reshape(group, sums.shape[2], -1)
+        columns = im2col(x[images], dy.shape[2:], geometry).reshape(group, sums.shape[2], -1)
         gradient = cupy.ascontiguousarray(cupy.swapaxes(dy[images], 0, 1))
         for rows, column, matrix in zip(_matrices(gradient, group), columns, sums):
             product(rows, column.T, matrix, precision, add=True)
@@ -67,25 +67,25 @@ def _matrices(array: Array, group: int) -> Array:
     return cupy.ascontiguousarray(array).reshape(group, len(array) // group, math.prod(array.shape[1:]))
 
 
-def _batch_shape(y: Array) -> Numbers:
-    """Images and windows."""
-    return (len(y), *y.shape[2:])
+def im2col(x: Array, size: Numbers, geometry: Geometry) -> Array:
+    """channels x taps x N x windows: the pixels under each tap of each window; `size`: windows along each axis.
 
-
-def _im2col(x: Array, size: Numbers, geometry: Geometry) -> Array:
-    """channels x taps x N x windows: the pixels under each tap of each window; `size`: windows along each axis."""
+    Pixels outside of x are zero.
+    """
     columns = cupy.empty((x.shape[1], *geometry.kernel, len(x), *size), x.dtype)
     if x.ndim == 4:
-        im2col.im2col(x, columns, geometry)
+        launch_into(columns, "im2col", x.shape[1] * len(x) * math.prod(size), x, OUT, *x.shape[1:], *columns.shape[1:],
+                    *geometry.stride, *geometry.pad, *geometry.dilation)
     else:
         windows.im2col(x, _images_first(columns, geometry), geometry, _zeros(x, size, geometry))
     return columns
 
 
-def _col2im(columns: Array, dx: Array, geometry: Geometry) -> None:
+def col2im(columns: Array, dx: Array, geometry: Geometry) -> None:
     """Write to `dx` the sum of all columns' values at each pixel."""
     if dx.ndim == 4:
-        im2col.col2im(columns, dx, geometry)
+        launch_into(dx, "col2im", dx.size, columns, OUT, *dx.shape[1:], *columns.shape[1:], *geometry.stride,
+                    *geometry.pad, *geometry.dilation)
     else:
         size = columns.shape[2 + len(geometry.kernel):]
         windows.col2im(_images_first(columns, geometry), dx, geometry, _zeros(dx, size, geometry))

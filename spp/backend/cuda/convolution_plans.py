@@ -66,14 +66,6 @@ class Problem:
         return max(WORKSPACE_BYTES, sum(math.prod(shape) for shape in self.tensors) * BYTES[self.kind])
 
 
-@dataclass
-class Plan:
-    """A graph that is ready to run, and the bytes of memory it works in."""
-
-    graph: Any
-    workspace: int
-
-
 @functools.cache
 def library() -> Any:
     """The module cudnn, or None if it or cuDNN itself is missing, which is logged once."""
@@ -104,15 +96,18 @@ def _load_runtime() -> None:
         log.debug("libcudart is not among the installed packages: %s", one_line(error))
 
 
-def find(problem: Problem) -> Plan | None:
-    """The plan for a problem on the current device, or None, which the log explains once."""
+def find(problem: Problem) -> Any:
+    """The plan for a problem on the current device, a graph of cuDNN that is ready to run.
+
+    None if there is no plan, which the log explains once.
+    """
     if library() is None:
         return None
     return _find(threading.get_ident(), cupy.cuda.runtime.getDevice(), problem)
 
 
 @functools.lru_cache(KEPT_PLANS)
-def _find(thread: int, device: int, problem: Problem) -> Plan | None:
+def _find(thread: int, device: int, problem: Problem) -> Any:
     """A plan belongs to a thread and a device, as does the handle that it is made with."""
     try:
         return with_free_memory(make, library(), problem, handle=_handle(device))
@@ -130,7 +125,7 @@ def _say_declined(kind: str, operation: str) -> None:
                 "level INFO shows which ones and why", kind, operation)
 
 
-def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:
+def make(cudnn: Any, problem: Problem, **device: Any) -> Any:
     """Plan a problem. device: `handle`; or, to plan without a GPU, `device_property`. Raises if cuDNN declines.
 
     Only engines that give the same result every time and add up in the accumulator's type throughout; for strict
@@ -173,17 +168,17 @@ def make(cudnn: Any, problem: Problem, **device: Any) -> Plan:
     graph.deselect_workspace_greater_than(problem.workspace)
     graph.check_support()
     graph.build_plans()
-    return Plan(graph, graph.get_workspace_size())
+    return graph
 
 
-def run(plan: Plan, left: Array, right: Array, result: Array, bias: Array | None = None) -> None:
+def run(plan: Any, left: Array, right: Array, result: Array, bias: Array | None = None) -> None:
     """Run a plan on arrays in its problem's memory order, on CuPy's current stream."""
     arrays = {LEFT: left, RIGHT: right, RESULT: result}
     if bias is not None:
         arrays[BIAS] = bias
     # From CuPy's pool, which reuses it for later work on this stream, once this function has ended.
-    workspace = cupy.empty(max(plan.workspace, 1), np.uint8)
-    with_free_memory(plan.graph.execute, {uid: array.data.ptr for uid, array in arrays.items()}, workspace.data.ptr,
+    workspace = cupy.empty(max(plan.get_workspace_size(), 1), np.uint8)
+    with_free_memory(plan.execute, {uid: array.data.ptr for uid, array in arrays.items()}, workspace.data.ptr,
                      handle=_handle(cupy.cuda.runtime.getDevice()))
 
 

@@ -4,28 +4,22 @@ A float32 array N x C x pixels and its 16-bit form, N x pixels x C, the bits in 
 """
 import functools
 import math
-import os
 from typing import Any
 
 import cupy
 import numpy as np
 
 from spp.backend.cuda.failures import with_free_memory
+from spp.backend.cuda.kernels import source
 from spp.backend.types import Array, Epilogue, Numbers
 
 TILE, BLOCK, MOST_BLOCKS = 32, 256, 1 << 16     # as in half.cu
 
 
-def source() -> str:
-    """The text of half.cu."""
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "half.cu"), encoding="ascii") as file:
-        return file.read()
-
-
 @functools.cache
 def _kernel(name: str, precision: str) -> Any:
     options = ("--std=c++17", *(("-DFP16=1",) if precision == "fp16" else ()))
-    return with_free_memory(cupy.RawModule(code=source(), options=options).get_function, name)
+    return with_free_memory(cupy.RawModule(code=source("half.cu"), options=options).get_function, name)
 
 
 def empty(shape: Numbers) -> Array:

@@ -8,19 +8,10 @@ from spp.backend.types import Epilogue
 
 def inner_product_forward(x: cupy.ndarray, weight: cupy.ndarray, y: cupy.ndarray, transpose: bool,
                           epilogue: Epilogue = Epilogue(), precision: str = "fp32") -> None:
-    """Write y (N x O) = x (N x K) weight^T, with the epilogue applied; weight is O x K, or K x O if `transpose`.
-
-    One floating dtype.
-    """
+    """Write y (N x O) = x (N x K) weight^T, with the epilogue applied; weight is O x K, or K x O if `transpose`."""
     out = cupy.ascontiguousarray(y)
     product(x, weight if transpose else weight.T, out, precision)
-    if epilogue.bias is not None:
-        out += epilogue.bias
-    if epilogue.scale is not None:
-        out *= epilogue.scale
-        out += epilogue.shift
-    if epilogue.relu:
-        cupy.maximum(out, 0, out=out)
+    epilogue.apply(out)
     store(out, y)
 
 

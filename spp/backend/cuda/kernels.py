@@ -7,6 +7,7 @@ import cupy
 import numpy as np
 
 from spp.backend.cuda.failures import with_free_memory
+from spp.backend.cuda.layout import empty, load, store
 
 BLOCK = 256             # threads of a block, a power of 2
 PLANES = 4              # planes in which a thread pools a region
@@ -19,11 +20,12 @@ MOST_BLOCKS = 1 << 16   # of a grid, which loops over a larger count
 OPTIONS = ("--std=c++17", "--fmad=false", f"-DBLOCK={BLOCK}", f"-DPLANES={PLANES}", f"-DTILE={TILE}",
            f"-DCHANNELS={CHANNELS}", f"-DNEAR={NEAR}", f"-DCHUNK={CHUNK}")
 _C_NAMES = {"f": "float", "d": "double"}
+OUT: Any = object()     # stands for the array that a kernel writes
 
 
-def source() -> str:
-    """The text of kernels.cu."""
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernels.cu"), encoding="ascii") as file:
+def source(name: str = "kernels.cu") -> str:
+    """The text of a file of this folder in CUDA C++."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name), encoding="ascii") as file:
         return file.read()
 
 
@@ -61,6 +63,18 @@ def launch(name: str, count: int, dtype: Any, *args: Any) -> None:
 def launch_blocks(name: str, count: int, dtype: Any, *args: Any) -> None:
     """Like `launch`, with one block of BLOCK threads per item, `count` in all."""
     _launch(name, count, count, np.dtype(dtype), args)
+
+
+def launch_into(target: cupy.ndarray, name: str, count: int, *args: Any, by_block: bool = False) -> None:
+    """`launch`, or `launch_blocks`, of a kernel that writes `target`: OUT among the arguments stands for it.
+
+    Arrays that are not in C order, `target` included, are replaced by copies in C order. `target` may be read, too.
+    """
+    out = empty(target)
+    run = launch_blocks if by_block else launch
+    run(name, count, target.dtype, *(out if arg is OUT else load(arg) if isinstance(arg, cupy.ndarray) else arg
+                                     for arg in args))
+    store(out, target)
 
 
 def launch_one_block(name: str, count: int, dtype: Any, *args: Any) -> None:

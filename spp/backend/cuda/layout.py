@@ -3,8 +3,11 @@
 `load` returns a contiguous array with the values of an array; `empty` one for a kernel to write, whose values are
 undefined; `store` copies such a result to its array. Where the array is in C order already, all three work on the
 array itself and copy nothing. `load_matrix` and `empty_matrix` do the same for matrices.
+
+Temporary memory is from CuPy's pool, which reuses its blocks.
 """
 import math
+from typing import Any
 
 import cupy
 import numpy as np
@@ -40,6 +43,16 @@ def empty_matrix(array: cupy.ndarray, axis: int, name: str) -> cupy.ndarray:
 
 def _matrix(array: cupy.ndarray, axis: int) -> cupy.ndarray:
     return array.reshape(math.prod(array.shape[:axis]), math.prod(array.shape[axis:]))
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> cupy.ndarray:
+    """An uninitialized C-contiguous array of this shape. `name` is that of the buffer on the host."""
+    return cupy.empty(shape, dtype)
+
+
+def scratch_like(name: str, array: cupy.ndarray, dtype: Any = None) -> cupy.ndarray:
+    """`scratch` with the array's shape and order of axes in memory, and its dtype unless `dtype` is given."""
+    return cupy.empty_like(array, dtype)
 
 
 def from_host(array: np.ndarray) -> cupy.ndarray:

@@ -1,4 +1,4 @@
-"""Copies of batches to the GPU: pinned memory, and a stream for copies beside the stream that computes."""
+"""Batches copied to the GPU, by a stream beside the stream that computes, and images transformed there."""
 import itertools
 import weakref
 from typing import Any, Sequence
@@ -7,7 +7,7 @@ import cupy
 import cupyx
 import numpy as np
 
-from spp.backend.cuda.transform import transform
+from spp.backend.cuda.kernels import OUT, launch_into
 
 
 class _Slot:
@@ -117,3 +117,12 @@ def _settle(slots: list[_Slot]) -> None:
 
 def _parts(values: Any) -> tuple[np.ndarray, ...]:
     return (values,) if isinstance(values, np.ndarray) else values.arrays
+
+
+def transform(images: cupy.ndarray, mirrored: cupy.ndarray, shift: cupy.ndarray, place: cupy.ndarray,
+              mean: cupy.ndarray, scale: float, y: cupy.ndarray) -> None:
+    """y = (images + shift - mean) * scale, computed in float32, and flipped left to right where `mirrored`."""
+    height, width, channels = images.shape[1:]
+    columns, by = (mean.shape[1], channels) if mean.ndim == 3 else (0, 0)
+    launch_into(y, "transform", y.size, images, mirrored, shift, place, mean, columns, by, np.float32(scale), OUT,
+                height, width, channels)

@@ -6,8 +6,8 @@ from typing import Any
 import cupy
 import numpy as np
 
-from spp.backend.cuda.kernels import PLANES, TILE, launch, launch_blocks
-from spp.backend.cuda.layout import empty, load, store
+from spp.backend.cuda.kernels import OUT, PLANES, TILE, launch_into
+from spp.backend.cuda.layout import empty, store
 from spp.backend.types import Numbers
 
 MANY = 4        # regions per position of the map; above it, as for detection windows, transposing the map pays
@@ -15,15 +15,13 @@ MANY = 4        # regions per position of the map; above it, as for detection wi
 
 def max_pool(x: cupy.ndarray, regions: cupy.ndarray, y: cupy.ndarray, argmax: cupy.ndarray | None) -> None:
     """y = the largest x of each region; argmax (int32, or None) = its position in the map, (z * H + y) * W + x."""
-    out, (where, keep) = empty(y), positions(argmax, regions)
+    where, keep = positions(argmax, regions)
     if len(regions) > MANY * math.prod(x.shape[2:]):
-        by_pixel = load(cupy.moveaxis(x, 1, -1))
         tiles = x.shape[0] * -(-x.shape[1] // TILE) * -(-len(regions) // TILE)
-        launch_blocks("max_pool_by_tile", tiles, x.dtype, by_pixel, regions, out, where, keep, x.shape[1],
-                      len(regions), *_sizes(x))
+        launch_into(y, "max_pool_by_tile", tiles, cupy.moveaxis(x, 1, -1), regions, OUT, where, keep, x.shape[1],
+                    len(regions), *_sizes(x), by_block=True)
     else:
-        _forward("max_pool", x, regions, regions, out, where, keep)
-    store(out, y)
+        _forward(y, "max_pool", x, regions, OUT, where, keep)
     if keep:
         store(where, argmax)
 
@@ -35,14 +33,12 @@ def positions(argmax: cupy.ndarray | None, other: cupy.ndarray) -> tuple[cupy.nd
 
 def max_pool_backward(dy: cupy.ndarray, argmax: cupy.ndarray, regions: cupy.ndarray, dx: cupy.ndarray) -> None:
     """dx = the sum of dy over the regions whose argmax is this position."""
-    _backward("max_pool_backward", dy, load(argmax), regions, dx)
+    _backward("max_pool_backward", dy, argmax, regions, dx)
 
 
 def average_pool(x: cupy.ndarray, regions: cupy.ndarray, divisors: cupy.ndarray, y: cupy.ndarray) -> None:
     """y = the sum of x over each region, divided by the region's divisor (int32, B)."""
-    out = empty(y)
-    _forward("average_pool", x, regions, regions, divisors, out)
-    store(out, y)
+    _forward(y, "average_pool", x, regions, divisors, OUT)
 
 
 def average_pool_backward(dy: cupy.ndarray, regions: cupy.ndarray, divisors: cupy.ndarray,
@@ -54,23 +50,19 @@ def average_pool_backward(dy: cupy.ndarray, regions: cupy.ndarray, divisors: cup
 def sample_pool(x: cupy.ndarray, regions: cupy.ndarray, uniform: cupy.ndarray, y: cupy.ndarray,
                 argmax: cupy.ndarray) -> None:
     """y = one x of each region, chosen with probability x / sum x; argmax = its position, as in `max_pool`."""
-    out, where = empty(y), empty(argmax)
-    _forward("sample_pool", x, regions, regions, load(uniform), out, where)
-    store(out, y)
+    where = empty(argmax)
+    _forward(y, "sample_pool", x, regions, uniform, OUT, where)
     store(where, argmax)
 
 
-def _forward(name: str, x: cupy.ndarray, regions: cupy.ndarray, *arrays: Any) -> None:
+def _forward(y: cupy.ndarray, name: str, x: cupy.ndarray, regions: cupy.ndarray, *args: Any) -> None:
     planes = x.shape[0] * x.shape[1]
-    launch(name, -(-planes // PLANES) * len(regions), x.dtype, load(x), *arrays, planes, len(regions),
-           *_sizes(x))
+    launch_into(y, name, -(-planes // PLANES) * len(regions), x, regions, *args, planes, len(regions), *_sizes(x))
 
 
 def _backward(name: str, dy: cupy.ndarray, values: cupy.ndarray, regions: cupy.ndarray, dx: cupy.ndarray) -> None:
-    out, sizes = empty(dx), _sizes(dx)
-    launch(name, dx.size, dx.dtype, load(dy), values, *_cover(regions, sizes), out, len(regions),
-           math.prod(sizes))
-    store(out, dx)
+    sizes = _sizes(dx)
+    launch_into(dx, name, dx.size, dy, values, *_cover(regions, sizes), OUT, len(regions), math.prod(sizes))
 
 
 def _sizes(x: cupy.ndarray) -> Numbers:

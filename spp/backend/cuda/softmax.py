@@ -4,8 +4,8 @@ import math
 import cupy
 import numpy as np
 
-from spp.backend.cuda.kernels import BLOCK, launch, launch_blocks, on_device
-from spp.backend.cuda.layout import empty, load, store
+from spp.backend.cuda.kernels import BLOCK, OUT, launch, launch_blocks, launch_into, on_device
+from spp.backend.cuda.layout import load
 
 MANY = 32           # adjacent positions whose threads read a cache line at once; or classes that occupy a block
 MOST_PARTS = 256    # into which the positions are divided; the losses of each part are summed by one block
@@ -13,32 +13,24 @@ MOST_PARTS = 256    # into which the positions are divided; the losses of each p
 
 def softmax(x: cupy.ndarray, y: cupy.ndarray, axis: int) -> None:
     """y = exp(x - max) / sum over `axis`; y may be x."""
-    out = empty(y)
-    _launch("softmax", x, axis, load(x), out)
-    store(out, y)
+    _launch(y, "softmax", axis, x)
 
 
 def softmax_backward(dy: cupy.ndarray, y: cupy.ndarray, dx: cupy.ndarray, axis: int) -> None:
     """dx = (dy - sum(dy * y)) * y; dx may be dy."""
-    out = empty(dx)
-    _launch("softmax_backward", y, axis, load(dy), load(y), out)
-    store(out, dx)
+    _launch(dx, "softmax_backward", axis, dy, y)
 
 
-def _launch(name: str, x: cupy.ndarray, axis: int, *arrays: cupy.ndarray) -> None:
-    outer, classes, inner = _sizes(x, axis)
-    if inner >= MANY or classes < MANY:
-        launch(f"{name}_by_thread", outer * inner, x.dtype, *arrays, classes, inner)
-    else:
-        launch_blocks(f"{name}_by_block", outer * inner, x.dtype, *arrays, classes, inner)
+def _launch(target: cupy.ndarray, name: str, axis: int, *arrays: cupy.ndarray) -> None:
+    outer, classes, inner = _sizes(target, axis)
+    by_block = inner < MANY <= classes
+    launch_into(target, f"{name}_by_{'block' if by_block else 'thread'}", outer * inner, *arrays, OUT, classes, inner,
+                by_block=by_block)
 
 
 def softmax_loss(prob: cupy.ndarray, labels: cupy.ndarray, axis: int, counted: cupy.ndarray,
                  minimum: float) -> cupy.ndarray:
-    """-sum of log(max(prob of the label, minimum)) over the samples `counted`, an array without axes.
-
-    prob: probabilities, class axis `axis`; labels: int64 of shape outer + inner; counted: booleans of that shape.
-    """
+    """-sum of log(max(prob of the label, minimum)) over the samples `counted`, an array without axes."""
     outer, classes, inner = _sizes(prob, axis)
     positions = outer * inner
     parts = min(MOST_PARTS, max(1, positions // (4 * BLOCK)))
@@ -56,10 +48,8 @@ def softmax_loss_backward(prob: cupy.ndarray, labels: cupy.ndarray, axis: int, c
     scale: a number, or an array of one element.
     """
     _, classes, inner = _sizes(prob, axis)
-    out = empty(dx)
-    launch("softmax_loss_backward", prob.size, prob.dtype, load(prob), load(labels), load(counted),
-           on_device(scale, prob.dtype), out, classes, inner)
-    store(out, dx)
+    launch_into(dx, "softmax_loss_backward", prob.size, prob, labels, counted, on_device(scale, prob.dtype), OUT,
+                classes, inner)
 
 
 def _sizes(x: cupy.ndarray, axis: int) -> tuple[int, int, int]:

@@ -12,25 +12,21 @@ import numpy as np
 from spp.backend.host.channels import (channel_affine, channel_combine, channel_dots, channel_moments, channel_sums)
 from spp.backend.host.convolution import (convolution_backward_data, convolution_backward_weights,
                                           convolution_forward)
-from spp.backend.host.dropout import draw_mask
-from spp.backend.host.elementwise import relu, relu_backward, weighted_sum
-from spp.backend.host.feed import Feed
+from spp.backend.host.elementwise import draw_mask, relu, relu_backward, weighted_sum
+from spp.backend.host.feed import Feed, transform
 from spp.backend.host.inner_product import (inner_product_backward_data, inner_product_backward_weights,
                                             inner_product_forward)
 from spp.backend.host.layout import empty_matrix, load_matrix, store
 from spp.backend.host.lrn import lrn_across, lrn_across_backward, lrn_within, lrn_within_backward
 from spp.backend.host.nms import nms
 from spp.backend.host.pooling import (average_pool, average_pool_backward, max_pool, max_pool_backward, sample_pool)
-from spp.backend.host.rows import add_rows, put_last
 from spp.backend.host.scratch import scratch, scratch_like
-from spp.backend.host.selection import largest, take_columns, take_rows
+from spp.backend.host.selection import add_rows, largest, put_last, take_columns, take_rows
 from spp.backend.host.resize import bilinear, bilinear_backward
 from spp.backend.host.roi import (roi_group_average, roi_group_average_backward, roi_max_pool, roi_max_pool_backward,
                                   roi_max_pyramid)
 from spp.backend.host.softmax import softmax, softmax_backward, softmax_loss, softmax_loss_backward
-from spp.backend.host.transform import transform
-from spp.backend.host.update import (adadelta_update, adagrad_update, adam_update, nesterov_update, rmsprop_update,
-                                     sgd_update)
+from spp.backend.host.update import update
 
 xp = np
 prefers_channels_last = True

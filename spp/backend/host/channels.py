@@ -45,7 +45,8 @@ def _moments(x: Array, mean: Array, variance: Array) -> None:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _sums(x: Array, out: Array) -> None:
+def _sums(x: Array, z: Array, out: Array) -> None:
+    """Sums of x * z, or of x if z is None."""
     groups, rows, channels = x.shape
     blocks = min(BLOCKS, rows)
     sums = np.zeros((groups * blocks, channels))
@@ -54,21 +55,10 @@ def _sums(x: Array, out: Array) -> None:
         total = sums[task]
         for row in range(block * rows // blocks, (block + 1) * rows // blocks):
             for c in range(channels):
-                total[c] += x[group, row, c]
-    out[...] = sums.reshape(groups, blocks, channels).sum(1)
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _dots(x: Array, z: Array, out: Array) -> None:
-    groups, rows, channels = x.shape
-    blocks = min(BLOCKS, rows)
-    sums = np.zeros((groups * blocks, channels))
-    for task in prange(groups * blocks):
-        group, block = task // blocks, task % blocks
-        total = sums[task]
-        for row in range(block * rows // blocks, (block + 1) * rows // blocks):
-            for c in range(channels):
-                total[c] += np.float64(x[group, row, c]) * np.float64(z[group, row, c])
+                if z is None:
+                    total[c] += x[group, row, c]
+                else:
+                    total[c] += np.float64(x[group, row, c]) * np.float64(z[group, row, c])
     out[...] = sums.reshape(groups, blocks, channels).sum(1)
 
 
@@ -156,27 +146,24 @@ def channel_moments(x: np.ndarray, axis: int, num_axes: int) -> tuple[np.ndarray
     return mean.reshape(shape), variance.reshape(shape)
 
 
-@by_one_if_short(_microseconds)
 def channel_sums(x: np.ndarray, axis: int, num_axes: int) -> np.ndarray:
     """The sum over each channel, float64 in the shape of the channels' axes."""
-    views = _as_rows(axis, num_axes, x)
-    if views is None:
-        return x.sum(_others(x.ndim, axis, num_axes), dtype=np.float64)
-    out = np.empty((len(views[0]), views[0].shape[2]))
-    _sums(views[0], out)
-    return out.reshape(x.shape[axis:axis + num_axes])
+    return _channel_sums(x, None, axis, num_axes)
+
+
+def channel_dots(x: np.ndarray, z: np.ndarray, axis: int, num_axes: int) -> np.ndarray:
+    """The sum of x * z over each channel, float64 in the shape of the channels' axes."""
+    return _channel_sums(x, z, axis, num_axes)
 
 
 @by_one_if_short(_microseconds)
-def channel_dots(x: np.ndarray, z: np.ndarray, axis: int, num_axes: int) -> np.ndarray:
-    """The sum of x * z over each channel, float64 in the shape of the channels' axes."""
-    views = _as_rows(axis, num_axes, x, z)
+def _channel_sums(x: np.ndarray, z: np.ndarray | None, axis: int, num_axes: int) -> np.ndarray:
+    views = _as_rows(axis, num_axes, x) if z is None else _as_rows(axis, num_axes, x, z)
     if views is None:
-        product = scratch_like("channels.product", x)
-        np.multiply(x, z, out=product)
+        product = x if z is None else np.multiply(x, z, out=scratch_like("channels.product", x))
         return product.sum(_others(x.ndim, axis, num_axes), dtype=np.float64)
     out = np.empty((len(views[0]), views[0].shape[2]))
-    _dots(views[0], views[1], out)
+    _sums(views[0], None if z is None else views[1], out)
     return out.reshape(x.shape[axis:axis + num_axes])
 
 

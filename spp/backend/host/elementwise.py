@@ -1,4 +1,4 @@
-"""Elementwise functions whose speed matters: one pass over memory, by all threads."""
+"""Elementwise functions whose speed matters: one pass over memory, by all threads; and the random masks of dropout."""
 import numba
 import numpy as np
 
@@ -73,3 +73,12 @@ def weighted_sum(x: np.ndarray, a: float, z: np.ndarray, b: float, y: np.ndarray
         first, second, out = views
         real = x.dtype.type
         _weighted_sum(first, real(a), second, real(b), real(0 if relu else -np.inf), out)
+
+
+def draw_mask(stream: np.random.Generator, ratio: float, value: float, mask: np.ndarray) -> None:
+    """Each element of mask = 0 with probability `ratio`, else `value`. mask: any shape, a floating dtype."""
+    uniform = scratch("dropout.uniform", mask.shape, np.float32)
+    stream.random(dtype=np.float32, out=uniform)
+    np.greater_equal(uniform, ratio, out=mask)
+    if value != 1:
+        mask *= value

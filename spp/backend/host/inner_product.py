@@ -10,7 +10,6 @@ import numpy as np
 
 from spp.backend.host import onednn
 from spp.backend.host.blas import one_thread, product
-from spp.backend.host.epilogue import apply_epilogue
 from spp.backend.host.scratch import scratch
 from spp.backend.types import Array, Epilogue
 
@@ -115,7 +114,7 @@ def inner_product_forward(x: np.ndarray, weight: np.ndarray, y: np.ndarray, tran
     """
     one_thread()
     (_of_rows if transpose else _by_rows)(x, weight, y)
-    apply_epilogue(y, epilogue)
+    epilogue.apply(y)
 
 
 def inner_product_backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, transpose: bool,

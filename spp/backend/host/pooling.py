@@ -6,12 +6,11 @@ order of the table), of one floating dtype. The kernels work on C-contiguous N x
 """
 import math
 
-import numba
 import numpy as np
 from numba import njit, prange
 
 from spp.backend.host.layout import empty_channels_last, load_channels_last, store_channels_last
-from spp.backend.host.threads import by_one_if_short
+from spp.backend.host.threads import by_one_if_short, channel_blocks
 from spp.backend.types import Array
 
 
@@ -40,7 +39,7 @@ def max_pool_backward(dy: np.ndarray, argmax: np.ndarray, regions: np.ndarray, d
     """dx = the sum of dy over the regions whose argmax is this position."""
     out = empty_channels_last(dx, "pool.in")
     gradient, where = load_channels_last(dy, "pool.out"), load_channels_last(argmax, "pool.where")
-    _max_backward(_flat(gradient), _flat(where), regions, _map(out), _blocks(dx))
+    _backward(_flat(gradient), _flat(where), regions, None, _map(out), channel_blocks(*dx.shape[:2]))
     store_channels_last(out, dx)
 
 
@@ -56,7 +55,8 @@ def average_pool(x: np.ndarray, regions: np.ndarray, divisors: np.ndarray, y: np
 def average_pool_backward(dy: np.ndarray, regions: np.ndarray, divisors: np.ndarray, dx: np.ndarray) -> None:
     """dx = the sum of dy / divisor over the regions that contain a position."""
     out = empty_channels_last(dx, "pool.in")
-    _average_backward(_flat(load_channels_last(dy, "pool.out")), regions, divisors, _map(out), _blocks(dx))
+    gradient = load_channels_last(dy, "pool.out")
+    _backward(_flat(gradient), None, regions, divisors, _map(out), channel_blocks(*dx.shape[:2]))
     store_channels_last(out, dx)
 
 
@@ -83,12 +83,6 @@ def _map(array: np.ndarray) -> np.ndarray:
 def _flat(array: np.ndarray) -> np.ndarray:
     """N x ... x C as N x B x C."""
     return array.reshape(array.shape[0], math.prod(array.shape[1:-1]), array.shape[-1])
-
-
-def _blocks(dx: np.ndarray) -> int:
-    """The number of blocks into which the channels are divided, so that a small batch keeps all threads busy."""
-    n, c = dx.shape[:2]
-    return max(1, min(c // 16, 2 * numba.get_num_threads() // max(n, 1)))
 
 
 @njit(inline="always")
@@ -191,26 +185,6 @@ def _max_and_positions(x: Array, regions: Array, y: Array, argmax: Array) -> Non
                         where[c] = position
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _max_backward(dy: Array, argmax: Array, regions: Array, dx: Array, blocks: int) -> None:
-    _, _, height, width, channels = dx.shape
-    zero = dx.dtype.type(0)
-    for task in prange(len(dx) * blocks):
-        n, block = task // blocks, task % blocks
-        first, last = block * channels // blocks, (block + 1) * channels // blocks
-        dx[n, :, :, :, first:last] = 0
-        for b in range(len(regions)):
-            z0, z1, y0, y1, x0, x1 = regions[b]
-            # a comparison at every position of the region vectorizes over channels; additions at argmax do not
-            gradient, where = dy[n, b, first:last], argmax[n, b, first:last]
-            for z in range(z0, z1):
-                for i in range(y0, y1):
-                    for j in range(x0, x1):
-                        total, position = dx[n, z, i, j, first:last], np.int32((z * height + i) * width + j)
-                        for c in range(last - first):
-                            total[c] += gradient[c] if where[c] == position else zero
-
-
 @njit(inline="always")
 def _add(value: Array, total: Array) -> None:
     for c in range(len(total)):
@@ -245,21 +219,32 @@ def _average(x: Array, regions: Array, divisors: Array, y: Array) -> None:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _average_backward(dy: Array, regions: Array, divisors: Array, dx: Array, blocks: int) -> None:
-    channels, one = dx.shape[4], dx.dtype.type(1)
+def _backward(dy: Array, argmax: Array, regions: Array, divisors: Array, dx: Array, blocks: int) -> None:
+    """The gradient of max pooling, or of average pooling if `argmax` is None; `divisors` is None in the other case."""
+    _, _, height, width, channels = dx.shape
+    zero, one = dx.dtype.type(0), dx.dtype.type(1)
     for task in prange(len(dx) * blocks):
         n, block = task // blocks, task % blocks
         first, last = block * channels // blocks, (block + 1) * channels // blocks
         dx[n, :, :, :, first:last] = 0
         for b in range(len(regions)):
             z0, z1, y0, y1, x0, x1 = regions[b]
-            gradient, share = dy[n, b, first:last], one / dx.dtype.type(divisors[b])
+            gradient = dy[n, b, first:last]
+            if argmax is not None:
+                where = argmax[n, b, first:last]
+            if divisors is not None:
+                share = one / dx.dtype.type(divisors[b])
             for z in range(z0, z1):
                 for i in range(y0, y1):
                     for j in range(x0, x1):
-                        total = dx[n, z, i, j, first:last]
-                        for c in range(last - first):
-                            total[c] += gradient[c] * share
+                        total, position = dx[n, z, i, j, first:last], np.int32((z * height + i) * width + j)
+                        if argmax is not None:
+                            # a comparison at every position vectorizes over channels; additions at argmax do not
+                            for c in range(last - first):
+                                total[c] += gradient[c] if where[c] == position else zero
+                        if divisors is not None:
+                            for c in range(last - first):
+                                total[c] += gradient[c] * share
 
 
 @njit(parallel=True, cache=True, nogil=True)

@@ -3,11 +3,11 @@
 `rows` and `columns` have one entry for each row and column of the output.
 Arrays are N x C x H x W, of one floating dtype.
 """
-import numba
 import numpy as np
 from numba import njit, prange
 
 from spp.backend.host.layout import empty_channels_last, load_channels_last, store_channels_last
+from spp.backend.host.threads import channel_blocks
 from spp.backend.types import Array, Interpolation
 
 
@@ -23,9 +23,8 @@ def bilinear_backward(dy: np.ndarray, rows: Interpolation, columns: Interpolatio
     """dx = the sum of dy, each times the weight of this position in it."""
     (top, bottom, down), (left, right, across) = rows, columns
     out = empty_channels_last(dx, "pool.in")
-    n, c = dx.shape[:2]
-    blocks = max(1, min(c // 16, 2 * numba.get_num_threads() // max(n, 1)))
-    _bilinear_backward(load_channels_last(dy, "pool.out"), top, bottom, down, left, right, across, out, blocks)
+    _bilinear_backward(load_channels_last(dy, "pool.out"), top, bottom, down, left, right, across, out,
+                       channel_blocks(*dx.shape[:2]))
     store_channels_last(out, dx)
 
 

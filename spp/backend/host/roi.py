@@ -11,6 +11,7 @@ from numba import njit, prange
 
 from spp.backend.host.layout import empty_channels_last, load_channels_last, store_channels_last
 from spp.backend.host.scratch import scratch
+from spp.backend.host.threads import channel_blocks
 from spp.backend.types import Array, Bins
 
 
@@ -19,21 +20,19 @@ def roi_max_pool(x: np.ndarray, bins: Bins, y: np.ndarray, argmax: np.ndarray | 
 
     The first of equal values wins; a NaN wins its bin.
     """
-    source, out = load_channels_last(x, "pool.in"), empty_channels_last(y, "pool.out")
-    if argmax is None:
-        _max(source, *bins, out)
-    else:
-        positions = empty_channels_last(argmax, "pool.where")
-        _max_and_positions(source, *bins, out, positions)
-        store_channels_last(positions, argmax)
+    out = empty_channels_last(y, "pool.out")
+    positions: Array = None if argmax is None else empty_channels_last(argmax, "pool.where")
+    _max(load_channels_last(x, "pool.in"), *bins, out, positions)
     store_channels_last(out, y)
+    if argmax is not None:
+        store_channels_last(positions, argmax)
 
 
 def roi_max_pool_backward(dy: np.ndarray, argmax: np.ndarray, bins: Bins, dx: np.ndarray) -> None:
     """dx = the sum of dy over the bins whose argmax is this position."""
     gradient, positions = load_channels_last(dy, "pool.out"), load_channels_last(argmax, "pool.where")
     out = empty_channels_last(dx, "pool.in")
-    _max_backward(gradient, positions, bins.image, out, _blocks(dx))
+    _max_backward(gradient, positions, bins.image, out, channel_blocks(*dx.shape[:2]))
     store_channels_last(out, dx)
 
 
@@ -61,14 +60,8 @@ def roi_group_average(x: np.ndarray, bins: Bins, y: np.ndarray) -> None:
 def roi_group_average_backward(dy: np.ndarray, bins: Bins, dx: np.ndarray) -> None:
     """dx = the sum of dy / area over the bins that contain a position."""
     out = empty_channels_last(dx, "pool.in")
-    _average_backward(load_channels_last(dy, "pool.out"), *bins, out, _blocks(dy, len(dx)))
+    _average_backward(load_channels_last(dy, "pool.out"), *bins, out, channel_blocks(len(dx), dy.shape[1]))
     store_channels_last(out, dx)
-
-
-def _blocks(array: np.ndarray, images: int = 0) -> int:
-    """The number of blocks into which the channels are divided, so that a small batch keeps all threads busy."""
-    n, c = images or array.shape[0], array.shape[1]
-    return max(1, min(c // 16, 2 * numba.get_num_threads() // max(n, 1)))
 
 
 @njit(inline="always")
@@ -78,48 +71,33 @@ def _take_larger(value: Array, best: Array) -> None:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _max(x: Array, image: Array, rows: Array, columns: Array, y: Array) -> None:
-    bins = rows.shape[1]
+def _max(x: Array, image: Array, rows: Array, columns: Array, y: Array, argmax: Array) -> None:
+    """`argmax` may be None."""
+    width, channels, bins = x.shape[2], x.shape[3], rows.shape[1]
     for task in prange(len(image) * bins):
         r, p = task // bins, task % bins
         plane = x[image[r]]
         top, bottom = rows[r, p]
         for q in range(columns.shape[1]):
             left, right = columns[r, q]
-            best = y[r, p, q]
-            if top >= bottom or left >= right:
+            empty, best = top >= bottom or left >= right, y[r, p, q]
+            if argmax is not None:
+                where = argmax[r, p, q]
+                where[:] = np.int32(-1) if empty else np.int32(top * width + left)
+            if empty:
                 best[:] = 0
                 continue
             best[:] = plane[top, left]
             for i in range(top, bottom):
                 for j in range(left, right):
-                    _take_larger(plane[i, j], best)
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _max_and_positions(x: Array, image: Array, rows: Array, columns: Array, y: Array, argmax: Array) -> None:
-    width, channels = x.shape[2], x.shape[3]
-    bins = rows.shape[1]
-    for task in prange(len(image) * bins):
-        r, p = task // bins, task % bins
-        plane = x[image[r]]
-        top, bottom = rows[r, p]
-        for q in range(columns.shape[1]):
-            left, right = columns[r, q]
-            best, where = y[r, p, q], argmax[r, p, q]
-            if top >= bottom or left >= right:
-                best[:] = 0
-                where[:] = -1
-                continue
-            best[:] = plane[top, left]
-            where[:] = np.int32(top * width + left)
-            for i in range(top, bottom):
-                for j in range(left, right):
-                    value, position = plane[i, j], np.int32(i * width + j)
-                    for c in range(channels):
-                        wins = (value[c] > best[c]) | (value[c] != value[c])
-                        best[c] = value[c] if wins else best[c]
-                        where[c] = position if wins else where[c]
+                    if argmax is None:
+                        _take_larger(plane[i, j], best)
+                    else:
+                        value, position = plane[i, j], np.int32(i * width + j)
+                        for c in range(channels):
+                            wins = (value[c] > best[c]) | (value[c] != value[c])
+                            best[c] = value[c] if wins else best[c]
+                            where[c] = position if wins else where[c]
 
 
 @njit(parallel=True, cache=True, nogil=True)

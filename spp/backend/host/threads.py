@@ -24,6 +24,11 @@ def set_threads(count: int) -> None:
     blas.set_numpy_threads(count)
 
 
+def channel_blocks(images: int, channels: int) -> int:
+    """The number of blocks into which channels are divided, so that a small batch keeps all threads busy."""
+    return max(1, min(channels // 16, 2 * numba.get_num_threads() // max(images, 1)))
+
+
 def by_one_if_short(microseconds: Callable[..., float]) -> Callable[[Function], Function]:
     """Decorate a function that starts parallel kernels: the calling thread alone computes what takes less than SHORT.
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from spp.backend.types import Array, UpdateStep
 
-Arrays = Sequence[np.ndarray]
-
 
 @numba.njit(inline="always")
 def _gradient(diff: float, w: float, decay: float, l1: bool, scale: float) -> float:
@@ -77,46 +75,18 @@ def _adam(data: Array, diff: Array, first: Array, second: Array, l1: bool, scale
         data[i] -= rate * mean / (np.sqrt(square) + delta)
 
 
-def _run(kernel: Callable[..., None], arrays: tuple[Arrays, ...], step: UpdateStep, *numbers: float) -> None:
-    """Run a kernel for each parameter on its data, diff and histories, with numbers of the arrays' own dtype.
+KERNELS: dict[str, Callable[..., None]] = {"sgd": _sgd, "nesterov": _nesterov, "adagrad": _adagrad,
+                                           "rmsprop": _rmsprop, "adadelta": _adadelta, "adam": _adam}
 
-    A Python float would make a kernel compute in double precision.
+
+def update(rule: str, arrays: Sequence[Sequence[np.ndarray]], step: UpdateStep, numbers: Sequence[float]) -> None:
+    """Change all parameters by a rule: sgd, nesterov, adagrad, rmsprop, adadelta or adam.
+
+    arrays: data, diff and one or two histories, each with one array per parameter. numbers: the rule's own, in the
+    order of its kernel; they are rounded to the arrays' dtype, as a Python float would make a kernel compute in double
+    precision.
     """
     for parameter, rate, decay in zip(zip(*arrays), step.rate, step.decay):
         real = parameter[0].dtype.type
-        kernel(*(array.reshape(-1) for array in parameter), step.l1, real(step.scale), real(decay), real(rate),
-               *(real(number) for number in numbers))
-
-
-def sgd_update(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, momentum: float) -> None:
-    """SGD with momentum."""
-    _run(_sgd, (data, diff, history), step, momentum)
-
-
-def nesterov_update(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, momentum: float) -> None:
-    """SGD with Nesterov's momentum."""
-    _run(_nesterov, (data, diff, history), step, momentum)
-
-
-def adagrad_update(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, delta: float) -> None:
-    """AdaGrad."""
-    _run(_adagrad, (data, diff, history), step, delta)
-
-
-def rmsprop_update(data: Arrays, diff: Arrays, history: Arrays, step: UpdateStep, rms_decay: float,
-                   delta: float) -> None:
-    """RMSProp."""
-    _run(_rmsprop, (data, diff, history), step, delta, rms_decay, 1 - rms_decay)
-
-
-def adadelta_update(data: Arrays, diff: Arrays, gradients: Arrays, updates: Arrays, step: UpdateStep,
-                    momentum: float, delta: float) -> None:
-    """AdaDelta."""
-    _run(_adadelta, (data, diff, gradients, updates), step, delta, momentum, 1 - momentum)
-
-
-def adam_update(data: Arrays, diff: Arrays, first: Arrays, second: Arrays, step: UpdateStep,
-                momenta: tuple[float, float], delta: float) -> None:
-    """Adam; `step.rate` includes the correction of the bias."""
-    momentum, momentum2 = momenta
-    _run(_adam, (data, diff, first, second), step, delta, momentum, 1 - momentum, momentum2, 1 - momentum2)
+        KERNELS[rule](*(array.reshape(-1) for array in parameter), step.l1, real(step.scale), real(decay), real(rate),
+                      *map(real, numbers))

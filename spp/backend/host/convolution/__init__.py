@@ -10,9 +10,8 @@ from spp.backend.host import onednn
 from spp.backend.host.blas import one_thread
 from spp.backend.host.convolution import choose, depthwise, im2row, nd, winograd
 from spp.backend.host.convolution.choose import DEPTHWISE, IM2ROW, ONEDNN, WINOGRAD, microseconds
-from spp.backend.host.epilogue import epilogue_rows, minimum
-from spp.backend.host.layout import load_channels_last, store
-from spp.backend.host.pixels import pixels
+from spp.backend.host.layout import load_channels_last, pixels, store
+from spp.backend.host.scratch import scratch
 from spp.backend.host.threads import by_one_if_short
 from spp.backend.types import Epilogue, Geometry
 
@@ -35,11 +34,13 @@ def convolution_forward(x: np.ndarray, weight: np.ndarray, y: np.ndarray, geomet
     if plan and epilogue.scale is None and epilogue.bias is not None and epilogue.bias.flags.c_contiguous:
         rows = epilogue.bias[np.newaxis]
     else:
-        rows = epilogue_rows(epilogue, len(weight), x.dtype)
+        rows = scratch("convolution.epilogue", (3, len(weight)), x.dtype)
+        for row, values, neutral in zip(rows, epilogue, (0, 1, -0.0)):      # -0 + 0 would be 0
+            row[:] = neutral if values is None else values
     if plan:
         plan.forward(source, weight, rows, out)
     else:
-        kernel.forward(source, weight, rows, out, geometry, minimum(epilogue, x.dtype))
+        kernel.forward(source, weight, rows, out, geometry, x.dtype.type(0 if epilogue.relu else -np.inf))
     store(out.transpose(0, 3, 1, 2), y)
 
 

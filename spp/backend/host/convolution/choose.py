@@ -28,7 +28,7 @@ import numpy as np
 from spp.backend import EXACT
 from spp.backend.host import onednn
 from spp.backend.host.convolution.winograd import PHASES, POINTS, grid_of
-from spp.backend.host.pixels import pixel_stride
+from spp.backend.host.layout import pixel_stride
 from spp.backend.types import Geometry
 
 ONEDNN, WINOGRAD, DEPTHWISE, IM2ROW = "onednn", "winograd", "depthwise", "im2row"

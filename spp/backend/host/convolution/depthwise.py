@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from spp.backend.host.convolution.im2row import blocks_of
-from spp.backend.host.pixels import flat_pixels
+from spp.backend.host.layout import flat_pixels
 from spp.backend.host.scratch import scratch
 from spp.backend.types import Array, Geometry, Numbers
 
@@ -73,8 +73,7 @@ def _backward_data(dy: Array, weight: Array, dx: Array, geometry: Numbers) -> No
 
 @numba.njit(cache=True, nogil=True, parallel=True)
 def _backward_weights(x: Array, dy: Array, dweight: Array, dbias: Array, geometry: Numbers) -> None:
-    """Write one sum per part of the rows of `dy` to `dweight`, parts x taps x channels, and `dbias`, parts x channels.
-    """
+    """Write a sum per part of the rows of `dy`: `dweight`, parts x taps x channels, and `dbias`, parts x channels."""
     kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = geometry
     _, height, width, channels = x.shape
     count, out_height, out_width, _ = dy.shape

@@ -12,7 +12,7 @@ from spp.backend.host import onednn
 from spp.backend.host.blas import product
 from spp.backend.host.layout import store
 from spp.backend.host.onednn import NO_CALLS, execute
-from spp.backend.host.pixels import flat_pixels
+from spp.backend.host.layout import flat_pixels
 from spp.backend.host.scratch import scratch
 from spp.backend.types import Array, Geometry, Numbers
 

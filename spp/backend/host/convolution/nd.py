@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from spp.backend.host.epilogue import apply_epilogue
 from spp.backend.types import Epilogue, Geometry
 from spp.backend.windows import inside, padded_size, taps
 
@@ -20,7 +19,7 @@ def forward(x: np.ndarray, weight: np.ndarray, y: np.ndarray, geometry: Geometry
     for tap, pixels in taps(windows, geometry):
         total += grouped[tap] @ padded[pixels].reshape(len(x), group, weight.shape[1], math.prod(windows))
     y[...] = total.reshape(y.shape)
-    apply_epilogue(np.moveaxis(y, 1, -1), epilogue)
+    epilogue.apply(np.moveaxis(y, 1, -1))
 
 
 def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: Geometry) -> None:

@@ -13,7 +13,7 @@ size, as long as a hash shows that the weights have not changed.
 All images are float32, C-contiguous N x H x W x C unless said otherwise, and N x H x W x groups x channels of a group
 in the kernels. The kernels take a Lattice as a plain tuple, which Numba unpacks a microsecond faster.
 """
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numba
 import numpy as np
@@ -23,7 +23,7 @@ from spp.backend.host.blas import product
 from spp.backend.host.channels import channel_sums
 from spp.backend.host.convolution import winograd_transforms as transforms
 from spp.backend.host.onednn import NO_CALLS, execute
-from spp.backend.host.pixels import flat_pixels
+from spp.backend.host.layout import flat_pixels
 from spp.backend.host.scratch import scratch
 from spp.backend.types import Array, Geometry, Numbers
 
@@ -125,14 +125,6 @@ def _input_lattice(geometry: Geometry, group: int) -> Lattice:
     return Lattice(geometry.stride[0], geometry.pad[0], geometry.pad[1], side, shift, group)
 
 
-def _phases(weight: np.ndarray, stride: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The parts of a kernel that meet each phase of the input, up to 3 x 3 taps."""
-    side, shift = PHASES[weight.shape[2], stride]
-    for phase in range(side * side):
-        rows, columns = (slice(p * shift, p * shift + 3 * stride, stride) for p in divmod(phase, side))
-        yield weight[:, :, rows, columns], phase
-
-
 def _taps(weight: np.ndarray, stride: int) -> np.ndarray:
     """Outputs x channels x kernel as outputs x phases * channels x 9."""
     outputs, channels, kernel, _ = weight.shape
@@ -140,7 +132,10 @@ def _taps(weight: np.ndarray, stride: int) -> np.ndarray:
         return np.ascontiguousarray(weight).reshape(outputs, channels, 9)
     whole = scratch("winograd.kernel", (outputs, 4, channels, 3, 3), np.float32)
     whole[...] = 0
-    for part, phase in _phases(weight, stride):
+    side, shift = PHASES[kernel, stride]
+    for phase in range(side * side):        # the part of the kernel that meets this phase: up to 3 x 3 taps
+        rows, columns = (slice(p * shift, p * shift + 3 * stride, stride) for p in divmod(phase, side))
+        part = weight[:, :, rows, columns]
         whole[:, phase, :, :part.shape[2], :part.shape[3]] = part
     return whole.reshape(outputs, 4 * channels, 9)
 
@@ -182,7 +177,7 @@ def _convolution(source: Tiles, target: Tiles, weight: np.ndarray, taps: Callabl
     block = _batch_size(tiles, threads, most)
     v = scratch("winograd.v", (threads, POINTS, block, rows), np.float32)
     m = scratch("winograd.m", (threads, POINTS, block, columns), np.float32)
-    part = weight[_outputs_of(weight, groups)[group]]
+    part = weight.reshape(groups, -1, *weight.shape[1:])[group]
 
     def transform() -> np.ndarray:
         u = scratch("winograd.u", (POINTS, rows, columns), np.float32)
@@ -210,23 +205,13 @@ def _by_group(image: np.ndarray, group: int) -> np.ndarray:
     return image.reshape(*image.shape[:3], group, image.shape[3] // group)
 
 
-def _outputs_of(weight: np.ndarray, group: int) -> list[slice]:
-    """The outputs of each group."""
-    outputs = len(weight) // group
-    return [slice(g * outputs, (g + 1) * outputs) for g in range(group)]
-
-
 def forward(x: np.ndarray, weight: np.ndarray, epilogue: np.ndarray, y: np.ndarray, geometry: Geometry,
             minimum: np.floating) -> None:
     """Write to `y`, as `pixels` returns it, at least `minimum`; `epilogue`: rows of bias, scale and shift."""
     x = _by_group(x, geometry.group)
-
-    def taps(part: np.ndarray) -> np.ndarray:
-        return _taps(part, geometry.stride[0]).transpose(1, 0, 2)
-
     for g in range(geometry.group):
         _convolution(Tiles(x, _input_lattice(geometry, g)), Tiles(y, Lattice(group=g), grid_of(*y.shape[1:3])),
-                     weight, taps, epilogue, minimum, keep=True)
+                     weight, lambda part: _taps(part, geometry.stride[0]).transpose(1, 0, 2), epilogue, minimum, True)
 
 
 def backward_data(dy: np.ndarray, weight: np.ndarray, dx: np.ndarray, geometry: Geometry) -> None:
@@ -263,11 +248,11 @@ def backward_weights(x: np.ndarray, dy: np.ndarray, dweight: np.ndarray, dbias: 
     rows, columns = channels * phases, len(dweight) // geometry.group
     taps = scratch("winograd.kernel", (columns, phases, channels, 3, 3), np.float32)
     x, dy = _by_group(x, geometry.group), _by_group(dy, geometry.group)
-    for g, outputs in enumerate(_outputs_of(dweight, geometry.group)):
+    for g, part in enumerate(dweight.reshape(geometry.group, columns, *dweight.shape[1:])):
         taps[...] = 0
         du = _transformed_gradient(x, _input_lattice(geometry, g), dy, rows, columns)
         transforms.weights_adjoint(du, taps.reshape(columns, rows, 9).transpose(1, 0, 2))
-        _add_taps(taps, stride, *PHASES[kernel, stride], dweight[outputs])
+        _add_taps(taps, stride, *PHASES[kernel, stride], part)
 
 
 def _transformed_gradient(x: np.ndarray, lattice: Lattice, dy: np.ndarray, rows: int, columns: int) -> np.ndarray:

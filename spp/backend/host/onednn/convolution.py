@@ -8,13 +8,14 @@ only while a hash of all the weights shows that they have not changed; reorderin
 Images are C-contiguous N x H x W x C.
 """
 import functools
-from typing import Any, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from spp.backend.host.cache import Cache
 from spp.backend.host.onednn import weight_copies
-from spp.backend.host.onednn.library import FROM, TO, Library, Primitive, Refused, aligned_scratch, library
+from spp.backend.host.onednn.library import (FROM, TO, Library, Primitive, Refused, aligned_scratch, library,
+                                             unless_refused)
 from spp.backend.host.scratch import scratch
 from spp.backend.types import Epilogue, Geometry, Numbers
 
@@ -113,11 +114,4 @@ def plan(kind: str, x: np.ndarray, y: np.ndarray, weight: np.ndarray, geometry: 
     shapes = x.shape, y.shape, weight.shape
     relu, scaled = epilogue.relu, epilogue.scale is not None
     key = kind, shapes, geometry, relu, scaled, onednn.follow_numba()
-    return _plans.get(key, _create, onednn, kind, shapes, geometry, relu, scaled)
-
-
-def _create(*arguments: Any) -> Plan | None:
-    try:
-        return Plan(*arguments)
-    except Refused:
-        return None
+    return _plans.get(key, unless_refused, Plan, onednn, kind, shapes, geometry, relu, scaled)

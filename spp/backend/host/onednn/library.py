@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import os
 import threading
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numba
 import numpy as np
@@ -25,65 +25,53 @@ ADD, MULTIPLY = 0x1fff0, 0x1fff1
 IMPLEMENTATION, SCRATCHPAD_LAYOUT = 8, 136                  # queries of a primitive's description
 FROM, TO, SCRATCHPAD = 1, 17, 80                            # arguments of a primitive
 
-_DECLARATIONS = """
-typedef struct dnnl_engine *dnnl_engine_t;
-typedef struct dnnl_stream *dnnl_stream_t;
-typedef struct dnnl_memory *dnnl_memory_t;
-typedef struct dnnl_memory_desc *dnnl_memory_desc_t;
-typedef struct dnnl_primitive *dnnl_primitive_t;
-typedef struct dnnl_primitive_desc *dnnl_primitive_desc_t;
-typedef struct dnnl_primitive_attr *dnnl_primitive_attr_t;
-typedef struct dnnl_post_ops *dnnl_post_ops_t;
+# Each kind of object has a type and a function that destroys it.
+_KINDS = "engine", "stream", "memory", "memory_desc", "primitive", "primitive_desc", "primitive_attr", "post_ops"
+_OBJECTS = "".join(f"typedef struct dnnl_{kind} *dnnl_{kind}_t; int dnnl_{kind}_destroy(dnnl_{kind}_t);"
+                   for kind in _KINDS)
+_DECLARATIONS = _OBJECTS + """
 typedef struct { int arg; dnnl_memory_t memory; } dnnl_exec_arg_t;
+typedef const int64_t *numbers;
 
 int dnnl_engine_create(dnnl_engine_t *, int kind, size_t index);
-int dnnl_engine_destroy(dnnl_engine_t);
 int dnnl_stream_create(dnnl_stream_t *, dnnl_engine_t, unsigned flags);
-int dnnl_stream_destroy(dnnl_stream_t);
 int dnnl_stream_wait(dnnl_stream_t);
 
-int dnnl_memory_desc_create_with_tag(dnnl_memory_desc_t *, int axes, const int64_t *, int type, int tag);
-int dnnl_memory_desc_create_with_strides(dnnl_memory_desc_t *, int axes, const int64_t *, int type,
-                                         const int64_t *strides);
-int dnnl_memory_desc_destroy(dnnl_memory_desc_t);
+int dnnl_memory_desc_create_with_tag(dnnl_memory_desc_t *, int axes, numbers, int type, int tag);
+int dnnl_memory_desc_create_with_strides(dnnl_memory_desc_t *, int axes, numbers, int type, numbers strides);
 int dnnl_memory_desc_equal(dnnl_memory_desc_t, dnnl_memory_desc_t);
 size_t dnnl_memory_desc_get_size(dnnl_memory_desc_t);
 int dnnl_memory_create(dnnl_memory_t *, dnnl_memory_desc_t, dnnl_engine_t, void *);
-int dnnl_memory_destroy(dnnl_memory_t);
 int dnnl_memory_set_data_handle(dnnl_memory_t, void *);
 
 int dnnl_primitive_attr_create(dnnl_primitive_attr_t *);
-int dnnl_primitive_attr_destroy(dnnl_primitive_attr_t);
 int dnnl_primitive_attr_set_fpmath_mode(dnnl_primitive_attr_t, int mode);
 int dnnl_primitive_attr_set_scratchpad_mode(dnnl_primitive_attr_t, int mode);
 int dnnl_primitive_attr_set_post_ops(dnnl_primitive_attr_t, dnnl_post_ops_t);
 int dnnl_post_ops_create(dnnl_post_ops_t *);
-int dnnl_post_ops_destroy(dnnl_post_ops_t);
 int dnnl_post_ops_append_eltwise(dnnl_post_ops_t, int algorithm, float alpha, float beta);
 int dnnl_post_ops_append_binary(dnnl_post_ops_t, int algorithm, dnnl_memory_desc_t other);
 int dnnl_post_ops_append_sum(dnnl_post_ops_t, float scale, int32_t zero_point, int type);
 
-int dnnl_primitive_desc_destroy(dnnl_primitive_desc_t);
 int dnnl_primitive_desc_query(dnnl_primitive_desc_t, int what, int index, void *);
 dnnl_memory_desc_t dnnl_primitive_desc_query_md(dnnl_primitive_desc_t, int what, int index);
 int dnnl_primitive_create(dnnl_primitive_t *, dnnl_primitive_desc_t);
-int dnnl_primitive_destroy(dnnl_primitive_t);
 int dnnl_primitive_execute(dnnl_primitive_t, dnnl_stream_t, int count, const dnnl_exec_arg_t *);
 
 int dnnl_reorder_primitive_desc_create(dnnl_primitive_desc_t *, dnnl_memory_desc_t, dnnl_engine_t,
                                        dnnl_memory_desc_t, dnnl_engine_t, dnnl_primitive_attr_t);
 int dnnl_convolution_forward_primitive_desc_create(
     dnnl_primitive_desc_t *, dnnl_engine_t, int kind, int algorithm, dnnl_memory_desc_t x, dnnl_memory_desc_t weight,
-    dnnl_memory_desc_t bias, dnnl_memory_desc_t y, const int64_t *strides, const int64_t *dilations,
-    const int64_t *before, const int64_t *after, dnnl_primitive_attr_t);
+    dnnl_memory_desc_t bias, dnnl_memory_desc_t y, numbers strides, numbers dilations, numbers before, numbers after,
+    dnnl_primitive_attr_t);
 int dnnl_convolution_backward_data_primitive_desc_create(
     dnnl_primitive_desc_t *, dnnl_engine_t, int algorithm, dnnl_memory_desc_t dx, dnnl_memory_desc_t weight,
-    dnnl_memory_desc_t dy, const int64_t *strides, const int64_t *dilations, const int64_t *before,
-    const int64_t *after, dnnl_primitive_desc_t forward, dnnl_primitive_attr_t);
+    dnnl_memory_desc_t dy, numbers strides, numbers dilations, numbers before, numbers after,
+    dnnl_primitive_desc_t forward, dnnl_primitive_attr_t);
 int dnnl_convolution_backward_weights_primitive_desc_create(
     dnnl_primitive_desc_t *, dnnl_engine_t, int algorithm, dnnl_memory_desc_t x, dnnl_memory_desc_t dweight,
-    dnnl_memory_desc_t dbias, dnnl_memory_desc_t dy, const int64_t *strides, const int64_t *dilations,
-    const int64_t *before, const int64_t *after, dnnl_primitive_desc_t forward, dnnl_primitive_attr_t);
+    dnnl_memory_desc_t dbias, dnnl_memory_desc_t dy, numbers strides, numbers dilations, numbers before, numbers after,
+    dnnl_primitive_desc_t forward, dnnl_primitive_attr_t);
 int dnnl_matmul_primitive_desc_create(
     dnnl_primitive_desc_t *, dnnl_engine_t, dnnl_memory_desc_t a, dnnl_memory_desc_t b, dnnl_memory_desc_t bias,
     dnnl_memory_desc_t result, dnnl_primitive_attr_t);
@@ -242,6 +230,14 @@ def _path() -> str | None:
         if file.name == LIBRARY:
             return os.path.realpath(str(wheel.locate_file(file)))
     raise OSError(f"{LIBRARY} is not among the files of the package")
+
+
+def unless_refused(make: Callable[..., Any], *arguments: Any) -> Any:
+    """make(*arguments); None if this raises Refused."""
+    try:
+        return make(*arguments)
+    except Refused:
+        return None
 
 
 _loading = threading.Lock()

@@ -14,7 +14,8 @@ from numba.extending import intrinsic
 
 from spp.backend.host.cache import Cache
 from spp.backend.host.onednn import weight_copies
-from spp.backend.host.onednn.library import FROM, TO, Library, Primitive, Refused, aligned_scratch, library
+from spp.backend.host.onednn.library import (FROM, TO, Library, Primitive, Refused, aligned_scratch, library,
+                                             unless_refused)
 from spp.backend.host.scratch import scratch
 from spp.backend.types import Array
 
@@ -157,14 +158,7 @@ def prepare_sums(calls: int, count: int, block: int, rows: int, columns: int) ->
 
 def _prepare(kind: Any, *shape: int) -> Any:
     onednn = library()
-    return None if onednn is None else _prepared.get((kind, *shape), _create, kind, onednn, *shape)
-
-
-def _create(kind: Any, *arguments: Any) -> Any:
-    try:
-        return kind(*arguments)
-    except Refused:
-        return None
+    return None if onednn is None else _prepared.get((kind, *shape), unless_refused, kind, onednn, *shape)
 
 
 def check(calls: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 Each thread has its own, as long as the array of weights exists.
 """
-import functools
 import threading
 import weakref
 from typing import Any, Callable, Hashable, Protocol
@@ -32,7 +31,7 @@ class Order(Protocol):
 class _Copy:
     """Reordered weights, with the hash of the weights that were copied."""
 
-    def __init__(self, order: Order, weight: np.ndarray, dropped: Callable[[Any], None]) -> None:
+    def __init__(self, order: Order, weight: np.ndarray, dropped: Callable[[Any], Any]) -> None:
         self.memory = aligned(np.empty(order.bytes + ALIGNMENT, np.uint8), order.bytes)
         self.order, self.hash = order, -1
         self.source = weakref.ref(weight, dropped)
@@ -42,10 +41,6 @@ class _Copy:
         self.order, self.hash = order, hashed
 
 
-def _drop(copies: dict[Hashable, _Copy], key: Hashable, _: Any) -> None:
-    copies.pop(key, None)
-
-
 def in_order(order: Order, weight: np.ndarray, name: Hashable, part: np.ndarray,
              write: Callable[[np.ndarray], None]) -> np.ndarray:
     """This thread's copy `name` of a C-contiguous `part` of the weights; `write` writes it again if they changed."""
@@ -53,7 +48,7 @@ def in_order(order: Order, weight: np.ndarray, name: Hashable, part: np.ndarray,
     key = id(weight), name
     copy = copies.get(key)
     if copy is None or copy.memory.size != order.bytes:
-        copy = copies[key] = _Copy(order, weight, functools.partial(_drop, copies, key))
+        copy = copies[key] = _Copy(order, weight, lambda _: copies.pop(key, None))
     hashed = content_hash(part)
     same = copy.order is order or order.onednn.functions.dnnl_memory_desc_equal(order.layout, copy.order.layout)
     if hashed != copy.hash or not same:
