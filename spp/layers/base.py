@@ -105,6 +105,7 @@ class Layer:
     tops: tuple[int, int | None] = (1, 1)
     one_top_per_bottom = False
     in_place = False              # may top 0 be bottom 0?
+    differentiable_bottoms: int | None = None   # how many bottoms, from the first, may get a gradient; None: all
     is_loss = False               # does top 0 have loss weight 1 unless the prototxt says otherwise?
     keeps_blobs = False           # may the layer read its blobs again after its own forward and backward?
     runs_backward = True          # does the net call backward? If it does not, nothing is saved for it
@@ -135,7 +136,7 @@ class Layer:
 
     def differentiable(self, bottom: int) -> bool:
         """Whether the bottom of this index may get a gradient."""
-        return True
+        return self.differentiable_bottoms is None or bottom < self.differentiable_bottoms
 
     @property
     def writes_channels(self) -> bool:

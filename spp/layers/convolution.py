@@ -1,4 +1,4 @@
-"""Convolution."""
+"""Convolution, Deconvolution, and forks' names for a convolution with one group per channel."""
 from types import ModuleType
 from typing import Sequence
 
@@ -8,7 +8,7 @@ from spp.errors import NetError
 from spp.layers.base import AFFINE, RELU, Layer, canonical_axis, format_shape
 from spp.layers.geometry import convolution_geometry
 from spp.layers.registry import register
-from spp.ops import convolution
+from spp.ops import convolution, deconvolution
 from spp.ops.affine import add_bias
 
 
@@ -100,3 +100,34 @@ class Convolution(Layer):
                 self.op.backward_bias(y.diff, dbias, self.axis)
             if propagate:
                 self.op.backward_data(y.diff, self.blobs[0].data, x.diff, *how)
+
+
+@register("Deconvolution")
+class Deconvolution(Convolution):
+    """The transpose of a Convolution with the same convolution_param, which enlarges maps (Caffe: Deconvolution).
+
+    Parameters: weight C x (num_output / group) x kernel, bias num_output if bias_term. The top's size along an axis is
+    stride (size - 1) + dilation (kernel - 1) + 1 - 2 pad. All else is as in Convolution.
+    """
+
+    op = deconvolution
+
+    def weight_shape(self) -> Numbers:
+        return (self.channels, self.outputs // self.group, *self.kernel)
+
+
+@register("DepthwiseConvolution")
+@register("ConvolutionDepthwise")
+class DepthwiseConvolution(Convolution):
+    """A Convolution whose group is the number of channels (MobileNet's ports to Caffe).
+
+    Raises NetError for a group that is neither left out nor 1 nor the number of channels.
+    """
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        p, shape = self.param.convolution_param, bottom[0].shape
+        channels = shape[p.axis] if -len(shape) <= p.axis < len(shape) else p.group
+        if p.HasField("group") and p.group not in (1, channels):
+            raise NetError(f"group must be the number of channels, {channels}, or be left out; found {p.group}")
+        p.group = channels
+        super().setup(bottom, top)

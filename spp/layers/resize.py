@@ -85,11 +85,9 @@ class Upsample(Layer):
     """
 
     bottoms = (1, 2)
+    differentiable_bottoms = 1
     scale: Numbers      # for height and width
     place: Blob         # integers, of the last forward
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom == 0
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.upsample_param

@@ -18,10 +18,8 @@ class Regions(Layer):
     """
 
     bottoms = (2, 2)
+    differentiable_bottoms = 1
     bins: Bins      # of the last forward
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom == 0
 
     def check_shapes(self, bottom: Sequence[Blob]) -> None:
         """Raise NetError unless the bottoms have the shapes of a map and its regions."""

@@ -88,9 +88,6 @@ class InfogainLoss(SoftmaxWithLoss):
     matrix_shape: Numbers
     matrix: Array               # H of the last forward
 
-    def differentiable(self, bottom: int) -> bool:
-        return bottom == 0
-
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
         self.from_file = None

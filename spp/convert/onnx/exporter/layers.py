@@ -84,15 +84,15 @@ def elementwise(g: OnnxExporter, site: Site) -> str:
 
 @exports("ReLU")
 def relu(g: OnnxExporter, site: Site) -> str:
-    slope = site.layer.slope
+    slope, = site.layer.numbers
     return g.add("LeakyRelu", site.x.name, alpha=slope) if slope else g.add("Relu", site.x.name)
 
 
 @exports("ReLU6")
 def relu6(g: OnnxExporter, site: Site) -> str:
-    if not site.layer.slope:
+    if not any(site.layer.numbers):
         return g.add("Clip", site.x.name, g.const(0.0), g.const(6.0))
-    return g.add("Min", g.add("LeakyRelu", site.x.name, alpha=site.layer.slope), g.const(6.0))
+    return g.add("Min", g.add("LeakyRelu", site.x.name, alpha=site.layer.numbers[0]), g.const(6.0))
 
 
 @exports("PReLU")
@@ -113,7 +113,7 @@ def swish(g: OnnxExporter, site: Site) -> str:
 
 @exports("Clip")
 def clip(g: OnnxExporter, site: Site) -> str:
-    return g.add("Clip", site.x.name, *map(g.const, site.layer.limits))
+    return g.add("Clip", site.x.name, *map(g.const, site.layer.numbers))
 
 
 @exports("Threshold")
