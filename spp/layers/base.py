@@ -161,10 +161,7 @@ class Layer:
         raise AssertionError(f"{self.type} is no affine map")
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
-        """Run forward and, in the pass that writes the top, the epilogue: the work of the layers that follow.
-
-        The epilogue's values are numbers, or arrays with one value per channel.
-        """
+        """Run forward and, in the pass that writes the top, the epilogue, of numbers or one value per channel."""
         raise AssertionError(f"{self.type} fuses no layers")
 
     def state(self) -> dict[str, Any] | None:
@@ -236,6 +233,13 @@ class Layer:
                 raise NetError(f"takes {expected} {kind} blob(s), found {count}")
         if self.one_top_per_bottom and bottoms != tops:
             raise NetError(f"makes one top for each bottom, found {bottoms} bottom(s) and {tops} top(s)")
+
+
+class FusingLayer(Layer):
+    """Base of layers that can fuse others: forward is `forward_fused` without an epilogue."""
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.forward_fused(bottom, top, Epilogue())
 
 
 class DeferredCheck:

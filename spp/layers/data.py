@@ -30,15 +30,19 @@ class StreamLayer(Layer):
         self.feed = self.context.backend.Feed()
         batches.prepare(self.feed.empty, as_bytes=self.feed.transforms)
 
+    def param_with_source(self, name: str, expected: str) -> Any:
+        """The layer's own parameters. Raises NetError, which says what is expected, if they have no source."""
+        own = getattr(self.param, name)
+        if not own.source:
+            raise NetError(f"{name} needs a source, {expected}, and has none")
+        return own
+
     def stream_seed(self) -> int:
         """The layer's own seed for the stream, 0 or more."""
         return int(self.context.generator(self.name).integers(2 ** 63))
 
     def transform_param(self, own: Any) -> caffe_pb2.TransformationParameter:
-        """The layer's transform_param, with the MOVED fields that the layer's own parameters `own` set.
-
-        Raises NetError if the two have different values.
-        """
+        """The transform_param with the MOVED fields of the layer's `own` message. Raises NetError if they differ."""
         merged = caffe_pb2.TransformationParameter()
         merged.CopyFrom(self.param.transform_param)
         for name in MOVED:
@@ -83,9 +87,7 @@ class Data(StreamLayer):
     batches: Batches
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.data_param
-        if not p.source:
-            raise NetError("data_param needs a source, the folder of an LMDB, and has none")
+        p = self.param_with_source("data_param", "the folder of an LMDB")
         self.open(Batches(DatumImages(p.source), self.transform_param(p), p.batch_size, self.phase,
                           self.stream_seed(), p.prefetch, rand_skip=p.rand_skip))
 
@@ -100,9 +102,7 @@ class ImageData(StreamLayer):
     """
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.image_data_param
-        if not p.source:
-            raise NetError("image_data_param needs a source, a text file of `path label` lines, and has none")
+        p = self.param_with_source("image_data_param", "a text file of `path label` lines")
         if bool(p.new_height) != bool(p.new_width):
             raise NetError(f"new_height and new_width go together, found {p.new_height} and {p.new_width}; give both "
                            "or none")
@@ -122,8 +122,6 @@ class WindowData(StreamLayer):
     tops = (2, 2)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.window_data_param
-        if not p.source:
-            raise NetError("window_data_param needs a source, a window file, and has none")
+        p = self.param_with_source("window_data_param", "a window file")
         self.open(WindowBatches(read_windows(p.source, p.root_folder), p, self.transform_param(p),
                                 self.stream_seed()))

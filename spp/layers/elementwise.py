@@ -36,10 +36,7 @@ class Exp(_OfBase):
 
 @register("Log")
 class Log(_OfBase):
-    """The logarithm of shift + scale * x (Caffe: Log).
-
-    Raises NetError unless the base is above 0 and not 1, or -1 for e (default).
-    """
+    """The logarithm of shift + scale * x (Caffe: Log). Raises NetError unless 0 < base != 1, or -1 for e (default)."""
 
     functions = neuron.log_forward, neuron.log_backward
     fields = "log_param.base", "log_param.scale", "log_param.shift"

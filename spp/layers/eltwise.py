@@ -4,13 +4,13 @@ from typing import Sequence
 from spp.backend.types import Array, Epilogue
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import RELU, Layer, format_shape
+from spp.layers.base import RELU, FusingLayer, Layer, format_shape
 from spp.layers.registry import register
-from spp.ops import axpy, eltwise
+from spp.ops import eltwise
 
 
 @register("Eltwise")
-class Eltwise(Layer):
+class Eltwise(FusingLayer):
     """The elementwise PROD, SUM (with coeff) or MAX of bottoms of one shape (Caffe: Eltwise).
 
     Raises NetError for other shapes, for another number of coeff, for coeff without SUM, and for PROD or MAX in place.
@@ -49,9 +49,6 @@ class Eltwise(Layer):
                 raise NetError(f"bottoms must have one shape: bottom 0 is {format_shape(bottom[0].shape)}, "
                                f"bottom {i} is {format_shape(blob.shape)}")
         top[0].reshape(bottom[0].shape)
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.forward_fused(bottom, top, Epilogue())
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         xs = [blob.data for blob in bottom]
@@ -101,13 +98,13 @@ class Axpy(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         a, x, y = (blob.data for blob in bottom)
-        axpy.forward(a, x, y, top[0].data)
+        eltwise.axpy_forward(a, x, y, top[0].data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         dy = top[0].diff
         if propagate_down[0]:
-            axpy.backward_factor(dy, bottom[1].data, bottom[0].diff)
+            eltwise.axpy_backward_factor(dy, bottom[1].data, bottom[0].diff)
         if propagate_down[1]:
-            axpy.backward_data(dy, bottom[0].data, bottom[1].diff)
+            eltwise.axpy_backward_data(dy, bottom[0].data, bottom[1].diff)
         if propagate_down[2]:
             bottom[2].diff[...] = dy

@@ -19,12 +19,10 @@ class HDF5Data(StreamLayer):
     tops = (1, None)
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.hdf5_data_param
         if self.param.HasField("transform_param"):
             raise NetError("HDF5Data does not transform data; drop transform_param, and transform what is written "
                            "into the file")
-        if not p.source:
-            raise NetError("hdf5_data_param needs a source, a text file that lists HDF5 files, and has none")
+        p = self.param_with_source("hdf5_data_param", "a text file that lists HDF5 files")
         self.open(HDF5Batches(p.source, self.param.top, p.batch_size, p.shuffle, self.context.dtype,
                               self.stream_seed()))
 
@@ -54,11 +52,9 @@ class HDF5Output(Layer):
                            f"and {bottom[1].shape}")
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        arrays = {}
-        for name, blob in zip(("data", "label"), bottom):
-            shape = blob.shape + (1,) * (4 - len(blob.shape))
-            arrays[name] = self.context.backend.to_host(blob.data).reshape(shape)
-        self.writer.append(arrays)
+        to_host = self.context.backend.to_host
+        self.writer.append({name: to_host(blob.data).reshape(blob.shape + (1,) * (4 - len(blob.shape)))
+                            for name, blob in zip(("data", "label"), bottom)})
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         for blob, propagate in zip(bottom, propagate_down):

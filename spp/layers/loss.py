@@ -8,7 +8,7 @@ from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
 from spp.layers.labels import ClassIndices, ignored_label
 from spp.layers.registry import register
-from spp.ops import losses, smooth_l1
+from spp.ops import losses
 
 
 class Loss(Layer):
@@ -100,10 +100,7 @@ class ItemLoss(Loss):
 
 @register("MultinomialLogisticLoss")
 class MultinomialLogisticLoss(ItemLoss):
-    """The mean of -log(probability of the label) over the items (Caffe: MultinomialLogisticLoss).
-
-    Bottom 0: probabilities, such as the top of a Softmax.
-    """
+    """The mean over the items of -log(the label's probability in bottom 0) (Caffe: MultinomialLogisticLoss)."""
 
     functions = losses.multinomial_forward, losses.multinomial_backward
 
@@ -261,14 +258,14 @@ class SmoothL1Loss(Loss):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         difference, target = self.difference.data, self._values(bottom, 1)
-        smooth_l1.difference(bottom[0].data, target, self._values(bottom, 2), difference)
-        total = smooth_l1.forward(difference, self.sigma, self._values(bottom, 3))
+        losses.weighted_difference(bottom[0].data, target, self._values(bottom, 2), difference)
+        total = losses.smooth_l1_forward(difference, self.sigma, self._values(bottom, 3))
         top[0].data[...] = total / max(len(difference), 1)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not any(propagate_down[:2]):
             return
-        gradient = smooth_l1.backward(self.difference.data, self.sigma)
+        gradient = losses.smooth_l1_backward(self.difference.data, self.sigma)
         for i in range(2, len(bottom)):
             gradient *= self._values(bottom, i)
         gradient *= self.weight(top) / max(len(gradient), 1)
@@ -279,4 +276,4 @@ class SmoothL1Loss(Loss):
     @staticmethod
     def _values(bottom: Sequence[Blob], i: int) -> Array | None:
         """The values of bottom i in the shape of bottom 0, or None if the layer has no such bottom."""
-        return losses.in_shape(bottom[i].data, bottom[0].shape, f"smooth_l1.{i}") if i < len(bottom) else None
+        return losses.in_shape(bottom[i].data, bottom[0].shape, f"losses.bottom{i}") if i < len(bottom) else None

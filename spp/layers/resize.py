@@ -9,7 +9,7 @@ from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
 from spp.layers.geometry import axis_numbers
 from spp.layers.registry import register
-from spp.ops import resize
+from spp.ops import indexing, resize
 
 
 @register("Interp")
@@ -123,7 +123,7 @@ class Upsample(Layer):
         self.place.reshape(x.shape)
         place = self.place.data
         place[...] = bottom[1].data
-        self.check_values(resize.outside(place, y.shape[2] * y.shape[3]), place, lambda wrong: (
+        self.check_values(indexing.outside(place, y.shape[2] * y.shape[3]), place, lambda wrong: (
             f"place {wrong} is outside of the top of {format_shape(y.shape[2:])}; give upsample_h and upsample_w "
             "the size of the map that was pooled"))
         resize.unpool_forward(x, place, y)

@@ -4,7 +4,7 @@ from typing import Any, Callable, Sequence
 from spp.backend.types import Array, Epilogue, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import AFFINE, RELU, SCALE, canonical_axis, format_shape
+from spp.layers.base import AFFINE, RELU, SCALE, FusingLayer, canonical_axis, format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.ops import normalization
@@ -12,7 +12,7 @@ from spp.ops.affine import Affine
 from spp.proto import caffe_pb2
 
 
-class _AlongAxes(Neuron):
+class _AlongAxes(FusingLayer, Neuron):
     """Base of layers that combine bottom 0 with an operand of some of its axes: bottom 1, or else a parameter.
 
     own_param: the layer's scale_param or bias_param. initial: the parameter's first values unless `filler` is given.
@@ -38,9 +38,6 @@ class _AlongAxes(Neuron):
         self.first = self._first_axis(bottom[0].shape, self.operand.shape)
         super().reshape(bottom, top)
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.forward_fused(bottom, top, Epilogue())
-
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         self.affine().forward(bottom[0].data, top[0].data, self.first, len(self.operand.shape), epilogue.relu)
 
@@ -49,10 +46,7 @@ class _AlongAxes(Neuron):
         return len(self.param.bottom) == 1 and self.own_param.axis == 1 and len(self.blobs[0].shape) == 1
 
     def _parameter_shape(self, shape: Numbers) -> Numbers:
-        """The axes axis .. axis + num_axes - 1 of bottom 0's shape (num_axes -1: all the rest; 0: none).
-
-        Raises NetError for axes that the bottom does not have.
-        """
+        """The num_axes axes (-1: all) of bottom 0's shape from `axis` on. Raises NetError if there are fewer."""
         p = self.own_param
         if p.num_axes < -1:
             raise NetError(f"num_axes must be at least 0, or -1 for all axes from axis on; found {p.num_axes}")

@@ -82,10 +82,7 @@ class Suppression(NamedTuple):
 
 
 def best(boxes: np.ndarray, scores: np.ndarray, rules: Suppression) -> np.ndarray:
-    """Indices of the boxes that are kept, best first; of equal scores the first box comes first.
-
-    boxes: (P, 4); scores: (P,).
-    """
+    """Indices of the boxes that are kept, best first; of equal scores the first. boxes: (P, 4); scores: (P,)."""
     candidates = np.flatnonzero(scores > rules.confidence_threshold)
     return candidates[nms(boxes[candidates], scores[candidates], rules.nms_threshold, rules.eta, rules.top_k,
                           offset=0)]

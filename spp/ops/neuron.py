@@ -142,14 +142,20 @@ def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
 
 def bnll_forward(x: Array, y: Array) -> None:
     """y = log(1 + e^x), computed as max(x, 0) + log(1 + e^-|x|), which cannot overflow."""
+    rest = bnll_rest(x)
+    backend.of(x).xp.maximum(x, 0, out=y)
+    y += rest
+
+
+def bnll_rest(x: Array) -> Array:
+    """log(1 + e^-|x|), in a scratch buffer."""
     device = backend.of(x)
     rest = device.scratch_like("neuron.rest", x)
     device.xp.absolute(x, out=rest)
     device.xp.negative(rest, out=rest)
     device.xp.exp(rest, out=rest)
     device.xp.log1p(rest, out=rest)
-    device.xp.maximum(x, 0, out=y)
-    y += rest
+    return rest
 
 
 def bnll_backward(dy: Array, x: Array, dx: Array) -> None:
