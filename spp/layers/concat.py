@@ -6,7 +6,7 @@ from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
-from spp.ops import shape as shapes
+from spp.ops import rearrange
 
 
 @register("Concat")
@@ -125,11 +125,11 @@ class Tile(Layer):
         top[0].reshape(shape[:self.axis] + (shape[self.axis] * p.tiles,) + shape[self.axis + 1:])
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        shapes.tile_forward(bottom[0].data, top[0].data, self.axis, self.param.tile_param.tiles)
+        rearrange.tile_forward(bottom[0].data, top[0].data, self.axis, self.param.tile_param.tiles)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            shapes.tile_backward(top[0].diff, bottom[0].diff, self.axis, self.param.tile_param.tiles)
+            rearrange.tile_backward(top[0].diff, bottom[0].diff, self.axis, self.param.tile_param.tiles)
 
 
 @register("Crop")
@@ -165,11 +165,11 @@ class Crop(Layer):
         top[0].reshape(self.sizes)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        top[0].data[...] = shapes.crop(bottom[0].data, self.offsets, self.sizes)
+        top[0].data[...] = rearrange.crop(bottom[0].data, self.offsets, self.sizes)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             bottom[0].diff[...] = 0
-            shapes.crop(bottom[0].diff, self.offsets, self.sizes)[...] = top[0].diff
+            rearrange.crop(bottom[0].diff, self.offsets, self.sizes)[...] = top[0].diff
         if propagate_down[1]:
             bottom[1].diff[...] = 0

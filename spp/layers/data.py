@@ -115,8 +115,7 @@ class ImageData(StreamLayer):
 class WindowData(StreamLayer):
     """Warped windows of images, and their classes, from R-CNN's window file (Caffe: WindowData).
 
-    Tops: N x C x crop_size x crop_size, and N; first the background windows, whose class is 0. Raises NetError
-    without a source.
+    Tops: N x C x crop_size x crop_size, and N; background windows, of class 0, first. NetError without a source.
     """
 
     tops = (2, 2)

@@ -36,6 +36,11 @@ class Loss(Layer):
         """The gradient of the loss, a backend's number."""
         return self.context.backend.number(top[0].diff)
 
+    @staticmethod
+    def values(bottom: Sequence[Blob], i: int) -> Array | None:
+        """The values of bottom i in the shape of bottom 0, or None if the layer has no such bottom."""
+        return losses.in_shape(bottom[i].data, bottom[0].shape, f"losses.bottom{i}") if i < len(bottom) else None
+
 
 def check_one_each(items: Blob, labels: Blob, what: str) -> None:
     """Raise NetError unless `labels` has one element for each of `items` (axis 0)."""
@@ -124,8 +129,7 @@ class HingeLoss(ItemLoss):
 class EuclideanLoss(Loss):
     """The sum of (a - b)^2 / (2 N), N the number of items, not of elements (Caffe: EuclideanLoss).
 
-    Bottoms a, b: N x ... with equally many elements. Both get gradients. loss_param is ignored. Raises NetError for
-    other shapes.
+    Bottoms a, b: N x ... with equally many elements (else NetError). Both get gradients. loss_param is ignored.
     """
 
     differentiable_bottoms = 2
@@ -140,8 +144,8 @@ class EuclideanLoss(Loss):
         self.difference.reshape(bottom[0].shape)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        a, b = bottom[0].data, bottom[1].data
-        total = losses.euclidean_forward(a, losses.in_shape(b, a.shape, "losses.x"), self.difference.data)
+        a = bottom[0].data
+        total = losses.euclidean_forward(a, self.values(bottom, 1), self.difference.data)
         top[0].data[...] = total / max(1, len(a))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -202,7 +206,7 @@ class SigmoidCrossEntropyLoss(Loss):
     divisor: Any        # of the last forward
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x, target = bottom[0].data, self._target(bottom)
+        x, target = bottom[0].data, self.values(bottom, 1)
         counted = self._counted(target)
         self.divisor = normalizer(self.param.loss_param, len(x), math.prod(x.shape[1:]),
                                   x.size if counted is None else losses.count(counted, self.context.dtype),
@@ -211,14 +215,9 @@ class SigmoidCrossEntropyLoss(Loss):
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            target, scale = self._target(bottom), self.weight(top) / self.divisor
+            target, scale = self.values(bottom, 1), self.weight(top) / self.divisor
             losses.sigmoid_cross_entropy_backward(bottom[0].data, target, self._counted(target), scale,
                                                   bottom[0].diff)
-
-    @staticmethod
-    def _target(bottom: Sequence[Blob]) -> Array:
-        """The targets in the scores' shape."""
-        return losses.in_shape(bottom[1].data, bottom[0].shape, "losses.target")
 
     def _counted(self, target: Array) -> Array | None:
         """Which targets are not the ignored label, booleans in a scratch buffer; None if no label is ignored."""
@@ -257,9 +256,9 @@ class SmoothL1Loss(Loss):
         top[0].reshape(())
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        difference, target = self.difference.data, self._values(bottom, 1)
-        losses.weighted_difference(bottom[0].data, target, self._values(bottom, 2), difference)
-        total = losses.smooth_l1_forward(difference, self.sigma, self._values(bottom, 3))
+        difference, target = self.difference.data, self.values(bottom, 1)
+        losses.weighted_difference(bottom[0].data, target, self.values(bottom, 2), difference)
+        total = losses.smooth_l1_forward(difference, self.sigma, self.values(bottom, 3))
         top[0].data[...] = total / max(len(difference), 1)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -267,13 +266,8 @@ class SmoothL1Loss(Loss):
             return
         gradient = losses.smooth_l1_backward(self.difference.data, self.sigma)
         for i in range(2, len(bottom)):
-            gradient *= self._values(bottom, i)
+            gradient *= self.values(bottom, i)
         gradient *= self.weight(top) / max(len(gradient), 1)
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
                 losses.euclidean_backward(gradient, sign, bottom[i].diff)
-
-    @staticmethod
-    def _values(bottom: Sequence[Blob], i: int) -> Array | None:
-        """The values of bottom i in the shape of bottom 0, or None if the layer has no such bottom."""
-        return losses.in_shape(bottom[i].data, bottom[0].shape, f"losses.bottom{i}") if i < len(bottom) else None

@@ -42,8 +42,7 @@ class MemoryData(Layer):
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Set the examples: float32, n x C x H x W, n a multiple of batch_size; labels float32, n (or n x 1 x 1 x 1).
 
-        The arrays are not copied: later changes to them are seen. transform_param is not applied. Raises NetError for
-        another dtype or shape.
+        The arrays are not copied, so later changes are seen, nor transformed. Raises NetError for other arrays.
         """
         batch, *image = self.shape
         for name, array in (("data", data), ("labels", labels)):

@@ -101,8 +101,7 @@ class Normalize(Layer):
     """x / its L2 norm * scale (ParseNet, SSD: Normalize), for N x C x ....
 
     The norm is sqrt(eps + sum of squares) over an image (across_spatial) or over the channels of each pixel.
-    Parameter: scale, 1 (channel_shared) or C, at first 1. Raises NetError for fewer than 2 axes, and if the number
-    of channels changes.
+    Parameter: scale, 1 (channel_shared) or C, at first 1. Raises NetError for fewer than 2 axes, or if C changes.
     """
 
     across: bool

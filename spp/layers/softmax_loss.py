@@ -19,8 +19,7 @@ class SoftmaxWithLoss(Loss):
 
     Bottoms: scores, with the classes on softmax_param's axis, and one label per prediction. Tops: the loss, without
     axes, and maybe the softmax, in the scores' shape. loss_param: ignore_label, and normalization (VALID by default;
-    the older `normalize` is used only if it is set alone). Raises NetError for another number of labels, or a label
-    that is no class.
+    the older `normalize` only if alone). Raises NetError for another number of labels, or one that is no class.
     """
 
     tops = (0, 2)

@@ -1,4 +1,6 @@
-"""Permutations of the elements of N x C x H x W arrays: Reorg (YOLO v2) and ShuffleChannel (ShuffleNet, Sec. 3.1)."""
+"""Elements in other places: Reorg (YOLO v2), ShuffleChannel (ShuffleNet, Sec. 3.1), Caffe's Crop and Tile."""
+from typing import Sequence
+
 from spp import backend
 from spp.backend.types import Array, Numbers
 
@@ -33,3 +35,24 @@ def shuffle(x: Array, y: Array, group: int) -> None:
     """y = x with channel k of group g moved to channel k * group + g. x, y: N x C x (any axes)."""
     n, c, *rest = x.shape
     y.reshape(n, c // group, group, *rest)[...] = x.reshape(n, group, c // group, *rest).swapaxes(1, 2)
+
+
+def crop(x: Array, offsets: Sequence[int], sizes: Sequence[int]) -> Array:
+    """A view of x that begins at these offsets and has these sizes, one per axis."""
+    return x[tuple(slice(start, start + size) for start, size in zip(offsets, sizes))]
+
+
+def tile_forward(x: Array, y: Array, axis: int, tiles: int) -> None:
+    """y = x, repeated `tiles` times along an axis."""
+    _by_tile(y, axis, tiles)[...] = x[(slice(None),) * axis + (None,)]
+
+
+def tile_backward(dy: Array, dx: Array, axis: int, tiles: int) -> None:
+    """dx = the sum of the tiles of dy."""
+    _by_tile(dy, axis, tiles).sum(axis, out=dx)
+
+
+def _by_tile(array: Array, axis: int, tiles: int) -> Array:
+    """A view with an axis of tiles before `axis`; dividing an axis in two needs no copy in any order of memory."""
+    shape = array.shape
+    return array.reshape(shape[:axis] + (tiles, shape[axis] // tiles) + shape[axis + 1:])
