@@ -208,16 +208,14 @@ class SigmoidCrossEntropyLoss(Loss):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, target = bottom[0].data, self.values(bottom, 1)
         counted = self._counted(target)
-        self.divisor = normalizer(self.param.loss_param, len(x), math.prod(x.shape[1:]),
-                                  x.size if counted is None else losses.count(counted, self.context.dtype),
-                                  "BATCH_SIZE")
+        count = x.size if counted is None else losses.count(counted, self.context.dtype)
+        self.divisor = normalizer(self.param.loss_param, len(x), math.prod(x.shape[1:]), count, "BATCH_SIZE")
         top[0].data[...] = losses.sigmoid_cross_entropy_forward(x, target, counted) / self.divisor
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
             target, scale = self.values(bottom, 1), self.weight(top) / self.divisor
-            losses.sigmoid_cross_entropy_backward(bottom[0].data, target, self._counted(target), scale,
-                                                  bottom[0].diff)
+            losses.sigmoid_cross_entropy_backward(bottom[0].data, target, self._counted(target), scale, bottom[0].diff)
 
     def _counted(self, target: Array) -> Array | None:
         """Which targets are not the ignored label, booleans in a scratch buffer; None if no label is ignored."""

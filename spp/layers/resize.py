@@ -52,9 +52,8 @@ class Interp(Layer):
         if shape[2:] != self.size:
             self.counts = tuple(self._count(size, count) for size, count in zip(inner, (p.height, p.width)))
             move = self.context.backend.from_host
-            self.rows, self.columns = (
-                Interpolation(*map(move, resize.bilinear_axis(-p.pad_beg, size, count, self.context.dtype)))
-                for size, count in zip(inner, self.counts))
+            axes = (resize.bilinear_axis(-p.pad_beg, *sizes, self.context.dtype) for sizes in zip(inner, self.counts))
+            self.rows, self.columns = (Interpolation(*map(move, axis)) for axis in axes)
             self.size = shape[2:]
         top[0].reshape(*shape[:2], *self.counts)
 

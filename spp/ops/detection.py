@@ -49,8 +49,7 @@ def prior_boxes(cells: tuple[int, int], image: tuple[float, float], step: tuple[
     return boxes.clip(0, 1) if clip else boxes
 
 
-def decode(predicted: np.ndarray, priors: np.ndarray, variances: np.ndarray, code: str,
-           in_target: bool) -> np.ndarray:
+def decode(predicted: np.ndarray, priors: np.ndarray, variances: np.ndarray, code: str, in_target: bool) -> np.ndarray:
     """Boxes (..., P, 4) from predictions of the same shape, priors (P, 4) and their variances (P, 4).
 
     code: CORNER, CENTER_SIZE or CORNER_SIZE; in_target: the predictions include the variances already.
