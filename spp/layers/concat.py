@@ -101,8 +101,7 @@ def _parts(array: Array, blobs: Sequence[Blob], axis: int) -> Iterator[Array]:
 
 
 def _axis(p: Any, kind: str, ndim: int) -> int:
-    """The axis of concat_param or slice_param, which has an older name too. Raises NetError for both, or out of range.
-    """
+    """The axis of concat_param or slice_param, by its present or older name. Raises NetError for both."""
     older = f"{kind}_dim"
     if not p.HasField(older):
         return canonical_axis(p.axis, ndim)
