@@ -278,7 +278,8 @@ def dropout(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
 
 @exports("ReLU")
 def relu(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    return [f"F.leaky_relu({x[0]}, {number(layer.slope)})" if layer.slope else f"F.relu({x[0]})"]
+    slope, = layer.numbers
+    return [f"F.leaky_relu({x[0]}, {number(slope)})" if slope else f"F.relu({x[0]})"]
 
 
 @exports("PReLU")
@@ -298,7 +299,7 @@ def power(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
 
 @exports("Exp")
 def exp(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    (log_base, factor), shift = layer.numbers, layer.param.exp_param.shift
+    log_base, factor, shift = layer.numbers
     return [f"torch.exp({log_base * factor!r} * {x[0]} + {log_base * shift!r})"]
 
 
