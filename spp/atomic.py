@@ -17,8 +17,7 @@ def replacing(path: str | os.PathLike[str], error: type[SppError] = SppError) ->
     The file is fsynced, then renamed. If the block raises, `path` is unchanged and the temporary file is removed. A
     symbolic link is followed: the file that it points to is replaced.
 
-    Raises `error` (a subclass of SppError) for every OSError, and before the block runs if the folder is missing
-    or `path` is not a file.
+    Raises `error`, an SppError, for every OSError, and before the block if there is no folder or `path` is no file.
     """
     name = os.fspath(path)
     target = os.path.realpath(name)

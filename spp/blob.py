@@ -9,7 +9,7 @@ import numpy as np
 from spp.backend import host
 from spp.backend.protocol import Backend
 from spp.backend.types import Array, Numbers
-from spp.errors import NetError, too_little_memory
+from spp.errors import NetError, format_shape, too_little_memory
 
 MAX_AXES = 32       # Caffe's
 
@@ -42,6 +42,14 @@ class Memory:
         return self.flat
 
 
+def _legacy_axis(axis: int) -> property:
+    def size(self: "Blob") -> int:
+        if len(self.shape) > 4:
+            raise ValueError(f"num, channels, height and width need at most 4 axes; the shape is {self.shape}")
+        return self.shape[axis] if axis < len(self.shape) else 1
+    return property(size, doc=f"Legacy name of the size of axis {axis} (1 if missing).")
+
+
 class Blob:
     """`data` and `diff` of one shape, in arrays of one device.
 
@@ -58,7 +66,7 @@ class Blob:
         self.channels_last = backend.prefers_channels_last if channels_last is None else channels_last
         self._memory = {"data": Memory(), "diff": Memory()}
         self._views: dict[str, Any] = {}
-        self._shared = False
+        self.shared = False         # whether it uses the memory of another blob
         self._channels: tuple[int, int] | None = None   # its first channel in another blob, and that blob's channels
         self.host_view: Any = None      # a weak reference to the spp.host_copy.HostBlob of this blob
 
@@ -93,10 +101,7 @@ class Blob:
         return self._view("data")
 
     def set(self, values: Array) -> None:
-        """Write all values, an array of the blob's device or a number; a pending filler is dropped.
-
-        `data[...] = values` does the same after running the filler.
-        """
+        """Write all values, of the blob's device, and drop a pending filler, which `data[...] = values` would run."""
         self.memory.fill = None
         self.data[...] = values
 
@@ -153,7 +158,7 @@ class Blob:
         """
         self._memory["data"] = other._memory["data"]
         self._channels = channel, other.shape[1]
-        self._shared = True
+        self.shared = True
         self._views.clear()
 
     def _share(self, which: str, other: "Blob") -> None:
@@ -165,7 +170,7 @@ class Blob:
             raise ValueError(f"blobs of shapes {self.shape} and {other.shape} cannot share memory")
         self._set_order(channels_last)
         self._memory[which] = other._memory[which]
-        self._shared = True
+        self.shared = True
 
     @property
     def memory(self) -> Memory:
@@ -177,16 +182,11 @@ class Blob:
         """The memory of the values and of the gradient."""
         return list(self._memory.values())
 
-    @property
-    def shared(self) -> bool:
-        """Whether the blob uses the memory of another blob."""
-        return self._shared
-
     def own_in_caffe_order(self) -> None:
         """Stop sharing memory, and use C order whatever the device prefers."""
-        if self._shared:
+        if self.shared:
             self._memory = {"data": Memory(), "diff": Memory()}
-            self._shared = False
+            self.shared = False
             self._views.clear()
         self._set_order(channels_last=False)
 
@@ -195,46 +195,23 @@ class Blob:
             self.channels_last = channels_last
             self._views.clear()
 
-    @property
-    def num(self) -> int:
-        """Legacy name of axis 0 (1 if missing)."""
-        return self._legacy(0)
-
-    @property
-    def channels(self) -> int:
-        """Legacy name of axis 1 (1 if missing)."""
-        return self._legacy(1)
-
-    @property
-    def height(self) -> int:
-        """Legacy name of axis 2 (1 if missing)."""
-        return self._legacy(2)
-
-    @property
-    def width(self) -> int:
-        """Legacy name of axis 3 (1 if missing)."""
-        return self._legacy(3)
-
-    def _legacy(self, axis: int) -> int:
-        if len(self.shape) > 4:
-            raise ValueError(f"num, channels, height and width need at most 4 axes; the shape is {self.shape}")
-        return self.shape[axis] if axis < len(self.shape) else 1
+    num, channels, height, width = map(_legacy_axis, range(4))
 
     def __repr__(self) -> str:
         return f"Blob{self.shape}"
 
 
-def _checked(dims: Numbers, dtype: np.dtype) -> Numbers:
+def _checked(shape: Numbers, dtype: np.dtype) -> Numbers:
     """The shape. Raises NetError if a blob cannot have it."""
-    if len(dims) > MAX_AXES:
-        raise NetError(f"a blob has at most {MAX_AXES} axes, found {len(dims)}")
-    if any(d < 0 for d in dims):
-        raise NetError(f"a blob's sizes must be at least 0, found {' x '.join(map(str, dims))}")
-    size = math.prod(dims) * dtype.itemsize
-    if size > _machine_memory():
-        raise NetError(f"a blob of {' x '.join(map(str, dims))} takes {size / 1e9:.1f} GB, and this machine has "
+    if len(shape) > MAX_AXES:
+        raise NetError(f"a blob has at most {MAX_AXES} axes, found {len(shape)}")
+    if any(size < 0 for size in shape):
+        raise NetError(f"a blob's sizes must be at least 0, found {format_shape(shape)}")
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > _machine_memory():
+        raise NetError(f"a blob of {format_shape(shape)} takes {needed / 1e9:.1f} GB, and this machine has "
                        f"{_machine_memory() / 1e9:.1f} GB of memory; check the layer's sizes and those of its bottoms")
-    return dims
+    return shape
 
 
 @functools.cache

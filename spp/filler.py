@@ -102,9 +102,6 @@ def check(shape: tuple[int, ...], param: Any) -> None:
 
 
 def fill(shape: tuple[int, ...], param: Any, rng: np.random.Generator) -> np.ndarray:
-    """Initial values of a parameter of this shape, float32 or float64; param: a FillerParameter.
-
-    Raises NetError as `check` does.
-    """
+    """Initial values, float32 or float64, by a FillerParameter. Raises NetError as `check` does."""
     check(shape, param)
     return FILLERS[param.type](shape, param, rng)

@@ -140,20 +140,12 @@ def backward_plan(layers: Sequence[BackwardNode], force: bool) -> tuple[list[boo
     for i in reversed(range(len(layers))):
         layer = layers[i]
         contributes = layer.loss or any(t in under_loss for t in layer.top)
-        if needs[i] and layer.top and all(t in skipped for t in layer.top):
-            needs[i] = False
-            bottom_needs[i] = [False] * len(layer.bottom)
-        if not contributes:
-            needs[i] = False
-        for j, name in enumerate(layer.bottom):
-            if contributes:
-                under_loss.add(name)
-            else:
-                bottom_needs[i][j] = False
-            if bottom_needs[i][j]:
-                skipped.discard(name)
-            else:
-                skipped.add(name)
+        if contributes:
+            under_loss.update(layer.bottom)
+        if not contributes or (needs[i] and layer.top and all(t in skipped for t in layer.top)):
+            needs[i], bottom_needs[i] = False, [False] * len(layer.bottom)
+        for name, flag in zip(layer.bottom, bottom_needs[i]):
+            (skipped.discard if flag else skipped.add)(name)
 
     if force:
         needs = [True] * len(layers)

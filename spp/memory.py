@@ -85,8 +85,7 @@ def allocations(names: Sequence[Sequence[str]], bottoms: Sequence[Sequence[Blob]
 def plan_offsets(wanted: Sequence[Allocation]) -> int:
     """Set the offset of every allocation; returns the number of elements of the arena.
 
-    Allocations that live at the same time do not overlap. The largest is placed first, and each one goes into the
-    narrowest gap that fits.
+    Allocations that live at the same time do not overlap. The largest is placed first, each in the narrowest gap.
     """
     placed: list[Allocation] = []
     for allocation in sorted(wanted, key=lambda allocation: -allocation.count):

@@ -1,6 +1,6 @@
 """Net: build a graph of layers from a NetParameter, reshape it, run it forward and backward, load and save it."""
 import logging
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
@@ -17,7 +17,7 @@ from spp.proto import text
 log = logging.getLogger("spp.net")
 
 
-class Net:
+class Net(AbstractContextManager["Net"]):
     """A graph of Caffe layers on one device.
 
     param: the path of a prototxt, or a NetParameter. phase: TRAIN (0) or TEST (1). level, stages: the rest of the
@@ -298,9 +298,7 @@ class Net:
         line. Raises NetError, with both shapes, if a layer's parameters do not fit.
         """
         source = model if isinstance(model, str) else "the given NetParameter"
-        mine: dict[str, Layer] = {}
-        for layer in self.layers:
-            mine.setdefault(layer.name, layer)
+        mine = {layer.name: layer for layer in reversed(self.layers)}       # of equal names the first layer
         matched = 0
         for name, arrays in weight_files.read(model):
             if name not in mine:
@@ -314,15 +312,13 @@ class Net:
 
     def share_with(self, other: "Net") -> None:
         """Share the memory of `other`'s weights for layers of the same name."""
-        theirs = {layer.name: layer for layer in other.layers}
+        theirs = {layer.name: layer.blobs for layer in other.layers}
         for layer in self.layers:
-            source = theirs.get(layer.name)
-            if source is None or not source.blobs:
-                continue
-            shapes, mine = [b.shape for b in source.blobs], [b.shape for b in layer.blobs]
-            if shapes != mine:
+            source: list[Blob] = theirs.get(layer.name, [])
+            shapes, mine = [b.shape for b in source], [b.shape for b in layer.blobs]
+            if source and shapes != mine:
                 raise NetError(f"cannot share the weights of layer {layer.name!r}: the shapes are {shapes} and {mine}")
-            for blob, owner in zip(layer.blobs, source.blobs):
+            for blob, owner in zip(layer.blobs, source):
                 blob.share_data(owner)
 
     @on_device
@@ -349,9 +345,6 @@ class Net:
         """Stop the threads and close the files of data layers."""
         for layer in self.layers:
             layer.close()
-
-    def __enter__(self) -> "Net":
-        return self
 
     def __exit__(self, *exc: Any) -> None:
         self.close()

@@ -1,5 +1,6 @@
 """Search for files that other files name."""
 import os
+from pathlib import Path
 
 from spp.errors import SppError
 
@@ -14,12 +15,9 @@ def find(name: str, named_in: str | None) -> str:
         if not os.path.exists(name):
             raise SppError(f"File not found: {name}; check the path; the current folder is {os.getcwd()}")
         return name
-    start = folder = os.path.dirname(os.path.abspath(named_in))
-    while True:
-        candidate = os.path.join(folder, name)
-        if os.path.exists(candidate):
-            return candidate
-        if folder == os.path.dirname(folder):
-            raise SppError(f"File not found: {name} (named in {named_in}); looked for it in the current folder "
-                           f"{os.getcwd()}, in {start} and above")
-        folder = os.path.dirname(folder)
+    start, *above = Path(os.path.abspath(named_in)).parents
+    for folder in (start, *above):
+        if os.path.exists(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    raise SppError(f"File not found: {name} (named in {named_in}); looked for it in the current folder "
+                   f"{os.getcwd()}, in {start} and above")

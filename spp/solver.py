@@ -2,7 +2,7 @@
 import math
 import secrets
 from collections import deque
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
@@ -23,7 +23,7 @@ from spp.training.reporting import Listener
 Output = tuple[str, float, float]       # name, value, loss weight
 
 
-class Solver:
+class Solver(AbstractContextManager["Solver"]):
     """Optimises a train net and tests it on test nets.
 
     param: the path of a solver prototxt, or a SolverParameter. weights: caffemodels to start from, in addition to
@@ -196,12 +196,10 @@ class Solver:
 
     def _mean_loss(self, pending: list[Callable[[], float]]) -> float:
         """Wait for an iteration's losses and return their mean; raises SolverError if the training has diverged."""
-        total = 0.0
-        for fetch in pending:
-            loss = fetch()
+        losses = [fetch() for fetch in pending]
+        for loss in losses:
             self._check_loss(loss)
-            total += loss
-        return total / len(pending)
+        return sum(losses) / len(losses)
 
     def _check_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -369,9 +367,6 @@ class Solver:
         """Stop the nets' data threads."""
         for net in [self.net, *self.test_nets]:
             net.close()
-
-    def __enter__(self) -> "Solver":
-        return self
 
     def __exit__(self, *exc: Any) -> None:
         self.close()

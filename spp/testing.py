@@ -139,25 +139,19 @@ def check_accumulation(case: Case) -> None:
 def check_other_size(case: Case) -> None:
     """Another size gives what a new net gives, and the first size again what it gave before."""
     net = case.net()
-    state = net.state()
-    net.forward()
-    before = _outputs(net)
+    state, before = net.state(), _forward(net)
     other = case.other or [(s[0] + 1, *s[1:2], *(size + 2 for size in s[2:])) for s in case.shapes]
     case.fill(net, other, seed=1)
-    net.forward()
+    resized = _forward(net)
     if not net.state():
         fresh = replace(case, shapes=other).net()
         case.fill(fresh, other, seed=1)
         for mine, theirs in zip(net.params.get("l", []), fresh.params.get("l", [])):
             theirs.data[...] = mine.data
-        fresh.forward()
-        for name, expected in _outputs(fresh).items():
-            _compare(case, "other size", name, net.blobs[name].data, expected)
+        _compare_all(case, "other size", resized, _forward(fresh))
     case.fill(net)
     net.restore(state)
-    net.forward()
-    for name, expected in before.items():
-        _compare(case, "first size again", name, net.blobs[name].data, expected)
+    _compare_all(case, "first size again", _forward(net), before)
 
 
 def check_in_place(case: Case) -> None:
@@ -184,27 +178,22 @@ def check_images(case: Case) -> None:
     if not case.by_image:
         return
     net = case.net()
-    net.forward()
-    whole = _outputs(net)
+    whole = _forward(net)
     for n in range(case.shapes[0][0]):
         for i, shape in enumerate(case.shapes):
             net.blobs[f"x{i}"].reshape(1, *shape[1:])
             net.blobs[f"x{i}"].data[...] = case.values(i, shape)[n:n + 1]
-        net.forward()
-        for name, batch in whole.items():
-            _compare(case, f"image {n} alone", name, net.blobs[name].data, batch[n:n + 1], 1e-12, 1e-14)
+        _compare_all(case, f"image {n} alone", _forward(net), {name: batch[n:n + 1] for name, batch in whole.items()},
+                     1e-12, 1e-14)
 
 
 def check_single_precision(case: Case) -> None:
     """A net of float32 has outputs of float32, near those of float64."""
-    single, double = case.net(np.float32), case.net()
-    for net in (single, double):
-        net.forward()
-    for name, expected in _outputs(double).items():
-        data = single.blobs[name].data
+    single, double = _forward(case.net(np.float32)), _forward(case.net())
+    for name, data in single.items():
         if data.dtype != np.float32:
             raise AssertionError(f"{case}: single precision: {name} is of {data.dtype}, expected float32")
-        _compare(case, "single precision", name, data, expected, 1e-4, 1e-5)
+    _compare_all(case, "single precision", single, double, 1e-4, 1e-5)
 
 
 def check_unknown_parameter(case: Case) -> None:
@@ -269,13 +258,21 @@ def _described(layer: type[Layer] | str, param: str) -> tuple[str, str]:
     return "Python", to_text(message)
 
 
-def _outputs(net: Net) -> dict[str, Any]:
+def _forward(net: Net) -> dict[str, Any]:
+    """Run the net; returns copies of the layer's tops by name."""
+    net.forward()
     return {name: np.array(net.blobs[name].data) for name in net.outputs if name.startswith("y")}
 
 
 def _learned(net: Net) -> list[Any]:
     """The parameters that a solver learns: not BatchNorm's statistics."""
     return [entry for entry in net.learnable if entry.lr_mult]
+
+
+def _compare_all(case: Case, check: str, actual: Mapping[str, Any], expected: Mapping[str, Any],
+                 relative: float = 0, absolute: float = 0) -> None:
+    for name, values in expected.items():
+        _compare(case, check, name, actual[name], values, relative, absolute)
 
 
 def _compare(case: Case, check: str, what: str, actual: Any, expected: Any, relative: float = 0,

@@ -94,8 +94,7 @@ def write(net: Any, path: str, diff: bool = False) -> None:
         saved.CopyFrom(layer.param)
         saved.phase = net.phase
         del saved.blobs[:]
-        for blob in layer.blobs:
-            saved.blobs.append(to_proto(blob, diff))
+        saved.blobs.extend(to_proto(blob, diff) for blob in layer.blobs)
     binary.write_binary(result, path)
 
 

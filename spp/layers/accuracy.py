@@ -21,14 +21,12 @@ class Accuracy(Layer):
 
     bottoms = (2, 2)
     tops = (1, 2)
+    differentiable_bottoms = 0
     axis: int                   # of the classes
     classes: int
     label_shape: Numbers        # the scores' without `axis`
     ignored: int | None
     indices: ClassIndices
-
-    def differentiable(self, bottom: int) -> bool:
-        return False
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.ignored = ignored_label(self.param.accuracy_param)

@@ -1,115 +1,78 @@
-"""Activation functions: ReLU, ReLU6, TanH, Sigmoid, Swish, BNLL, ELU, PReLU."""
+"""Activation functions: ReLU, ReLU6, TanH, Sigmoid, Swish, BNLL, ELU, PReLU, Softmax."""
 from typing import Sequence
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import RELU, format_shape
-from spp.layers.neuron import Neuron
+from spp.layers.base import RELU, canonical_axis, format_shape
+from spp.layers.neuron import Elementwise, Neuron
 from spp.layers.registry import register
-from spp.ops import neuron, relu6
+from spp.ops import neuron, softmax
 from spp.proto import caffe_pb2
 
 
 @register("ReLU")
-class ReLU(Neuron):
+class ReLU(Elementwise):
     """max(x, 0) + negative_slope * min(x, 0) (Caffe: ReLU)."""
 
-    @property
-    def slope(self) -> float:
-        """The factor of negative values."""
-        return self.param.relu_param.negative_slope
+    functions = neuron.relu_forward, neuron.relu_backward
+    fields = ("relu_param.negative_slope",)
+    from_output = True
 
     @property
     def fusion_kind(self) -> str:
-        return "" if self.slope else RELU
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        neuron.relu_forward(bottom[0].data, top[0].data, self.slope)
+        return "" if any(self.numbers) else RELU
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.relu_backward(top[0].diff, bottom[0].data, bottom[0].diff, self.slope)
+        if propagate_down[0]:       # by the input, which in place is the output; if the slope is negative they differ
+            neuron.relu_backward(top[0].diff, bottom[0].data, bottom[0].diff, *self.numbers)
 
 
 @register("ReLU6")
-class ReLU6(Neuron):
+class ReLU6(Elementwise):
     """min(max(x, 0), 6) + negative_slope * min(x, 0) (MobileNet v2: ReLU6)."""
 
-    @property
-    def slope(self) -> float:
-        """The factor of negative values."""
-        return self.param.relu6_param.negative_slope
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        relu6.forward(bottom[0].data, top[0].data, self.slope)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            relu6.backward(top[0].diff, top[0].data, bottom[0].diff, self.slope)
+    functions = neuron.relu6_forward, neuron.relu6_backward
+    fields = ("relu6_param.negative_slope",)
+    from_output = True
 
 
 @register("TanH")
-class TanH(Neuron):
+class TanH(Elementwise):
     """The hyperbolic tangent (Caffe: TanH)."""
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        neuron.tanh_forward(bottom[0].data, top[0].data)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.tanh_backward(top[0].diff, top[0].data, bottom[0].diff)
+    functions = neuron.tanh_forward, neuron.tanh_backward
+    from_output = True
 
 
 @register("Sigmoid")
-class Sigmoid(Neuron):
+class Sigmoid(Elementwise):
     """1 / (1 + e^-x) (Caffe: Sigmoid)."""
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        neuron.sigmoid_forward(bottom[0].data, top[0].data)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.sigmoid_backward(top[0].diff, top[0].data, bottom[0].diff)
+    functions = neuron.sigmoid_forward, neuron.sigmoid_backward
+    from_output = True
 
 
 @register("Swish")
-class Swish(Neuron):
+class Swish(Elementwise):
     """x * sigmoid(beta * x) (Caffe: Swish)."""
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.save_input(bottom, top)
-        neuron.swish_forward(bottom[0].data, top[0].data, self.param.swish_param.beta)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            beta = self.param.swish_param.beta
-            neuron.swish_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, beta)
+    functions = neuron.swish_forward, neuron.swish_backward
+    fields = ("swish_param.beta",)
 
 
 @register("BNLL")
-class BNLL(Neuron):
+class BNLL(Elementwise):
     """log(1 + e^x), the binomial normal log likelihood (Caffe: BNLL)."""
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.save_input(bottom, top)
-        neuron.bnll_forward(bottom[0].data, top[0].data)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.bnll_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff)
+    functions = neuron.bnll_forward, neuron.bnll_backward
 
 
 @register("ELU")
-class ELU(Neuron):
+class ELU(Elementwise):
     """x where x > 0, else alpha * (e^x - 1) (Caffe: ELU)."""
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.save_input(bottom, top)
-        neuron.elu_forward(bottom[0].data, top[0].data, self.param.elu_param.alpha)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.elu_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, self.param.elu_param.alpha)
+    functions = neuron.elu_forward, neuron.elu_backward
+    fields = ("elu_param.alpha",)
 
 
 @register("PReLU")
@@ -145,3 +108,23 @@ class PReLU(Neuron):
             slope.diff[...] += neuron.prelu_slope_gradient(dy, x, slope.data)
         if propagate_down[0]:
             neuron.prelu_backward(dy, x, slope.data, bottom[0].diff)
+
+
+@register("Softmax")
+class Softmax(Neuron):
+    """exp(x) / sum of exp(x) over softmax_param's axis (Caffe: Softmax). Raises NetError if that axis is empty."""
+
+    axis: int
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        super().reshape(bottom, top)
+        self.axis = canonical_axis(self.param.softmax_param.axis, len(bottom[0].shape))
+        if not bottom[0].shape[self.axis]:
+            raise NetError(f"axis {self.axis} of the bottom is empty: its shape is {bottom[0].shape}")
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        softmax.softmax_forward(bottom[0].data, top[0].data, self.axis)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            softmax.softmax_backward(top[0].diff, top[0].data, bottom[0].diff, self.axis)

@@ -105,6 +105,7 @@ class Layer:
     tops: tuple[int, int | None] = (1, 1)
     one_top_per_bottom = False
     in_place = False              # may top 0 be bottom 0?
+    differentiable_bottoms: int | None = None   # how many bottoms, from the first, may get a gradient; None: all
     is_loss = False               # does top 0 have loss weight 1 unless the prototxt says otherwise?
     keeps_blobs = False           # may the layer read its blobs again after its own forward and backward?
     runs_backward = True          # does the net call backward? If it does not, nothing is saved for it
@@ -135,7 +136,7 @@ class Layer:
 
     def differentiable(self, bottom: int) -> bool:
         """Whether the bottom of this index may get a gradient."""
-        return True
+        return self.differentiable_bottoms is None or bottom < self.differentiable_bottoms
 
     @property
     def writes_channels(self) -> bool:
@@ -160,10 +161,7 @@ class Layer:
         raise AssertionError(f"{self.type} is no affine map")
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
-        """Run forward and, in the pass that writes the top, the epilogue: the work of the layers that follow.
-
-        The epilogue's values are numbers, or arrays with one value per channel.
-        """
+        """Run forward and, in the pass that writes the top, the epilogue, of numbers or one value per channel."""
         raise AssertionError(f"{self.type} fuses no layers")
 
     def state(self) -> dict[str, Any] | None:
@@ -235,6 +233,13 @@ class Layer:
                 raise NetError(f"takes {expected} {kind} blob(s), found {count}")
         if self.one_top_per_bottom and bottoms != tops:
             raise NetError(f"makes one top for each bottom, found {bottoms} bottom(s) and {tops} top(s)")
+
+
+class FusingLayer(Layer):
+    """Base of layers that can fuse others: forward is `forward_fused` without an epilogue."""
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.forward_fused(bottom, top, Epilogue())
 
 
 class DeferredCheck:

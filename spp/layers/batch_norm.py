@@ -6,7 +6,7 @@ import numpy as np
 from spp.backend.types import Array, Epilogue, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import AFFINE, RELU, SCALE, TEST, format_shape
+from spp.layers.base import AFFINE, RELU, SCALE, TEST, FusingLayer, format_shape
 from spp.layers.neuron import Neuron
 from spp.layers.registry import register
 from spp.layers.scale import Scale
@@ -17,7 +17,7 @@ from spp.proto import caffe_pb2
 
 
 @register("BatchNorm")
-class BatchNorm(Neuron):
+class BatchNorm(FusingLayer, Neuron):
     """(x - mean) / sqrt(variance + eps) of each channel, axis 1 (Caffe: BatchNorm; a Scale layer learns the rest).
 
     With use_global_stats (by default: in phase TEST) mean and variance are the stored ones; otherwise those of the
@@ -84,9 +84,6 @@ class BatchNorm(Neuron):
     def affine(self) -> Affine:
         return self._normalize(*self._stored())
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.forward_fused(bottom, top, Epilogue())
-
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         x = bottom[0].data
         if self.uses_batch_statistics or self.learned or epilogue.scale is not None:
@@ -104,13 +101,9 @@ class BatchNorm(Neuron):
     def _normalize(self, mean: Array, variance: Array) -> Affine:
         """The map of the layer with these statistics, which are stored for backward."""
         self.statistics = Statistics(mean, 1 / self.context.backend.xp.sqrt(variance + self.eps))
-        scale, bias = self._scale_and_bias()
-        return Affine(mean, self.statistics.factor * scale, bias)
-
-    def _scale_and_bias(self) -> list[Array]:
-        """The learned scale and bias, in the shape of the statistics; 1 and 0 if they are not learned."""
         values = [blob.data.reshape(self.statistics_shape) for blob in self.learned]
-        return values + [1, 0][len(values):]        # neither, the scale alone, or both are learned
+        scale, bias = values + [1, 0][len(values):]     # neither, the scale alone, or both are learned
+        return Affine(mean, self.statistics.factor * scale, bias)
 
     def _stored(self) -> tuple[Array, Array]:
         """The stored mean and variance of each channel, float64."""

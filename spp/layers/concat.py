@@ -1,12 +1,12 @@
-"""Layers that join or cut blobs along an axis: Concat, Slice, Tile."""
-from typing import Iterator, Sequence
+"""Layers that join or cut blobs: Concat, Slice, Tile, Crop."""
+from typing import Any, Iterator, Sequence
 
-from spp.backend.types import Array
+from spp.backend.types import Array, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import Layer, canonical_axis, format_shape
 from spp.layers.registry import register
-from spp.ops import shape as shapes
+from spp.ops import rearrange
 
 
 @register("Concat")
@@ -19,14 +19,9 @@ class Concat(Layer):
     bottoms = (1, None)
     axis: int
 
-    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.concat_param
-        if p.HasField("axis") and p.HasField("concat_dim"):
-            raise NetError("concat_param takes either axis or the older concat_dim, not both")
-
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p, shape = self.param.concat_param, bottom[0].shape
-        self.axis = canonical_axis(p.concat_dim if p.HasField("concat_dim") else p.axis, len(shape))
+        shape = bottom[0].shape
+        self.axis = _axis(self.param.concat_param, "concat", len(shape))
         for i, blob in enumerate(bottom):
             rest = blob.shape[:self.axis] + blob.shape[self.axis + 1:]
             if len(blob.shape) != len(shape) or rest != shape[:self.axis] + shape[self.axis + 1:]:
@@ -61,14 +56,9 @@ class Slice(Layer):
     tops = (1, None)
     axis: int
 
-    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.slice_param
-        if p.HasField("axis") and p.HasField("slice_dim"):
-            raise NetError("slice_param takes either axis or the older slice_dim, not both")
-
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.slice_param, bottom[0].shape
-        self.axis = canonical_axis(p.slice_dim if p.HasField("slice_dim") else p.axis, len(shape))
+        self.axis = _axis(p, "slice", len(shape))
         for blob, size in zip(top, self._sizes(list(p.slice_point), shape[self.axis], len(top))):
             blob.reshape(shape[:self.axis] + (size,) + shape[self.axis + 1:])
         if len(top) == 1:
@@ -110,6 +100,16 @@ def _parts(array: Array, blobs: Sequence[Blob], axis: int) -> Iterator[Array]:
         start = end
 
 
+def _axis(p: Any, kind: str, ndim: int) -> int:
+    """The axis of concat_param or slice_param, by its present or older name. Raises NetError for both."""
+    older = f"{kind}_dim"
+    if not p.HasField(older):
+        return canonical_axis(p.axis, ndim)
+    if p.HasField("axis"):
+        raise NetError(f"{kind}_param takes either axis or the older {older}, not both")
+    return canonical_axis(getattr(p, older), ndim)
+
+
 @register("Tile")
 class Tile(Layer):
     """The bottom repeated `tiles` times along an axis (Caffe: Tile). Raises NetError for fewer than one."""
@@ -124,8 +124,51 @@ class Tile(Layer):
         top[0].reshape(shape[:self.axis] + (shape[self.axis] * p.tiles,) + shape[self.axis + 1:])
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        shapes.tile_forward(bottom[0].data, top[0].data, self.axis, self.param.tile_param.tiles)
+        rearrange.tile_forward(bottom[0].data, top[0].data, self.axis, self.param.tile_param.tiles)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            shapes.tile_backward(top[0].diff, bottom[0].diff, self.axis, self.param.tile_param.tiles)
+            rearrange.tile_backward(top[0].diff, bottom[0].diff, self.axis, self.param.tile_param.tiles)
+
+
+@register("Crop")
+class Crop(Layer):
+    """Bottom 0 cut to bottom 1's sizes in the axes from `axis` on, beginning at the offsets (Caffe: Crop).
+
+    offset: none for 0, one for all of these axes, or one per axis. Bottom 1's gradient is 0. Raises NetError if
+    the bottoms have different numbers of axes, or if the crop does not fit.
+    """
+
+    bottoms = (2, 2)
+    offsets: list[int]      # per axis
+    sizes: Numbers          # per axis
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        p, shape, reference = self.param.crop_param, bottom[0].shape, bottom[1].shape
+        if len(reference) != len(shape):
+            raise NetError(f"bottoms must have equally many axes: bottom 0 is {format_shape(shape)}, bottom 1 "
+                           f"{format_shape(reference)}")
+        axis = canonical_axis(p.axis, len(shape))
+        offsets = list(p.offset)
+        if len(offsets) < 2:
+            offsets = (offsets or [0]) * (len(shape) - axis)
+        if len(offsets) != len(shape) - axis:
+            raise NetError(f"crop_param needs no offset, one, or one for each of the {len(shape) - axis} axes from "
+                           f"axis {axis} on; found {len(offsets)}")
+        self.offsets = [0] * axis + offsets
+        self.sizes = shape[:axis] + reference[axis:]
+        for i, (size, offset, cut) in enumerate(zip(shape, self.offsets, self.sizes)):
+            if offset + cut > size:
+                raise NetError(f"the crop of axis {i} is out of bounds: {cut} elements from offset {offset} on do not "
+                               f"fit into bottom 0's {size}")
+        top[0].reshape(self.sizes)
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        top[0].data[...] = rearrange.crop(bottom[0].data, self.offsets, self.sizes)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            bottom[0].diff[...] = 0
+            rearrange.crop(bottom[0].diff, self.offsets, self.sizes)[...] = top[0].diff
+        if propagate_down[1]:
+            bottom[1].diff[...] = 0

@@ -1,19 +1,20 @@
-"""Convolution."""
+"""Convolution, forks' names for one with a group per channel, Deconvolution, Im2col."""
+import math
 from types import ModuleType
 from typing import Sequence
 
 from spp.backend.types import Epilogue, Geometry, Numbers
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import AFFINE, RELU, Layer, canonical_axis, format_shape
+from spp.layers.base import AFFINE, RELU, FusingLayer, Layer, canonical_axis, format_shape
 from spp.layers.geometry import convolution_geometry
 from spp.layers.registry import register
-from spp.ops import convolution
+from spp.ops import convolution, deconvolution, im2col
 from spp.ops.affine import add_bias
 
 
 @register("Convolution")
-class Convolution(Layer):
+class Convolution(FusingLayer):
     """Cross-correlation over the axes after `axis`, any number of them (Caffe: Convolution).
 
     Bottoms: ... x C x spatial axes, all of one shape; tops: ... x num_output x output sizes, one per bottom.
@@ -29,12 +30,7 @@ class Convolution(Layer):
     axis: int               # of the channels
     channels: int
     outputs: int
-    geometry: Geometry      # and its parts:
-    kernel: Numbers
-    stride: Numbers
-    pad: Numbers
-    dilation: Numbers
-    group: int
+    geometry: Geometry      # kernel, stride, pad, dilation and group are its parts
 
     @property
     def fuses(self) -> Sequence[str]:
@@ -81,9 +77,6 @@ class Convolution(Layer):
         for blob in top:
             blob.reshape(top_shape)
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.forward_fused(bottom, top, Epilogue())
-
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         weight, *biases = (blob.data for blob in self.blobs)
         epilogue = add_bias(epilogue, biases[0] if biases else None, self.outputs, weight)
@@ -100,3 +93,66 @@ class Convolution(Layer):
                 self.op.backward_bias(y.diff, dbias, self.axis)
             if propagate:
                 self.op.backward_data(y.diff, self.blobs[0].data, x.diff, *how)
+
+
+@register("Deconvolution")
+class Deconvolution(Convolution):
+    """The transpose of a Convolution with the same convolution_param, which enlarges maps (Caffe: Deconvolution).
+
+    Parameters: weight C x (num_output / group) x kernel, bias num_output if bias_term. The top's size along an axis is
+    stride (size - 1) + dilation (kernel - 1) + 1 - 2 pad. All else is as in Convolution.
+    """
+
+    op = deconvolution
+
+    def weight_shape(self) -> Numbers:
+        return (self.channels, self.outputs // self.group, *self.kernel)
+
+
+@register("DepthwiseConvolution")
+@register("ConvolutionDepthwise")
+class DepthwiseConvolution(Convolution):
+    """A Convolution with a group per channel (MobileNet's ports). Raises NetError if `group` is neither that nor 1."""
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        p, shape = self.param.convolution_param, bottom[0].shape
+        channels = shape[p.axis] if -len(shape) <= p.axis < len(shape) else p.group
+        if p.HasField("group") and p.group not in (1, channels):
+            raise NetError(f"group must be the number of channels, {channels}, or be left out; found {p.group}")
+        p.group = channels
+        super().setup(bottom, top)
+
+
+@register("Im2col")
+class Im2col(Layer):
+    """The values of every window of a Convolution as channels (Caffe: Im2col).
+
+    Uses kernel, stride, pad, dilation and axis of convolution_param. Bottom: ... x C x spatial axes; top: ... x
+    (C * kernel elements) x output sizes, the elements of a channel's window one after the other. Raises NetError for
+    parameters as Convolution does, and if the number of axes changes.
+    """
+
+    axes: int                                           # the bottom's
+    axis: int                                           # of the channels
+    geometry: Geometry
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        p = self.param.convolution_param
+        self.axes = len(bottom[0].shape)
+        self.axis = canonical_axis(p.axis, self.axes)
+        self.geometry = convolution_geometry(p, self.axes - self.axis - 1)
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        shape = bottom[0].shape
+        if len(shape) != self.axes:
+            raise NetError(f"was set up for a bottom of {self.axes} axes, found shape {format_shape(shape)}")
+        sizes = map(convolution.output_size, shape[self.axis + 1:], *self.geometry[:4])
+        channels = shape[self.axis] * math.prod(self.geometry.kernel)
+        top[0].reshape(*shape[:self.axis], channels, *sizes)
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        im2col.forward(bottom[0].data, top[0].data, self.geometry, self.axis)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            im2col.backward(top[0].diff, bottom[0].diff, self.geometry, self.axis)

@@ -24,14 +24,12 @@ class PriorBox(Layer):
     """
 
     bottoms = (2, 2)
+    differentiable_bottoms = 0
     sizes: np.ndarray                       # (boxes, 2), width and height in pixels
     variance: list[float]                   # one, or one per coordinate
     image: tuple[float, float] | None       # (height, width) in pixels; None for that of bottom 1
     step: tuple[float, float] | None        # from cell to cell; None for image size / map size
     boxes: tuple[tuple[Numbers, Numbers], Array] | None     # sizes of map and image, and the top's values for them
-
-    def differentiable(self, bottom: int) -> bool:
-        return False
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.prior_box_param
@@ -92,14 +90,12 @@ class DetectionOutput(Layer):
     """
 
     bottoms = (3, 3)
+    differentiable_bottoms = 0
     classes: int
     boxes_each: int     # predicted boxes per prior: one, or one per class
     code: str
     rules: detection.Suppression
     count: int          # of priors
-
-    def differentiable(self, bottom: int) -> bool:
-        return False
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.detection_output_param

@@ -1,7 +1,7 @@
 """Dropout."""
 from typing import Sequence
 
-from spp.backend.types import Array, Numbers
+from spp.backend.types import Array
 from spp.blob import Blob
 from spp.errors import NetError
 from spp.layers.base import TRAIN
@@ -34,7 +34,10 @@ class Dropout(Neuron):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x, y = bottom[0].data, top[0].data
         if self.phase == TRAIN:
-            self._draw_mask(x.shape)
+            if self.mask is None or self.mask.shape != x.shape:
+                self.mask = self.context.backend.xp.empty(x.shape, self.context.dtype)
+            factor = 1 / (1 - self.ratio) if self.scale_train else 1.0
+            neuron.draw_mask(self.random_stream(), self.ratio, factor, self.mask)
             neuron.scale_by_mask(x, self.mask, y)
         else:
             self._test(x, y)
@@ -45,12 +48,6 @@ class Dropout(Neuron):
             neuron.scale_by_mask(x, 1 - self.ratio, y)
         elif y is not x:
             y[...] = x
-
-    def _draw_mask(self, shape: Numbers) -> None:
-        if self.mask is None or self.mask.shape != shape:
-            self.mask = self.context.backend.xp.empty(shape, self.context.dtype)
-        factor = 1 / (1 - self.ratio) if self.scale_train else 1.0
-        neuron.draw_mask(self.random_stream(), self.ratio, factor, self.mask)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:

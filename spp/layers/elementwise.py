@@ -4,70 +4,47 @@ from typing import Sequence
 
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.neuron import Neuron
+from spp.layers.neuron import Elementwise, Neuron
 from spp.layers.registry import register
 from spp.ops import neuron
 
 
 @register("Power")
-class Power(Neuron):
+class Power(Elementwise):
     """(shift + scale * x) ^ power (Caffe: Power)."""
 
-    numbers: tuple[float, float, float]     # power, scale, shift
+    functions = neuron.power_forward, neuron.power_backward
+    fields = "power_param.power", "power_param.scale", "power_param.shift"
+
+
+class _OfBase(Elementwise):
+    """Base of Exp and Log; numbers: the base, replaced by its natural logarithm, scale and shift."""
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.power_param
-        self.numbers = (p.power, p.scale, p.shift)
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.save_input(bottom, top)
-        neuron.power_forward(bottom[0].data, top[0].data, *self.numbers)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.power_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, *self.numbers)
+        super().setup(bottom, top)
+        self.numbers = log_of_base(self.numbers[0]), *self.numbers[1:]
 
 
 @register("Exp")
-class Exp(Neuron):
+class Exp(_OfBase):
     """base ^ (shift + scale * x) (Caffe: Exp). Raises NetError unless the base is above 0, or -1 for e (default)."""
 
-    numbers: tuple[float, float]    # log base, scale
-
-    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.exp_param
-        self.numbers = (log_of_base(p.base), p.scale)
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        neuron.exp_forward(bottom[0].data, top[0].data, *self.numbers, self.param.exp_param.shift)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.exp_backward(top[0].diff, top[0].data, bottom[0].diff, *self.numbers)
+    functions = neuron.exp_forward, neuron.exp_backward
+    fields = "exp_param.base", "exp_param.scale", "exp_param.shift"
+    from_output = True
 
 
 @register("Log")
-class Log(Neuron):
-    """The logarithm of shift + scale * x (Caffe: Log).
+class Log(_OfBase):
+    """The logarithm of shift + scale * x (Caffe: Log). Raises NetError unless 0 < base != 1, or -1 for e (default)."""
 
-    Raises NetError unless the base is above 0 and not 1, or -1 for e (default).
-    """
-
-    numbers: tuple[float, float, float]     # log base, scale, shift
+    functions = neuron.log_forward, neuron.log_backward
+    fields = "log_param.base", "log_param.scale", "log_param.shift"
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.log_param
-        self.numbers = (log_of_base(p.base), p.scale, p.shift)
-        if p.base == 1:
+        super().setup(bottom, top)
+        if self.param.log_param.base == 1:
             raise NetError("log_param's base must not be 1: no power of 1 is another number")
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.save_input(bottom, top)
-        neuron.log_forward(bottom[0].data, top[0].data, *self.numbers)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.log_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, *self.numbers)
 
 
 def log_of_base(base: float) -> float:
@@ -80,46 +57,31 @@ def log_of_base(base: float) -> float:
 
 
 @register("AbsVal")
-class AbsVal(Neuron):
+class AbsVal(Elementwise):
     """The absolute value (Caffe: AbsVal); not in place, as in Caffe."""
 
+    functions = neuron.absolute_forward, neuron.absolute_backward
     in_place = False
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        neuron.absolute_forward(bottom[0].data, top[0].data)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.absolute_backward(top[0].diff, bottom[0].data, bottom[0].diff)
 
 
 @register("Clip")
-class Clip(Neuron):
+class Clip(Elementwise):
     """min(max(x, min), max) (Caffe: Clip); the gradient passes where min <= x <= max. Raises NetError without both."""
 
-    limits: tuple[float, float]
+    functions = neuron.clip_forward, neuron.clip_backward
+    fields = "clip_param.min", "clip_param.max"
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        p = self.param.clip_param
-        if not (p.HasField("min") and p.HasField("max")):
+        if not (self.param.clip_param.HasField("min") and self.param.clip_param.HasField("max")):
             raise NetError("clip_param needs min and max")
-        self.limits = (p.min, p.max)
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.save_input(bottom, top)
-        neuron.clip_forward(bottom[0].data, top[0].data, *self.limits)
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            neuron.clip_backward(top[0].diff, self.saved_input(bottom, top), bottom[0].diff, *self.limits)
+        super().setup(bottom, top)
 
 
 @register("Threshold")
 class Threshold(Neuron):
     """1 where x > threshold, else 0 (Caffe: Threshold). Raises NetError if the bottom is to get a gradient."""
 
-    def differentiable(self, bottom: int) -> bool:
-        return False
+    differentiable_bottoms = 0
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         neuron.threshold_forward(bottom[0].data, top[0].data, self.param.threshold_param.threshold)

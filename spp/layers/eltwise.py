@@ -1,16 +1,16 @@
-"""Eltwise."""
+"""Sums and products of several bottoms: Eltwise, Axpy."""
 from typing import Sequence
 
 from spp.backend.types import Array, Epilogue
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import RELU, Layer, format_shape
+from spp.layers.base import RELU, FusingLayer, Layer, format_shape
 from spp.layers.registry import register
 from spp.ops import eltwise
 
 
 @register("Eltwise")
-class Eltwise(Layer):
+class Eltwise(FusingLayer):
     """The elementwise PROD, SUM (with coeff) or MAX of bottoms of one shape (Caffe: Eltwise).
 
     Raises NetError for other shapes, for another number of coeff, for coeff without SUM, and for PROD or MAX in place.
@@ -50,9 +50,6 @@ class Eltwise(Layer):
                                f"bottom {i} is {format_shape(blob.shape)}")
         top[0].reshape(bottom[0].shape)
 
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.forward_fused(bottom, top, Epilogue())
-
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         xs = [blob.data for blob in bottom]
         if self.operation == "SUM":
@@ -78,3 +75,36 @@ class Eltwise(Layer):
                                       self.param.eltwise_param.stable_prod_grad, dx)
             else:
                 eltwise.max_backward(dy, self.winner, i, dx)
+
+
+@register("Axpy")
+class Axpy(Layer):
+    """a * x + y with one factor a per image and channel (SENet: Axpy).
+
+    Bottoms: a, N x C (x 1 x 1); x and y, N x C x ...; the top has the shape of x. Raises NetError for other shapes.
+    """
+
+    bottoms = (3, 3)
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        scale, x, y = (blob.shape for blob in bottom)
+        if x != y or len(x) < 2:
+            raise NetError(f"bottoms 1 and 2 must have one shape N x C x ..., found {format_shape(x)} and "
+                           f"{format_shape(y)}")
+        if scale[:2] != x[:2] or bottom[0].count != x[0] * x[1]:
+            raise NetError(f"bottom 0 must have one number for each of {x[0]} x {x[1]} channels, found shape "
+                           f"{format_shape(scale)}")
+        top[0].reshape(x)
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        a, x, y = (blob.data for blob in bottom)
+        eltwise.axpy_forward(a, x, y, top[0].data)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        dy = top[0].diff
+        if propagate_down[0]:
+            eltwise.axpy_backward_factor(dy, bottom[1].data, bottom[0].diff)
+        if propagate_down[1]:
+            eltwise.axpy_backward_data(dy, bottom[0].data, bottom[1].diff)
+        if propagate_down[2]:
+            bottom[2].diff[...] = dy

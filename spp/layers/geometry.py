@@ -39,8 +39,7 @@ def axis_numbers(p: Any, name: str, axes: int = 2, one_side: bool = False) -> tu
 def convolution_geometry(p: Any, axes: int) -> Geometry:
     """The windows of a ConvolutionParameter over `axes` spatial axes.
 
-    Stride and dilation are 1 and pad is 0 by default. Raises NetError as `axis_numbers`, without a kernel size, and
-    for zeros other than in pad.
+    By default stride and dilation are 1, pad 0. NetError as `axis_numbers`, without kernel size, and for other zeros.
     """
     return Geometry(_numbers(p, "kernel_size", axes), _numbers(p, "stride", axes, 1), _numbers(p, "pad", axes, 0),
                     _numbers(p, "dilation", axes, 1), p.group)

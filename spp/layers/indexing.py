@@ -39,10 +39,8 @@ class BatchReindex(Layer):
     """
 
     bottoms = (2, 2)
+    differentiable_bottoms = 1
     indices: Array      # of the last forward
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom == 0
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if len(bottom[1].shape) != 1:
@@ -121,10 +119,8 @@ class Embed(Layer):
     num_output. Raises NetError for an index that is not 0 to input_dim - 1, and if the indices are to get a gradient.
     """
 
+    differentiable_bottoms = 0
     indices: Array      # of the last forward
-
-    def differentiable(self, bottom: int) -> bool:
-        return False
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.embed_param

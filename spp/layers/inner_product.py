@@ -5,13 +5,13 @@ from typing import Sequence
 from spp.backend.types import Epilogue
 from spp.blob import Blob
 from spp.errors import NetError
-from spp.layers.base import RELU, Layer, canonical_axis, format_shape
+from spp.layers.base import RELU, FusingLayer, canonical_axis, format_shape
 from spp.layers.registry import register
 from spp.ops import inner_product
 
 
 @register("InnerProduct")
-class InnerProduct(Layer):
+class InnerProduct(FusingLayer):
     """y = weight x + bias, x the elements of all axes from `axis` on (Caffe: InnerProduct).
 
     Top: the axes before `axis`, then num_output. Parameters: weight num_output x inputs (inputs x num_output if
@@ -44,9 +44,6 @@ class InnerProduct(Layer):
                            f"{format_shape(shape)} has {inputs} from axis {self.axis} on; use the image "
                            f"size the net was made for, or an SPP layer before this one")
         top[0].reshape(*shape[:self.axis], self.outputs)
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        self.forward_fused(bottom, top, Epilogue())
 
     def forward_fused(self, bottom: Sequence[Blob], top: Sequence[Blob], epilogue: Epilogue) -> None:
         weight, *bias = (blob.data for blob in self.blobs)

@@ -1,4 +1,4 @@
-"""Layers without bottoms or files: Input and DummyData."""
+"""Layers without bottoms or files: Input, DummyData, Parameter."""
 from typing import Iterable, Sequence
 
 from spp import filler
@@ -70,3 +70,24 @@ class DummyData(Layer):
         for i in indices:
             values = filler.fill(top[i].shape, self.fillers[i], self.random_stream())
             top[i].data[...] = self.context.backend.from_host(values.astype(self.context.dtype))
+
+
+@register("Parameter")
+class Parameter(Layer):
+    """A learned blob of any shape, initially 0, as a top (Caffe: Parameter). Parameter: that blob.
+
+    Its gradient accumulates over backward passes like any parameter's; Caffe's keeps the last pass only.
+    """
+
+    bottoms = (0, 0)
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.add_filled(tuple(self.param.parameter_param.shape.dim), caffe_pb2.FillerParameter())
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        top[0].reshape(self.blobs[0].shape)
+        top[0].share_data(self.blobs[0])
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if self.param_propagate_down[0]:
+            self.blobs[0].diff[...] += top[0].diff

@@ -1,6 +1,6 @@
-"""Losses over items with a label (multinomial, hinge), values (Euclidean, sigmoid) and pairs (contrastive)."""
+"""Losses over items with a label (multinomial, hinge), values (Euclidean, sigmoid, smooth L1) and pairs."""
 import math
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from spp.backend.types import Array
 from spp.blob import Blob
@@ -19,27 +19,27 @@ class Loss(Layer):
 
     bottoms = (2, 2)
     tops = (0, 1)
+    differentiable_bottoms: int | None = 1
     is_loss = True
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom != 1
+    equal_counts = False    # must bottoms 0 and 1 have equally many elements?
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         if not bottom[0].shape or bottom[0].shape[:1] != bottom[1].shape[:1]:
             raise NetError(f"the data and label should have the same first dimension: data is {bottom[0].shape}, "
                            f"label is {bottom[1].shape}")
+        if self.equal_counts and bottom[0].count != bottom[1].count:
+            raise NetError(f"bottoms 0 and 1 must have as many elements as each other: found shapes "
+                           f"{format_shape(bottom[0].shape)} and {format_shape(bottom[1].shape)}")
         top[0].reshape(())
 
     def weight(self, top: Sequence[Blob]) -> Any:
         """The gradient of the loss, a backend's number."""
         return self.context.backend.number(top[0].diff)
 
-
-def check_counts(bottom: Sequence[Blob]) -> None:
-    """Raise NetError unless bottoms 0 and 1 have equally many elements."""
-    if bottom[0].count != bottom[1].count:
-        raise NetError(f"bottoms 0 and 1 must have as many elements as each other: found shapes "
-                       f"{format_shape(bottom[0].shape)} and {format_shape(bottom[1].shape)}")
+    @staticmethod
+    def values(bottom: Sequence[Blob], i: int) -> Array | None:
+        """The values of bottom i in the shape of bottom 0, or None if the layer has no such bottom."""
+        return losses.in_shape(bottom[i].data, bottom[0].shape, f"losses.bottom{i}") if i < len(bottom) else None
 
 
 def check_one_each(items: Blob, labels: Blob, what: str) -> None:
@@ -71,11 +71,18 @@ def normalizer(p: Any, outer: int, inner: int, counted: Any, default: str = "VAL
 class ItemLoss(Loss):
     """Base of losses with one label per item: scores N x C (C: all axes after the first), and N labels.
 
-    Raises NetError for another number of labels, or a label that is no class.
+    functions: forward(scores, labels, *options) and backward(scores, labels, *options, scale, dx) of spp.ops.losses;
+    the sum is divided by N. Raises NetError for another number of labels, or a label that is no class.
     """
 
+    functions: tuple[Callable[..., Array], Callable[..., None]]
     indices: ClassIndices
-    labels: Array       # of the last forward
+    labels: Array       # of the last forward: the class index of each item
+
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """The further arguments of both functions."""
+        return ()
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.indices = ClassIndices(self)
@@ -84,29 +91,23 @@ class ItemLoss(Loss):
         super().reshape(bottom, top)
         check_one_each(bottom[0], bottom[1], "label")
 
-    def read(self, bottom: Sequence[Blob]) -> Array:
-        """The scores as a matrix, items x classes; sets `labels`, the checked class index of each item."""
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         x = losses.by_item(bottom[0].data, "losses.x")
         self.labels = self.indices.read(bottom[1].data, x.shape[:1], x.shape[1], None)[0]
-        return x
+        top[0].data[...] = self.functions[0](x, self.labels, *self.options) / max(1, len(x))
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            x = losses.by_item(bottom[0].data, "losses.x")
+            scale = self.weight(top) / max(1, len(x))
+            self.functions[1](x, self.labels, *self.options, scale, bottom[0].diff)
 
 
 @register("MultinomialLogisticLoss")
 class MultinomialLogisticLoss(ItemLoss):
-    """The mean of -log(probability of the label) over the items (Caffe: MultinomialLogisticLoss).
+    """The mean over the items of -log(the label's probability in bottom 0) (Caffe: MultinomialLogisticLoss)."""
 
-    Bottom 0: probabilities, such as the top of a Softmax.
-    """
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        prob = self.read(bottom)
-        top[0].data[...] = losses.multinomial_forward(prob, self.labels) / max(1, len(prob))
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            prob = losses.by_item(bottom[0].data, "losses.x")
-            scale = self.weight(top) / max(1, len(prob))
-            losses.multinomial_backward(prob, self.labels, scale, bottom[0].diff)
+    functions = losses.multinomial_forward, losses.multinomial_backward
 
 
 @register("HingeLoss")
@@ -116,47 +117,35 @@ class HingeLoss(ItemLoss):
     The sign is 1 for the label's class, else -1. With `norm: L2` the terms are squared.
     """
 
+    functions = losses.hinge_forward, losses.hinge_backward
+
     @property
-    def squared(self) -> bool:
-        """Whether the margins are squared: norm L2."""
+    def options(self) -> tuple[Any, ...]:
         p = self.param.hinge_loss_param
-        return p.norm == p.L2
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x = self.read(bottom)
-        top[0].data[...] = losses.hinge_forward(x, self.labels, self.squared) / max(1, len(x))
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        if propagate_down[0]:
-            x = losses.by_item(bottom[0].data, "losses.x")
-            scale = self.weight(top) / max(1, len(x))
-            losses.hinge_backward(x, self.labels, self.squared, scale, bottom[0].diff)
+        return (p.norm == p.L2,)
 
 
 @register("EuclideanLoss")
 class EuclideanLoss(Loss):
     """The sum of (a - b)^2 / (2 N), N the number of items, not of elements (Caffe: EuclideanLoss).
 
-    Bottoms a, b: N x ... with equally many elements. Both get gradients. loss_param is ignored. Raises NetError for
-    other shapes.
+    Bottoms a, b: N x ... with equally many elements (else NetError). Both get gradients. loss_param is ignored.
     """
 
+    differentiable_bottoms = 2
+    equal_counts = True
     difference: Blob    # a - b, kept for backward
-
-    def differentiable(self, bottom: int) -> bool:
-        return True
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.difference = self.buffer()
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)
-        check_counts(bottom)
         self.difference.reshape(bottom[0].shape)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        a, b = bottom[0].data, bottom[1].data
-        total = losses.euclidean_forward(a, losses.in_shape(b, a.shape, "losses.x"), self.difference.data)
+        a = bottom[0].data
+        total = losses.euclidean_forward(a, self.values(bottom, 1), self.difference.data)
         top[0].data[...] = total / max(1, len(a))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
@@ -176,18 +165,16 @@ class ContrastiveLoss(Loss):
     """
 
     bottoms = (3, 3)
+    differentiable_bottoms = 2
+    equal_counts = True
     difference: Blob    # a - b, kept for backward
     similar: Array      # booleans, of the last forward
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom != 2
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.difference = self.buffer()
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)
-        check_counts(bottom)
         check_one_each(bottom[0], bottom[2], "similarity")
         self.difference.reshape(bottom[0].shape[0], math.prod(bottom[0].shape[1:]))
 
@@ -215,32 +202,70 @@ class SigmoidCrossEntropyLoss(Loss):
     used only if it is set alone). Raises NetError for other shapes.
     """
 
+    equal_counts = True
     divisor: Any        # of the last forward
 
-    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        super().reshape(bottom, top)
-        check_counts(bottom)
-
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        x, target = bottom[0].data, self._target(bottom)
+        x, target = bottom[0].data, self.values(bottom, 1)
         counted = self._counted(target)
-        self.divisor = normalizer(self.param.loss_param, len(x), math.prod(x.shape[1:]),
-                                  x.size if counted is None else losses.count(counted, self.context.dtype),
-                                  "BATCH_SIZE")
+        count = x.size if counted is None else losses.count(counted, self.context.dtype)
+        self.divisor = normalizer(self.param.loss_param, len(x), math.prod(x.shape[1:]), count, "BATCH_SIZE")
         top[0].data[...] = losses.sigmoid_cross_entropy_forward(x, target, counted) / self.divisor
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            target, scale = self._target(bottom), self.weight(top) / self.divisor
-            losses.sigmoid_cross_entropy_backward(bottom[0].data, target, self._counted(target), scale,
-                                                  bottom[0].diff)
-
-    @staticmethod
-    def _target(bottom: Sequence[Blob]) -> Array:
-        """The targets in the scores' shape."""
-        return losses.in_shape(bottom[1].data, bottom[0].shape, "losses.target")
+            target, scale = self.values(bottom, 1), self.weight(top) / self.divisor
+            losses.sigmoid_cross_entropy_backward(bottom[0].data, target, self._counted(target), scale, bottom[0].diff)
 
     def _counted(self, target: Array) -> Array | None:
         """Which targets are not the ignored label, booleans in a scratch buffer; None if no label is ignored."""
         ignored = ignored_label(self.param.loss_param)
         return None if ignored is None else losses.other_labels(target, ignored)
+
+
+@register("SmoothL1Loss")
+class SmoothL1Loss(Loss):
+    """sum of w_out * f(w_in * (bottom 0 - bottom 1)) / N, f the smooth L1 function with sigma (Fast R-CNN, Sec. 2.3).
+
+    Bottoms: prediction, target, and maybe w_in (SSD's weights, Fast R-CNN's inside weights) and w_out (its outside
+    weights), all of one shape N x ...; the top has no axes. The first two get gradients. For a weight other than 0
+    and 1, SSD's layer leaves the weight out of the gradient; this layer does not. Raises NetError for other shapes,
+    or a sigma that is not above 0.
+    """
+
+    bottoms = (2, 4)
+    differentiable_bottoms = 2
+    sigma: float
+    difference: Blob        # w_in * (bottom 0 - bottom 1), kept for backward
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        self.sigma = self.param.smooth_l1_loss_param.sigma
+        self.difference = self.buffer()
+        if not self.sigma > 0:
+            raise NetError(f"smooth_l1_loss_param's sigma must be above 0, found {self.sigma:g}")
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        shape = bottom[0].shape
+        for i, blob in enumerate(bottom[1:], 1):
+            if blob.count != bottom[0].count or blob.shape[:1] != shape[:1] or not shape:
+                raise NetError(f"bottoms must have one shape: bottom 0 is {format_shape(shape)}, bottom {i} is "
+                               f"{format_shape(blob.shape)}")
+        self.difference.reshape(shape)
+        top[0].reshape(())
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        difference, target = self.difference.data, self.values(bottom, 1)
+        losses.weighted_difference(bottom[0].data, target, self.values(bottom, 2), difference)
+        total = losses.smooth_l1_forward(difference, self.sigma, self.values(bottom, 3))
+        top[0].data[...] = total / max(len(difference), 1)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if not any(propagate_down[:2]):
+            return
+        gradient = losses.smooth_l1_backward(self.difference.data, self.sigma)
+        for i in range(2, len(bottom)):
+            gradient *= self.values(bottom, i)
+        gradient *= self.weight(top) / max(len(gradient), 1)
+        for i, sign in ((0, 1), (1, -1)):
+            if propagate_down[i]:
+                losses.euclidean_backward(gradient, sign, bottom[i].diff)

@@ -37,15 +37,12 @@ class MemoryData(Layer):
             raise NetError("memory_data_param needs batch_size, channels, height and width, each at least 1; found "
                            f"{', '.join(map(str, self.shape))}")
         self.transformer = Transformer(self.param.transform_param, self.phase)
-        self.data = self.labels = None
-        self.position = 0
-        self.unread = False
+        self._set(None, None, unread=False)
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Set the examples: float32, n x C x H x W, n a multiple of batch_size; labels float32, n (or n x 1 x 1 x 1).
 
-        The arrays are not copied: later changes to them are seen. transform_param is not applied. Raises NetError for
-        another dtype or shape.
+        The arrays are not copied, so later changes are seen, nor transformed. Raises NetError for other arrays.
         """
         batch, *image = self.shape
         for name, array in (("data", data), ("labels", labels)):
@@ -59,9 +56,7 @@ class MemoryData(Layer):
             raise self._error(f"the number of examples must be a multiple of batch_size {batch}, found {len(data)}")
         if labels.shape[:1] != data.shape[:1] or labels.size != len(data):
             raise self._error(f"labels must be {len(data)}, one per example, found the shape {labels.shape}")
-        self.data, self.labels = data, labels.reshape(-1)
-        self.position = 0
-        self.unread = False
+        self._set(data, labels.reshape(-1), unread=False)
 
     def add_datum_vector(self, datums: list) -> None:
         """Set the examples as Datum messages, a multiple of batch_size; transform_param is applied to them.
@@ -83,9 +78,10 @@ class MemoryData(Layer):
                 raise self._error(f"Datum {i} makes {shape[2]} x {shape[0]} x {shape[1]} (channels x height x width), "
                                   f"and memory_data_param says {channels} x {height} x {width}")
             self.transformer.write(image, data[i], self.random_stream(), size)
-        self.data, self.labels = data.transpose(0, 3, 1, 2), labels
-        self.position = 0
-        self.unread = True
+        self._set(data.transpose(0, 3, 1, 2), labels, unread=True)
+
+    def _set(self, data: np.ndarray | None, labels: np.ndarray | None, unread: bool) -> None:
+        self.data, self.labels, self.position, self.unread = data, labels, 0, unread
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         top[0].reshape(self.shape)

@@ -99,8 +99,7 @@ class Python(Layer):
             self.user.restore(state)
 
     def close(self) -> None:
-        if type(self.user).close is not Layer.close:
-            self.user.close()
+        self.user.close()
 
     @contextmanager
     def _host_blobs(self, method: str, bottom: Sequence[Blob], top: Sequence[Blob]) -> Iterator[list[list[Blob]]]:
@@ -136,23 +135,20 @@ def user_class(module: str, name: str, source: str | None) -> type[Layer]:
 
 def _import(module: str, source: str | None) -> Any:
     """The module, from sys.path or else from the prototxt's folder or the current one, which join sys.path."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not _is_part(error.name, module):
-            raise
     folders = [os.path.dirname(os.path.abspath(source))] if source else []
     folders.append(os.getcwd())
-    for folder in folders:
-        if folder in sys.path:
+    for folder in ("", *folders):
+        if folder and folder in sys.path:
             continue
-        sys.path.append(folder)         # permanently: the module may import its neighbours later
-        importlib.invalidate_caches()
+        if folder:
+            sys.path.append(folder)     # permanently: the module may import its neighbours later
+            importlib.invalidate_caches()
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
             if not _is_part(error.name, module):
                 raise
+        if folder:
             sys.path.remove(folder)
     raise NetError(f"python_param: there is no module {module!r} on Python's path, nor in {' or '.join(folders)}; put "
                    "its file there, or its folder into PYTHONPATH")

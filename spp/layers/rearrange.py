@@ -73,20 +73,17 @@ class Reorg(Layer):
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         change = rearrange.channels_to_space if self.reverse else rearrange.space_to_channels
-        change(bottom[0].data, top[0].data, self.stride)
+        change(bottom[0].data, top[0].data, bottom[0].shape, self.stride)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if propagate_down[0]:
-            undo = rearrange.undo_channels_to_space if self.reverse else rearrange.undo_space_to_channels
-            undo(top[0].diff, bottom[0].diff, self.stride)
+            undo = rearrange.space_to_channels if self.reverse else rearrange.channels_to_space
+            undo(top[0].diff, bottom[0].diff, bottom[0].shape, self.stride)
 
 
 @register("ShuffleChannel")
 class ShuffleChannel(Layer):
-    """The first channel of each group, then the second of each, ... (ShuffleNet, Fig. 1: ShuffleChannel).
-
-    Bottom: N x C x .... Raises NetError unless C is a multiple of group.
-    """
+    """The first channel of each group, then each second ... (ShuffleNet). Raises NetError unless group divides C."""
 
     group: int
 

@@ -258,11 +258,9 @@ class LSTMUnit(Layer):
 
     bottoms = (3, 3)
     tops = (2, 2)
+    differentiable_bottoms = 2
     activations: Blob       # of the gates; in diff their gradient before the activations
     dcell: Blob             # in diff: the gradient of the previous cell, S x H
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom != 2
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         self.activations, self.dcell = self.buffer(), self.buffer()

@@ -44,8 +44,7 @@ class ArgMax(Layer):
     not 1 to the number of elements, and if the bottom is to get a gradient.
     """
 
-    def differentiable(self, bottom: int) -> bool:
-        return False
+    differentiable_bottoms = 0
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p, shape = self.param.argmax_param, bottom[0].shape

@@ -1,4 +1,4 @@
-"""Layers that give a blob other axes: Flatten, Reshape."""
+"""Layers that compute nothing: Flatten, Reshape, Split, Silence."""
 import math
 from typing import Sequence
 
@@ -92,3 +92,35 @@ class Reshape(_SameValues):
             raise NetError(f"cannot reshape {format_shape(shape)} ({bottom[0].count} elements) to "
                            f"{format_shape(reshaped)} ({math.prod(reshaped)} elements)")
         self.set_shape(bottom[0], top[0], reshaped)
+
+
+@register("Split")
+class Split(Layer):
+    """Passes one blob to several readers (Caffe: Split). The tops share its values; its gradient is their sum."""
+
+    tops = (1, None)
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        for blob in top:
+            blob.reshape(bottom[0].shape)
+            blob.share_data(bottom[0])
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        if propagate_down[0]:
+            total = bottom[0].diff
+            total[...] = top[0].diff
+            for blob in top[1:]:
+                total += blob.diff
+
+
+@register("Silence")
+class Silence(Layer):
+    """Reads blobs so that they are no outputs of the net (Caffe: Silence); their gradient is 0."""
+
+    bottoms = (1, None)
+    tops = (0, 0)
+
+    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
+        for blob, propagate in zip(bottom, propagate_down):
+            if propagate:
+                blob.diff[...] = 0

@@ -9,7 +9,7 @@ from spp.errors import NetError
 from spp.layers.base import Layer, format_shape
 from spp.layers.geometry import axis_numbers
 from spp.layers.registry import register
-from spp.ops import resize
+from spp.ops import indexing, resize
 
 
 @register("Interp")
@@ -52,9 +52,8 @@ class Interp(Layer):
         if shape[2:] != self.size:
             self.counts = tuple(self._count(size, count) for size, count in zip(inner, (p.height, p.width)))
             move = self.context.backend.from_host
-            self.rows, self.columns = (
-                Interpolation(*map(move, resize.bilinear_axis(-p.pad_beg, size, count, self.context.dtype)))
-                for size, count in zip(inner, self.counts))
+            axes = (resize.bilinear_axis(-p.pad_beg, *sizes, self.context.dtype) for sizes in zip(inner, self.counts))
+            self.rows, self.columns = (Interpolation(*map(move, axis)) for axis in axes)
             self.size = shape[2:]
         top[0].reshape(*shape[:2], *self.counts)
 
@@ -85,11 +84,9 @@ class Upsample(Layer):
     """
 
     bottoms = (1, 2)
+    differentiable_bottoms = 1
     scale: Numbers      # for height and width
     place: Blob         # integers, of the last forward
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom == 0
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.upsample_param
@@ -125,7 +122,7 @@ class Upsample(Layer):
         self.place.reshape(x.shape)
         place = self.place.data
         place[...] = bottom[1].data
-        self.check_values(resize.outside(place, y.shape[2] * y.shape[3]), place, lambda wrong: (
+        self.check_values(indexing.outside(place, y.shape[2] * y.shape[3]), place, lambda wrong: (
             f"place {wrong} is outside of the top of {format_shape(y.shape[2:])}; give upsample_h and upsample_w "
             "the size of the map that was pooled"))
         resize.unpool_forward(x, place, y)

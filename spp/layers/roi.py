@@ -1,5 +1,5 @@
 """Pooling of regions of interest: ROIPooling, PSROIPooling."""
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -18,10 +18,9 @@ class Regions(Layer):
     """
 
     bottoms = (2, 2)
+    differentiable_bottoms = 1
+    scale: float    # from the regions' coordinates to those of the map
     bins: Bins      # of the last forward
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom == 0
 
     def check_shapes(self, bottom: Sequence[Blob]) -> None:
         """Raise NetError unless the bottoms have the shapes of a map and its regions."""
@@ -32,7 +31,7 @@ class Regions(Layer):
             raise NetError(f"bottom 1 must be regions of R x 5 (image, x1, y1, x2, y2), found shape "
                            f"{format_shape(regions)}")
 
-    def read(self, bottom: Sequence[Blob]) -> np.ndarray:
+    def _read(self, bottom: Sequence[Blob]) -> np.ndarray:
         """The checked regions as a host array (R, 5)."""
         rois = self.context.backend.to_host(bottom[1].data).reshape(-1, 5)
         images = bottom[0].shape[0]
@@ -43,20 +42,18 @@ class Regions(Layer):
                            f"to {images - 1} and its corners finite")
         return rois
 
-    def move(self, rois: np.ndarray, rows_and_columns: tuple[np.ndarray, np.ndarray]) -> Bins:
-        """The bins of the regions on the device."""
-        return Bins(*map(self.context.backend.from_host, (rois[:, 0].astype(np.int32), *rows_and_columns)))
+    def read_bins(self, bottom: Sequence[Blob], rule: Callable[..., Any], counts: Any) -> Bins:
+        """The bins of the checked regions on the device: `counts` of them, by a function of spp.ops.roi."""
+        rois = self._read(bottom)
+        sides = rule(rois, counts, self.scale, bottom[0].shape[2:])
+        return Bins(*map(self.context.backend.from_host, (rois[:, 0].astype(np.int32), *sides)))
 
 
 @register("ROIPooling")
 class ROIPooling(Regions):
-    """The maximum of each of pooled_h x pooled_w bins of every region (Fast R-CNN: ROIPooling).
-
-    Top: R x C x pooled_h x pooled_w. spatial_scale takes coordinates of regions to those of the map.
-    """
+    """The maximum of each of the bins of every region (Fast R-CNN: ROIPooling). Top: R x C x pooled_h x pooled_w."""
 
     pooled: tuple[int, int]
-    scale: float
     argmax: Blob        # positions for backward
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
@@ -72,9 +69,7 @@ class ROIPooling(Regions):
             blob.reshape(bottom[1].shape[0], bottom[0].shape[1], *self.pooled)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        _, _, height, width = bottom[0].shape
-        rois = self.read(bottom)
-        self.bins = self.move(rois, roi.max_bins(rois, self.pooled, self.scale, (height, width)))
+        self.bins = self.read_bins(bottom, roi.max_bins, self.pooled)
         argmax = self.argmax.data if self.runs_backward else None
         roi.max_forward(bottom[0].data, self.bins, top[0].data, argmax)
 
@@ -92,7 +87,6 @@ class PSROIPooling(Regions):
 
     outputs: int
     group: int
-    scale: float
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         p = self.param.psroi_pooling_param
@@ -110,9 +104,7 @@ class PSROIPooling(Regions):
         top[0].reshape(bottom[1].shape[0], self.outputs, self.group, self.group)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        _, _, height, width = bottom[0].shape
-        rois = self.read(bottom)
-        self.bins = self.move(rois, roi.group_bins(rois, self.group, self.scale, (height, width)))
+        self.bins = self.read_bins(bottom, roi.group_bins, self.group)
         roi.group_forward(bottom[0].data, self.bins, top[0].data)
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:

@@ -19,11 +19,11 @@ class SoftmaxWithLoss(Loss):
 
     Bottoms: scores, with the classes on softmax_param's axis, and one label per prediction. Tops: the loss, without
     axes, and maybe the softmax, in the scores' shape. loss_param: ignore_label, and normalization (VALID by default;
-    the older `normalize` is used only if it is set alone). Raises NetError for another number of labels, or a label
-    that is no class.
+    the older `normalize` only if alone). Raises NetError for another number of labels, or one that is no class.
     """
 
     tops = (0, 2)
+    axis_param = "softmax_param"
     axis: int                   # of the classes
     label_shape: Numbers        # the scores' without `axis`
     ignored: int | None
@@ -39,14 +39,10 @@ class SoftmaxWithLoss(Loss):
         self.own_prob = self.buffer()
         self.indices = ClassIndices(self)
 
-    def class_axis(self) -> int:
-        """The axis of the classes as the parameters give it, maybe negative."""
-        return self.param.softmax_param.axis
-
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)
         scores = bottom[0].shape
-        self.axis = canonical_axis(self.class_axis(), len(scores))
+        self.axis = canonical_axis(getattr(self.param, self.axis_param).axis, len(scores))
         self.label_shape = check_shapes(scores, bottom[1].shape, bottom[1].count, self.axis)
         self.prob = top[1] if len(top) > 1 else self.own_prob
         self.prob.reshape(scores)
@@ -84,12 +80,10 @@ class InfogainLoss(SoftmaxWithLoss):
     """
 
     bottoms = (2, 3)
+    axis_param = "infogain_loss_param"
     from_file: Array | None     # H, if it is no bottom
     matrix_shape: Numbers
     matrix: Array               # H of the last forward
-
-    def differentiable(self, bottom: int) -> bool:
-        return bottom == 0
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().setup(bottom, top)
@@ -101,9 +95,6 @@ class InfogainLoss(SoftmaxWithLoss):
                                "that infogain_loss_param's source names")
             values = arrays.from_proto(binary.read_blob_proto(source), source)
             self.from_file = self.context.backend.from_host(values.astype(self.context.dtype))
-
-    def class_axis(self) -> int:
-        return self.param.infogain_loss_param.axis
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         super().reshape(bottom, top)

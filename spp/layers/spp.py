@@ -76,18 +76,14 @@ class SPP(Layer):
             pooling.max_forward(bottom[0].data, self.regions, pooled, argmax)
         else:
             pooling.average_forward(bottom[0].data, self.regions, self.areas, pooled)
-        spp.flatten_forward(pooled, self.counts, self._flat(top[0].data))
+        spp.flatten_forward(pooled, self.counts, top[0].data.reshape(len(pooled), -1))
 
     def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
         if not propagate_down[0]:
             return
         gradient = self.pooled.diff[..., 0]
-        spp.flatten_backward(self._flat(top[0].diff), self.counts, gradient)
+        spp.flatten_backward(top[0].diff.reshape(len(gradient), -1), self.counts, gradient)
         if self.method == "MAX":
             pooling.max_backward(gradient, self.argmax.data[..., 0], self.regions, bottom[0].diff)
         else:
             pooling.average_backward(gradient, self.regions, self.areas, bottom[0].diff)
-
-    @staticmethod
-    def _flat(array: Array) -> Array:
-        return array.reshape(array.shape[0], -1)

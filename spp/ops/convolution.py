@@ -1,8 +1,7 @@
 """Convolution (Caffe's Convolution): cross-correlation over any number of spatial axes.
 
 Arrays of one floating dtype and of one device, in any memory order: batch axes x channels x spatial axes, the channels
-at `axis`. Weights are O x C / group x kernel. `geometry` has one number per spatial axis, and `precision` is one of
-the backend's `precisions`.
+at `axis`. Weights: O x C / group x kernel. `geometry` is of the spatial axes, `precision` one of the backend's.
 """
 import math
 

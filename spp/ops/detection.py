@@ -49,8 +49,7 @@ def prior_boxes(cells: tuple[int, int], image: tuple[float, float], step: tuple[
     return boxes.clip(0, 1) if clip else boxes
 
 
-def decode(predicted: np.ndarray, priors: np.ndarray, variances: np.ndarray, code: str,
-           in_target: bool) -> np.ndarray:
+def decode(predicted: np.ndarray, priors: np.ndarray, variances: np.ndarray, code: str, in_target: bool) -> np.ndarray:
     """Boxes (..., P, 4) from predictions of the same shape, priors (P, 4) and their variances (P, 4).
 
     code: CORNER, CENTER_SIZE or CORNER_SIZE; in_target: the predictions include the variances already.
@@ -82,10 +81,7 @@ class Suppression(NamedTuple):
 
 
 def best(boxes: np.ndarray, scores: np.ndarray, rules: Suppression) -> np.ndarray:
-    """Indices of the boxes that are kept, best first; of equal scores the first box comes first.
-
-    boxes: (P, 4); scores: (P,).
-    """
+    """Indices of the boxes that are kept, best first; of equal scores the first. boxes: (P, 4); scores: (P,)."""
     candidates = np.flatnonzero(scores > rules.confidence_threshold)
     return candidates[nms(boxes[candidates], scores[candidates], rules.nms_threshold, rules.eta, rules.top_k,
                           offset=0)]

@@ -1,4 +1,4 @@
-"""Several arrays of one shape and dtype, combined element by element (Caffe's Eltwise)."""
+"""Several arrays of one dtype, combined element by element: Caffe's Eltwise, and SENet's Axpy."""
 from typing import Sequence
 
 from spp import backend
@@ -54,3 +54,27 @@ def max_forward(xs: Sequence[Array], y: Array, winner: Array) -> None:
         device.xp.greater(x, y, out=larger)
         device.xp.copyto(winner, i, where=larger)
         device.xp.copyto(y, x, where=larger)
+
+
+def axpy_forward(a: Array, x: Array, y: Array, out: Array) -> None:
+    """out = a * x + y. x, y, out: N x C x ...; a: N * C values."""
+    backend.of(x).xp.multiply(x, _by_channel(a, x), out=out)
+    out += y
+
+
+def axpy_backward_factor(dy: Array, x: Array, da: Array) -> None:
+    """da = the sum of dy * x over each channel of each image."""
+    device = backend.of(x)
+    product = device.scratch_like("axpy.product", x)
+    device.xp.multiply(dy, x, out=product)
+    da[...] = product.sum(tuple(range(2, x.ndim))).reshape(da.shape)
+
+
+def axpy_backward_data(dy: Array, a: Array, dx: Array) -> None:
+    """dx = a * dy."""
+    backend.of(dy).xp.multiply(dy, _by_channel(a, dy), out=dx)
+
+
+def _by_channel(a: Array, x: Array) -> Array:
+    """The factors with as many axes as x."""
+    return a.reshape(*x.shape[:2], *[1] * (x.ndim - 2))

@@ -1,9 +1,16 @@
-"""Rows selected by index (Caffe's Filter, BatchReindex and Embed), and their gradients. A row is one index of axis 0.
-
-Indices are int64, in range.
-"""
+"""Rows, x[i] along axis 0, selected by int64 indices in range: Caffe's Filter, BatchReindex and Embed; gradients."""
 from spp import backend
 from spp.backend.types import Array
+
+
+def outside(values: Array, size: int) -> Array:
+    """Which integers are not 0 to size - 1: booleans in a scratch buffer."""
+    device = backend.of(values)
+    below, above = (device.scratch_like(f"indexing.{name}", values, bool) for name in ("below", "above"))
+    device.xp.less(values, 0, out=below)
+    device.xp.greater_equal(values, size, out=above)
+    below |= above
+    return below
 
 
 def take_forward(x: Array, indices: Array, y: Array) -> None:

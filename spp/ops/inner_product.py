@@ -31,9 +31,8 @@ def backward_weights(x: Array, dy: Array, dweight: Array, axis: int = 1, transpo
                      precision: str = "fp32") -> None:
     """dweight += dy^T x."""
     device = backend.of(x)
-    device.inner_product_backward_weights(device.load_matrix(x, axis, "inner_product.x"),
-                                          device.load_matrix(dy, axis, "inner_product.y"), dweight, transpose,
-                                          precision)
+    inputs, gradients = device.load_matrix(x, axis, "inner_product.x"), device.load_matrix(dy, axis, "inner_product.y")
+    device.inner_product_backward_weights(inputs, gradients, dweight, transpose, precision)
 
 
 def backward_bias(dy: Array, dbias: Array) -> None:

@@ -1,6 +1,7 @@
 """Labels, which a data layer delivers as floats, as class indices."""
 from spp import backend
 from spp.backend.types import Array
+from spp.ops import indexing
 
 
 def read(labels: Array, ignore_label: int | None, classes: int, indices: Array, counted: Array) -> Array:
@@ -15,21 +16,15 @@ def read(labels: Array, ignore_label: int | None, classes: int, indices: Array, 
         counted[...] = True
     else:
         device.xp.not_equal(indices, ignore_label, out=counted)
-    outside, above = (device.scratch_like(f"labels.{name}", counted) for name in ("outside", "above"))
-    device.xp.less(indices, 0, out=outside)
-    device.xp.greater_equal(indices, classes, out=above)
-    outside |= above
+    outside = indexing.outside(indices, classes)
     outside &= counted
     return outside
 
 
 def clear_others(indices: Array, counted: Array, outside: Array) -> None:
-    """indices = 0 where a label is not counted or is outside of the classes, so that all can be looked up.
-
-    `outside` is overwritten.
-    """
+    """indices = 0 where a label is not counted or is `outside` (overwritten), so that all can be looked up."""
     device = backend.of(indices)
-    ignored = device.scratch_like("labels.above", counted)
+    ignored = device.scratch_like("labels.ignored", counted)
     device.xp.logical_not(counted, out=ignored)
     outside |= ignored
     device.xp.copyto(indices, 0, where=outside)

@@ -7,10 +7,7 @@ from spp.backend.types import Array, LrnParameters
 
 
 def across_forward(x: Array, y: Array, parameters: LrnParameters) -> None:
-    """scale = k + alpha / size * sum of x^2 over the `size` channels around each.
-
-    x, y: N x C x (any axes).
-    """
+    """scale = k + alpha / size * sum of x^2 over the `size` channels around each. x, y: N x C x (any axes)."""
     backend.of(x).lrn_across(x, y, parameters)
 
 

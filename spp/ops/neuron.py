@@ -18,6 +18,21 @@ def relu_backward(dy: Array, x: Array, dx: Array, negative_slope: float) -> None
     backend.of(x).relu_backward(dy, x, dx, negative_slope)
 
 
+def relu6_forward(x: Array, y: Array, negative_slope: float) -> None:
+    """y = min(max(x, 0), 6) + negative_slope * min(x, 0) (MobileNet's ReLU6)."""
+    relu_forward(x, y, negative_slope)
+    backend.of(x).xp.minimum(y, 6, out=y)
+
+
+def relu6_backward(dy: Array, y: Array, dx: Array, negative_slope: float) -> None:
+    """dx = dy where 0 < y < 6, negative_slope * dy below, 0 above; the slope must not be negative."""
+    device = backend.of(y)
+    flat = device.scratch_like("neuron.flat", y, bool)
+    device.xp.greater_equal(y, 6, out=flat)
+    relu_backward(dy, y, dx, negative_slope)
+    device.xp.copyto(dx, 0, where=flat)
+
+
 def prelu_forward(x: Array, slope: Array, y: Array) -> None:
     """y = max(x, 0) + slope * min(x, 0); slope: one value per channel (axis 1), or an array without axes for all."""
     device = backend.of(x)
@@ -127,14 +142,20 @@ def tanh_backward(dy: Array, y: Array, dx: Array) -> None:
 
 def bnll_forward(x: Array, y: Array) -> None:
     """y = log(1 + e^x), computed as max(x, 0) + log(1 + e^-|x|), which cannot overflow."""
+    rest = bnll_rest(x)
+    backend.of(x).xp.maximum(x, 0, out=y)
+    y += rest
+
+
+def bnll_rest(x: Array) -> Array:
+    """log(1 + e^-|x|), in a scratch buffer."""
     device = backend.of(x)
     rest = device.scratch_like("neuron.rest", x)
     device.xp.absolute(x, out=rest)
     device.xp.negative(rest, out=rest)
     device.xp.exp(rest, out=rest)
     device.xp.log1p(rest, out=rest)
-    device.xp.maximum(x, 0, out=y)
-    y += rest
+    return rest
 
 
 def bnll_backward(dy: Array, x: Array, dx: Array) -> None:
@@ -186,8 +207,8 @@ def exp_forward(x: Array, y: Array, log_base: float, scale: float, shift: float)
     xp.exp(y, out=y)
 
 
-def exp_backward(dy: Array, y: Array, dx: Array, log_base: float, scale: float) -> None:
-    """dx = dy * y * scale * log(base)."""
+def exp_backward(dy: Array, y: Array, dx: Array, log_base: float, scale: float, shift: float) -> None:
+    """dx = dy * y * scale * log(base); the shift is in y already."""
     xp = backend.of(y).xp
     xp.multiply(dy, y, out=dx)
     dx *= log_base * scale

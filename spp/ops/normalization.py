@@ -29,8 +29,13 @@ def moments(x: Array, axis: int, num_axes: int) -> tuple[Array, Array]:
 
 
 def bias_gradient(dy: Array, axis: int, num_axes: int) -> Array:
-    """The gradient of a bias after the normalization: the sum of dy over each channel, float64."""
+    """The gradient of a bias: the sum of dy over each channel, float64."""
     return backend.of(dy).channel_sums(dy, axis, num_axes)
+
+
+def dots(dy: Array, x: Array, axis: int, num_axes: int) -> Array:
+    """The gradient of a scale of x itself: the sum of dy * x over each channel, float64."""
+    return backend.of(x).channel_dots(dy, x, axis, num_axes)
 
 
 def scale_gradient(dy: Array, x: Array, statistics: Statistics, dy_sum: Array, axis: int, num_axes: int) -> Array:
@@ -38,7 +43,7 @@ def scale_gradient(dy: Array, x: Array, statistics: Statistics, dy_sum: Array, a
 
     dy_sum: the result of `bias_gradient`.
     """
-    return (backend.of(x).channel_dots(dy, x, axis, num_axes) - statistics.mean * dy_sum) * statistics.factor
+    return (dots(dy, x, axis, num_axes) - statistics.mean * dy_sum) * statistics.factor
 
 
 def backward(dy: Array, x: Array, statistics: Statistics, gradients: Gradients, dx: Array, axis: int, num_axes: int,

@@ -117,8 +117,7 @@ def _split(gates: Array) -> list[Array]:
 def rnn_forward(sums: Array, cont: Array, weight: Array, h0: Array, previous: Array) -> None:
     """h[t] = tanh(sums[t] + weight (cont[t] * h[t - 1])), written over `sums` (T x N x H).
 
-    weight: H x H; h0: N x H; `previous` (T x N x H) receives the hidden state at the beginning of each step, after the
-    reset.
+    weight: H x H; h0: N x H; `previous` (T x N x H) receives the hidden state that begins each step, after the reset.
     """
     h, device = sums, backend.of(sums)
     xp, from_hidden = device.xp, device.scratch_like("recurrent.from_hidden", h[0])

@@ -1,7 +1,4 @@
-"""Resizing of maps: bilinear (DeepLab's Interp), by repeated pixels (Upsample), and unpooling to stored positions.
-
-Maps are N x C x H x W, of one floating dtype.
-"""
+"""Resizing of N x C x H x W maps: bilinear (DeepLab's Interp), repeated pixels (Upsample), unpooling to positions."""
 import numpy as np
 
 from spp import backend
@@ -47,10 +44,7 @@ def _by_block(array: Array, shape: tuple[int, ...]) -> Array:
 
 
 def unpool_forward(x: Array, position: Array, y: Array) -> None:
-    """y = 0, except for each x at its position h * W + w in y's plane; of several x at one position the last.
-
-    position: int64, of x's shape.
-    """
+    """y = 0, except for each x at its position (int64) h * W + w in y's plane; of several at one the last."""
     device = backend.of(y)
     planes = device.empty_matrix(y, 2, "resize.large")
     planes[...] = 0
@@ -75,13 +69,3 @@ def _in_all_planes(position: Array, size: int) -> Array:
     index.reshape(position.shape)[...] = position
     index += (device.xp.arange(len(index)) * size)[:, None]
     return index.reshape(-1)
-
-
-def outside(place: Array, size: int) -> Array:
-    """Which places are not 0 to size - 1: booleans in a scratch buffer."""
-    device = backend.of(place)
-    below, above = (device.scratch_like(f"resize.{name}", place, bool) for name in ("below", "above"))
-    device.xp.less(place, 0, out=below)
-    device.xp.greater_equal(place, size, out=above)
-    below |= above
-    return below

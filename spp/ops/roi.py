@@ -62,10 +62,7 @@ def max_backward(dy: Array, argmax: Array, bins: Bins, dx: Array) -> None:
 
 
 def group_forward(x: Array, bins: Bins, y: Array) -> None:
-    """y[r, c, i, j] = the mean of x over bin (i, j), in channel (c * n + i) * n + j; 0 for an empty bin.
-
-    x: N x (C * n * n) x H x W; y: R x C x n x n.
-    """
+    """y[r, c, i, j] = the mean of x over bin (i, j), in channel (c n + i) n + j, or 0; y: R x C x n x n."""
     backend.of(x).roi_group_average(x, bins, y)
 
 

@@ -68,8 +68,7 @@ def caffe_regions(height: int, width: int, pyramid_height: int) -> tuple[list[in
 def window_bins(windows: np.ndarray, levels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns, int32 (R, sum of levels, 2), of the bins of all levels of windows on a map.
 
-    windows: integers (R, 4), y0, y1, x0, x1, half-open, inside the map and not empty. By Appendix A's rule, which
-    `bins` follows wherever it can.
+    windows: integers (R, 4), y0, y1, x0, x1, half-open, inside the map and not empty. Appendix A's rule, as in `bins`.
     """
     first, end = windows[:, 0::2, None], windows[:, 1::2, None]
     n = np.repeat(levels, levels)
@@ -81,8 +80,7 @@ def window_bins(windows: np.ndarray, levels: Sequence[int]) -> tuple[np.ndarray,
 def windows_forward(x: Array, bins: Bins, levels: Sequence[int], y: Array) -> None:
     """y (R x C x B) = the largest x of each bin of windows' pyramids, in the order of `pyramid_regions`.
 
-    x: N x C x H x W; bins: the image of each window, and rows and columns from `window_bins`, on the device. A NaN
-    wins its bin.
+    x: N x C x H x W; bins: each window's image, and rows and columns by `window_bins`, on the device. A NaN wins.
     """
     backend.of(x).roi_max_pyramid(x, bins, levels, y)
 

@@ -5,7 +5,7 @@ import pytest
 from layer_net import backward, forward, layer_net, refusal
 from one_layer import distinct
 from spp.net import Net
-from spp.ops import shape as parts
+from spp.ops import rearrange as parts
 from spp.proto.text import parse_net
 
 # --- Reshape

@@ -78,19 +78,19 @@ EXPRESSIONS: dict[str, Export] = {
     "BatchReindex": lambda g, site: g.add("Gather", site.x.name, g.indices(site.bottoms[1].name), axis=0),
     "Bias": lambda g, site: g.add("Add", site.x.name, _operand(g, site, 0)),
     "BNLL": lambda g, site: g.add("Softplus", site.x.name),
-    "Clip": lambda g, site: g.add("Clip", site.x.name, *map(g.const, site.layer.limits)),
+    "Clip": lambda g, site: g.add("Clip", site.x.name, *map(g.const, site.layer.numbers)),
     "Concat": lambda g, site: g.concat([bottom.name for bottom in site.bottoms], site.layer.axis),
     "Dropout": lambda g, site: (g.add("Dropout", site.x.name, g.const(site.layer.ratio)) if site.layer.scale_train else
                                 g.scaled(site.x.name, 1 - site.layer.ratio)),
     "ELU": lambda g, site: g.add("Elu", site.x.name, alpha=site.param.elu_param.alpha),
     "Exp": lambda g, site: g.add("Exp", g.scaled(
-        site.x.name, np.prod(site.layer.numbers), site.layer.numbers[0] * site.param.exp_param.shift)),
+        site.x.name, *(site.layer.numbers[0] * number for number in site.layer.numbers[1:]))),
     "Parameter": lambda g, site: g.weight(site.layer, 0),
     "Permute": lambda g, site: g.add("Transpose", site.x.name, perm=site.layer.order),
     "PReLU": lambda g, site: g.add("PRelu", site.x.name, g.weight(
         site.layer, 0, ones=site.x.rank - 2 if site.layer.blobs[0].shape else 0)),
     "ReLU": lambda g, site: _relu(g, site),
-    "ReLU6": lambda g, site: (g.add("Min", _relu(g, site), g.const(6.0)) if site.layer.slope else
+    "ReLU6": lambda g, site: (g.add("Min", _relu(g, site), g.const(6.0)) if any(site.layer.numbers) else
                               g.add("Clip", site.x.name, g.const(0.0), g.const(6.0))),
     **dict.fromkeys(("Silence", "Split"), lambda g, site: [site.x.name] * len(site.tops)),
     "Sigmoid": lambda g, site: g.add("Sigmoid", site.x.name),
@@ -111,7 +111,7 @@ def expression(g: OnnxExporter, site: Site) -> str | list[str]:
 
 
 def _relu(g: OnnxExporter, site: Site) -> str:
-    slope = site.layer.slope
+    slope, = site.layer.numbers
     return g.add("LeakyRelu", site.x.name, alpha=slope) if slope else g.add("Relu", site.x.name)
 
 

@@ -14,7 +14,7 @@ EXPRESSIONS: dict[str, Callable[[Any, Texts], str | Texts]] = {
     "Axpy": lambda layer, x: f"along({x[1]}, {x[0]}.flatten(1), 0) * {x[1]} + {x[2]}",
     "BNLL": lambda layer, x: f"torch.logaddexp({x[0]}, torch.zeros_like({x[0]}))",
     "BatchReindex": lambda layer, x: f"{x[0]}[{x[1]}.long()]",
-    "Clip": lambda layer, x: f"{x[0]}.clamp({', '.join(map(number, layer.limits))})",
+    "Clip": lambda layer, x: f"{x[0]}.clamp({', '.join(map(number, layer.numbers))})",
     "Concat": lambda layer, x: x[0] if len(x) == 1 else f"torch.cat([{', '.join(x)}], {layer.axis})",
     "ELU": lambda layer, x: f"F.elu({x[0]}, {number(layer.param.elu_param.alpha)})",
     "Filter": lambda layer, x: [f"{v}[{x[-1]}.flatten() != 0]" for v in x[:-1]],
@@ -24,8 +24,8 @@ EXPRESSIONS: dict[str, Callable[[Any, Texts], str | Texts]] = {
     "PSROIPooling": lambda layer, x: (
         f"roi_group_average({x[0]}, {x[1]}, {layer.outputs}, {layer.group}, {number(layer.scale)})"),
     "ReLU": lambda layer, x: (
-        f"F.leaky_relu({x[0]}, {number(layer.slope)})" if layer.slope else f"F.relu({x[0]})"),
-    "ReLU6": lambda layer, x: f"F.leaky_relu({x[0]}, {number(layer.slope)}).clamp(max=6)",
+        f"F.leaky_relu({x[0]}, {number(layer.numbers[0])})" if layer.numbers[0] else f"F.relu({x[0]})"),
+    "ReLU6": lambda layer, x: f"F.leaky_relu({x[0]}, {number(layer.numbers[0])}).clamp(max=6)",
     "Reorg": lambda layer, x: f"{'reorg_reverse' if layer.reverse else 'reorg'}({x[0]}, {layer.stride})",
     "ROIPooling": lambda layer, x: (
         f"roi_max_pool({x[0]}, {x[1]}, {tuple(layer.pooled)!r}, {number(layer.scale)})"),
@@ -272,7 +272,7 @@ def power(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
 
 @exports("Exp")
 def exp(exporter: TorchExporter, layer: Any, x: Texts) -> Texts:
-    (log_base, factor), shift = layer.numbers, layer.param.exp_param.shift
+    log_base, factor, shift = layer.numbers
     return [f"torch.exp({log_base * factor!r} * {x[0]} + {log_base * shift!r})"]
 
 
