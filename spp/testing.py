@@ -103,37 +103,44 @@ def check_layer(layer: type[Layer] | str, param: str = "", shapes: Shapes = ((2,
     """
     case = Case(*_described(layer, param), shapes, **facts)
     for check in CHECKS:
-        check(case)
+        try:
+            check(case)
+        except (AssertionError, SppError):
+            raise
+        except Exception as error:
+            raise AssertionError(f"{case}: {check.__name__}: {type(error).__name__}: {error}") from error
 
 
 def check_gradient(case: Case) -> None:
     """Backward is the derivative of forward, by all bottoms and parameters."""
     net = case.net()
-    inputs = {f"x{i}": net.blobs[f"x{i}"] for i in range(len(case.shapes)) if i not in case.labels}
+    bottoms = _bottoms(case, net)
     if not case.gradient:
         net.forward()
         net.backward()
-        for name, blob in inputs.items():
+        for name, blob in bottoms.items():
             _compare(case, "no gradient", f"gradient of {name}", blob.diff, np.zeros(blob.shape))
         return
-    if not check_gradients(net, inputs | {entry.name: entry.blob for entry in _learned(net)}, what=str(case)):
+    if not check_gradients(net, bottoms | _learned(net), what=str(case)):
         raise AssertionError(f"{case}: gradient: there is no element that it could be checked by")
 
 
 def check_accumulation(case: Case) -> None:
-    """Backward adds to the gradients of parameters."""
+    """Backward adds to the gradients of parameters, and overwrites those of bottoms."""
     net = case.net()
     net.forward()
     for name in net.outputs:
         net.blobs[name].diff[...] = 0.7
     net.backward()
-    once = [np.array(entry.blob.diff) for entry in _learned(net)]
+    bottoms, learned = _bottoms(case, net), _learned(net)
+    once = {name: np.array(blob.diff) for name, blob in (bottoms | learned).items()}
     net.backward()
-    for entry, first in zip(_learned(net), once):
-        name = f"gradient of {entry.name}"
-        if not first.any():
-            raise AssertionError(f"{case}: accumulation: {name} is 0 everywhere")
-        _compare(case, "accumulation", f"{name} after two backwards", entry.blob.diff, 2 * first, 1e-12)
+    for name, blob in learned.items():
+        if not once[name].any():
+            raise AssertionError(f"{case}: accumulation: gradient of {name} is 0 everywhere")
+        _compare(case, "accumulation after two backwards", f"gradient of {name}", blob.diff, 2 * once[name], 1e-12)
+    for name, blob in bottoms.items():
+        _compare(case, "a second backward must overwrite", f"gradient of {name}", blob.diff, once[name])
 
 
 def check_other_size(case: Case) -> None:
@@ -165,12 +172,12 @@ def check_in_place(case: Case) -> None:
     same = case.net(tops=["x0"])
     apart.forward()
     same.forward()
-    _compare(case, "in place", "top", same.blobs["x0"].data, apart.blobs["y0"].data)
+    _compare(case, "in place", "top 0", same.blobs["x0"].data, apart.blobs["y0"].data)
     if case.gradient:
         apart.blobs["y0"].diff[...] = same.blobs["x0"].diff[...] = case.values(5, apart.blobs["y0"].shape)
         apart.backward()
         same.backward()
-        _compare(case, "in place", "gradient", same.blobs["x0"].diff, apart.blobs["x0"].diff, 1e-12)
+        _compare(case, "in place", "gradient of bottom 0", same.blobs["x0"].diff, apart.blobs["x0"].diff, 1e-12)
 
 
 def check_images(case: Case) -> None:
@@ -239,7 +246,7 @@ def check_gradients(net: Net, blobs: Mapping[str, Blob], step: float = 1e-5, tol
             blob.data[index] = value
             expected, gradient = (objectives[0] - objectives[1]) / (2 * step), float(gradients[name][index])
             if not abs(gradient - expected) <= tolerance * max(1.0, abs(expected), abs(gradient)):
-                raise AssertionError(f"{what}: gradient of {name}{list(index)} is {gradient:.10g} by backward, "
+                raise AssertionError(f"{what}: gradient of {name} at {list(index)} is {gradient:.10g} by backward, "
                                      f"{expected:.10g} by central differences")
     return sum(blob.count for blob in blobs.values())
 
@@ -261,12 +268,17 @@ def _described(layer: type[Layer] | str, param: str) -> tuple[str, str]:
 def _forward(net: Net) -> dict[str, Any]:
     """Run the net; returns copies of the layer's tops by name."""
     net.forward()
-    return {name: np.array(net.blobs[name].data) for name in net.outputs if name.startswith("y")}
+    return {f"top {name[1:]}": np.array(net.blobs[name].data) for name in net.outputs if name.startswith("y")}
 
 
-def _learned(net: Net) -> list[Any]:
+def _bottoms(case: Case, net: Net) -> dict[str, Blob]:
+    """The bottoms that get a gradient."""
+    return {f"bottom {i}": net.blobs[f"x{i}"] for i in range(len(case.shapes)) if i not in case.labels}
+
+
+def _learned(net: Net) -> dict[str, Blob]:
     """The parameters that a solver learns: not BatchNorm's statistics."""
-    return [entry for entry in net.learnable if entry.lr_mult]
+    return {f"parameter {i}": entry.blob for i, entry in enumerate(net.learnable) if entry.lr_mult}
 
 
 def _compare_all(case: Case, check: str, actual: Mapping[str, Any], expected: Mapping[str, Any],
@@ -282,7 +294,7 @@ def _compare(case: Case, check: str, what: str, actual: Any, expected: Any, rela
     if actual.shape != expected.shape:
         raise AssertionError(f"{case}: {check}: {what} has shape {actual.shape}, expected {expected.shape}")
     for index in np.argwhere(~np.isclose(actual, expected, relative, absolute, equal_nan=True)).tolist():
-        raise AssertionError(f"{case}: {check}: {what}{index} is {actual[tuple(index)]:.10g}, expected "
+        raise AssertionError(f"{case}: {check}: {what} at {index} is {actual[tuple(index)]:.10g}, expected "
                              f"{expected[tuple(index)]:.10g}")
 
 

@@ -59,6 +59,19 @@ class OverwritesParameterGradients(python_layers.Affine):
         super().backward(top, propagate_down, bottom)
 
 
+class AddsToBottomGradients(Double):
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] += 2 * top[0].diff
+
+
+class CannotResize(Double):
+    def setup(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def reshape(self, bottom, top):
+        pass
+
+
 class KeepsTheFirstSize(Double):
     def forward(self, bottom, top):
         self.first = getattr(self, "first", bottom[0].num)
@@ -94,15 +107,18 @@ def test_a_layer_that_is_right(layer, param, shapes):
 
 
 @pytest.mark.parametrize("layer, shapes, message", [
-    (WrongByAThousandth, [(2, 3, 5, 4)], r"gradient of x0\[1, 2, 3, 0\] is [\d.-]+ by backward, [\d.-]+ by central "
-                                         "differences"),
-    (WithoutGradient, [(2, 3)], r"gradient of x0\[0, 0\] is 0 by backward, [\d.-]+ by central differences"),
-    (OverwritesParameterGradients, AFFINE, r"accumulation: gradient of l\[0\] after two backwards\[0\] is [\d.-]+, "
-                                           r"expected [\d.-]+"),
-    (KeepsTheFirstSize, [(2, 3, 5, 4)], r"other size: y0\[0, 0, 0, 0\] is [\d.-]+, expected [\d.-]+"),
-    (NotInPlace, [(2, 3)], r"in place: top\[0, 0\] is 2, expected [\d.-]+"),
-    (MixesImages, [(2, 3)], r"image 0 alone: y0\[0, 0\] is [\d.-]+, expected [\d.-]+"),
-    (InHalfPrecision, [(2, 3)], r"single precision: y0\[0, 0\] is [\d.-]+, expected [\d.-]+"),
+    (WrongByAThousandth, [(2, 3, 5, 4)], r"gradient of bottom 0 at \[1, 2, 3, 0\] is [\d.-]+ by backward, [\d.-]+ by "
+                                         "central differences"),
+    (WithoutGradient, [(2, 3)], r"gradient of bottom 0 at \[0, 0\] is 0 by backward, [\d.-]+ by central differences"),
+    (OverwritesParameterGradients, AFFINE, r"accumulation after two backwards: gradient of parameter 0 at \[0\] is "
+                                           r"[\d.-]+, expected [\d.-]+"),
+    (AddsToBottomGradients, [(2, 3)], r"a second backward must overwrite: gradient of bottom 0 at \[0, 0\] is 2.8, "
+                                      r"expected 1.4"),
+    (CannotResize, [(2, 3)], r"check_other_size: ValueError: .*"),
+    (KeepsTheFirstSize, [(2, 3, 5, 4)], r"other size: top 0 at \[0, 0, 0, 0\] is [\d.-]+, expected [\d.-]+"),
+    (NotInPlace, [(2, 3)], r"in place: top 0 at \[0, 0\] is 2, expected [\d.-]+"),
+    (MixesImages, [(2, 3)], r"image 0 alone: top 0 at \[0, 0\] is [\d.-]+, expected [\d.-]+"),
+    (InHalfPrecision, [(2, 3)], r"single precision: top 0 at \[0, 0\] is [\d.-]+, expected [\d.-]+"),
 ])
 def test_a_layer_that_is_wrong(layer, shapes, message):
     where = rf"layer Python python_param {{ module: \"{__name__}\" layer: \"{layer.__name__}\" }}"
@@ -111,7 +127,7 @@ def test_a_layer_that_is_wrong(layer, shapes, message):
 
 
 def test_a_layer_that_has_a_gradient_nevertheless():
-    with pytest.raises(AssertionError, match=r"no gradient: gradient of x0\[0, 0\] is [\d.-]+, expected 0"):
+    with pytest.raises(AssertionError, match=r"no gradient: gradient of bottom 0 at \[0, 0\] is [\d.-]+, expected 0"):
         testing.check_layer(python_layers.Times, "loss_weight: 1 python_param { param_str: '2' }", [(2, 3)],
                             gradient=False)
 
