@@ -85,7 +85,7 @@ def forwards(net):
 @pytest.mark.parametrize("reuse_memory", [False, True])
 def test_the_blobs_are_those_without_fusion(dtype, rtol, reuse_memory):
     fused, plain = build(dtype=dtype, reuse_memory=reuse_memory, keep=["a", *ALONE[3:]]), build(dtype=dtype)
-    plain.before_forward.append(lambda index: None)      # somebody looks
+    plain.before_forward.append(lambda index: None)      # a hook reads the blobs
     run = forwards(fused)
     for net in (fused, plain):
         net.forward()

@@ -29,7 +29,7 @@ PARTS = {"a": 0, "b": 6, "c": 39, "d": 47}
 
 
 def build(text=NET, phase=TEST, watched=False, **how):
-    net = Net(parse_net(text), phase, seed=4, device="cpu", **how)     # on a GPU blobs lie in C order: Concat copies
+    net = Net(parse_net(text), phase, seed=4, device="cpu", **how)     # on a GPU blobs are in C order: Concat copies
     if watched:
         net.before_forward.append(lambda index: None)
     return net

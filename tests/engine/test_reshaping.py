@@ -266,7 +266,7 @@ LOSS = "layer { name: 'r' type: 'Reduction' bottom: 'y0' top: 'z' loss_weight: 1
      "layer"),
 ])
 def test_what_has_no_gradient_is_refused_one(body, shapes, message):
-    net = layer_net(body, *shapes, behind=LOSS)
+    net = layer_net(body, *shapes, following=LOSS)
     net.forward()
     assert refusal(net.backward) == message
 
@@ -304,7 +304,8 @@ def test_filter():
 
 
 def test_filter_with_nothing_selected_then_all():
-    net = layer_net("type: 'Filter'", (3, 2), (3,), behind="layer { name: 'b' type: 'Scale' bottom: 'y0' top: 'z' }")
+    net = layer_net("type: 'Filter'", (3, 2), (3,),
+                    following="layer { name: 'b' type: 'Scale' bottom: 'y0' top: 'z' }")
     assert forward(net, np.ones((3, 2)), [0, 0, 0]).shape == (0, 2)
     assert net.blobs["z"].shape == (0, 2)
     net.blobs["x0"].diff[...] = np.nan

@@ -60,7 +60,7 @@ def poison(net):
 
 
 def held(net):
-    """Bytes of all arrays behind the net's blobs."""
+    """Bytes of all arrays that store the net's blobs."""
     arrays = [blob.memory.flat for blob in net.blobs.values() if blob.memory.flat is not None]
     bases = {id(array if array.base is None else array.base): array for array in arrays}
     return sum((array if array.base is None else array.base).nbytes for array in bases.values())
@@ -119,7 +119,7 @@ def test_a_blob_that_is_overwritten_cannot_be_read():
     net = pair(LINE)[0]
     net.forward(x=np.ones((2, 3, 5, 4)))
     np.testing.assert_array_equal(net.blobs["d"].data, np.full((2, 3, 5, 4), 10))
-    np.testing.assert_array_equal(net.blobs["c"].data, np.full((2, 3, 5, 4), 5))     # nothing lies there yet
+    np.testing.assert_array_equal(net.blobs["c"].data, np.full((2, 3, 5, 4), 5))     # not overwritten yet
     for name in "ab":
         with pytest.raises(NetError, match=f"blob '{name}' is overwritten: with reuse_memory others have taken its "
                            f"memory; add '{name}' to the Net's keep, or build the Net without reuse_memory"):

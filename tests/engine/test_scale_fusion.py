@@ -1,4 +1,4 @@
-"""Training: a batch normalisation and the Scale behind it in one pass, forward and backward."""
+"""Training: a batch normalisation and the Scale after it in one pass, forward and backward."""
 import numpy as np
 import pytest
 
@@ -145,7 +145,7 @@ def test_backward_in_parts_at_every_layer():
         np.testing.assert_allclose(net.blobs["a"].diff, plain.blobs["a"].diff, 1e-10, 1e-12)
 
 
-def test_forward_with_and_without_somebody_looking_in_turn():
+def test_forward_with_and_without_hooks_in_turn():
     net, plain = build(), build(watched=HOOKS)
     for watched in (False, True, False, True):
         net.before_forward[:] = [lambda index: None] if watched else []

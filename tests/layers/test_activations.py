@@ -146,7 +146,7 @@ def test_slopes_for_another_number_of_channels_are_refused():
 
 
 def test_a_threshold_under_a_loss_is_refused():
-    net = layer_net("type: 'Threshold' propagate_down: true", (2, 3), behind="layer { name: 'r' type: 'Reduction' "
+    net = layer_net("type: 'Threshold' propagate_down: true", (2, 3), following="layer { name: 'r' type: 'Reduction' "
                     "bottom: 'y0' top: 'z' loss_weight: 1 }")
     net.forward(x0=X)
     assert refusal(net.backward) == ("a threshold has no gradient, but its bottom asks for one; write propagate_down: "

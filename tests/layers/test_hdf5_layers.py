@@ -59,7 +59,7 @@ def make(files):
 
 
 def rows(one, count):
-    """The numbers of the rows in the next batches; their data are held to be those of the label."""
+    """The numbers of the rows in the next batches; their data are checked to equal the label."""
     found = []
     for _ in range(count):
         data, label = one.forward()
@@ -139,7 +139,7 @@ def test_resuming_goes_on(make, text):
 
 
 def test_a_batch_is_read_and_not_the_file(make, files):
-    """A file of 4 TB: a dataset in chunks of which none was written."""
+    """A file of 4 TB: a chunked dataset without any written chunk."""
     with h5py.File("huge.h5", "w") as file:
         file.create_dataset("data", (10 ** 9, 1000), np.float32, chunks=(10, 1000))[10 ** 9 - 2] = 5
     (files / "list").write_text("huge.h5")

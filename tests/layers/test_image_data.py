@@ -108,7 +108,7 @@ def test_every_round_has_an_order_of_its_own(make):
     assert all(sorted(r) == list(range(7)) for r in rounds)
     assert len(set(rounds)) == 6 and tuple(range(7)) not in rounds
     across = labels(make("batch_size: 3 shuffle: true"), 14)
-    # a batch may lie in two rounds
+    # a batch may contain images of two epochs
     assert [i for batch in across for i in batch] == [i for order in rounds for i in order]
     assert labels(make("batch_size: 7 shuffle: true", seed=1), 1) != [list(rounds[0])]
 

@@ -1,4 +1,4 @@
-"""Losses and Embed take their bottoms in Caffe's order, whatever their axes are and however they lie in memory."""
+"""Losses and Embed take their bottoms in Caffe's order, whatever their axes and their memory layout are."""
 import numpy as np
 import pytest
 

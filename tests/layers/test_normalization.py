@@ -149,13 +149,13 @@ def test_which_statistics_are_used(phase, given, of_batch):
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("fork, bias", [("scale_bias: true", True), ("use_weight_bias: true", True),
                                         ("use_weight_bias: true bias_term: false", False)])
-def test_scale_inside_is_a_scale_layer_behind(phase, in_place, fork, bias):
+def test_scale_inside_equals_a_scale_layer_after(phase, in_place, fork, bias):
     """NVIDIA's and Intel's BatchNorm with parameters 3 and 4, against BatchNorm and Scale."""
     scale = ("layer { name: 's' type: 'Scale' bottom: 'y0' top: 'out' "
              f"scale_param {{ bias_term: {str(bias).lower()} }} }}")
     shape = (3, 2, 3, 2)
     one = layer_net(f"type: 'BatchNorm' batch_norm_param {{ {fork} }}", shape, phase=phase, in_place=in_place)
-    two = layer_net("type: 'BatchNorm'", shape, phase=phase, behind=scale)
+    two = layer_net("type: 'BatchNorm'", shape, phase=phase, following=scale)
     values = [[6, -2], [14, 3], [4], [3, -0.5], [0.25, -7]][:4 + bias]
     for blob, value in zip(one.params["l"], values, strict=True):
         blob.data[...] = value
@@ -188,7 +188,7 @@ def test_scale_inside_starts_at_one_and_holds_nvidias_least_eps():
 def test_batchnorm_in_place_and_followed_in_place():
     """The backward pass needs what an in-place Scale has overwritten."""
     scale = "layer { name: 's' type: 'Scale' bottom: 'x0' top: 'x0' scale_param { filler { value: 3 } } }"
-    net = layer_net("type: 'BatchNorm'", (3, 2, 2, 2), in_place=True, behind=scale)
+    net = layer_net("type: 'BatchNorm'", (3, 2, 2, 2), in_place=True, following=scale)
     x, dy = distinct((3, 2, 2, 2)), distinct((3, 2, 2, 2), seed=1)
     net.forward(x0=x)
     net.blobs["x0"].diff[...] = dy
@@ -247,7 +247,7 @@ MAPS = np.array([[[[1, 3], [5, 7]], [[0, 0], [4, 4]]]], float)         # means 4
 
 @pytest.mark.parametrize("param, y", [
     ("", [[[[-3, -1], [1, 3]] / np.sqrt(5), [[-1, -1], [1, 1]]]]),
-    ("eps: 2", [[[[-3, -1], [1, 3]] / (np.sqrt(5) + 2), [[-0.5, -0.5], [0.5, 0.5]]]]),     # behind the root
+    ("eps: 2", [[[[-3, -1], [1, 3]] / (np.sqrt(5) + 2), [[-0.5, -0.5], [0.5, 0.5]]]]),     # eps after the root
     ("normalize_variance: false", [[[[-3, -1], [1, 3]], [[-2, -2], [2, 2]]]]),
     ("across_channels: true eps: 1", (MAPS - 3) / (np.sqrt(5.5) + 1)),
     ("across_channels: true normalize_variance: false", MAPS - 3),

@@ -45,7 +45,7 @@ def windows(geometry):
 
 
 def positions(window, shape):
-    """Those of a window's positions that lie in the map, in order."""
+    """The positions of a window that are inside the map, in order."""
     return [p for p in itertools.product(*window) if all(0 <= i < size for i, size in zip(p, shape))]
 
 

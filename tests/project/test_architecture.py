@@ -13,7 +13,7 @@ from folders import ROOT
 from spp.backend.protocol import Backend
 from spp.layers import layer_class, types
 
-# From the top: a module may import those of its own level and below. A name stands for all modules in it.
+# From the top: a module may import modules of its own level and below. A name stands for all modules in it.
 LEVELS = [{"tools", "spp_tools"}, {"spp.pycaffe", "spp.convert", "spp.testing", "spp"}, {"spp.solver"},
           {"spp.net", "spp.training.snapshot", "spp.training.update_rules", "spp.training.loss_scale"},
           {"spp.weights", "spp.graph", "spp.fusion", "spp.memory", "spp.training.learnable", "spp.inspection"},
@@ -147,7 +147,7 @@ def test_a_file_is_short(path):
 
 
 def functions(path: str) -> Iterator[tuple[str, Any]]:
-    """Names with their classes' ("Net.forward") and nodes of a file's functions but those in other functions."""
+    """Names with their classes' ("Net.forward") and nodes of a file's functions, without nested functions."""
     for node in parsed(path).body:
         for inner in node.body if isinstance(node, ast.ClassDef) else [node]:
             if isinstance(inner, ast.FunctionDef):

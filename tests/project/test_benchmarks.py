@@ -30,7 +30,7 @@ def modules(monkeypatch):
 def import_torchvision():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     try:
-        # Beside a torch that it does not fit, the first import fails and a second one does not: only a call tells.
+        # Beside a torch that it does not fit, the first import fails and a second one does not: only a call shows it.
         importlib.import_module("torchvision.ops").nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except Exception as error:
         pytest.skip(f"torchvision does not work: {str(error).partition('. ')[0]}")
