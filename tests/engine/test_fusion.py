@@ -86,14 +86,14 @@ def test_blobs_and_gradients_are_those_without_fusion(dtype):
 @pytest.mark.parametrize("hooks", ["before_forward", "after_forward"])
 def test_nothing_is_fused_with_a_hook_between_the_layers(hooks):
     net = build()
-    seen: dict[str, float] = {}
+    minima: dict[str, float] = {}
     run = relus_run(net)
     names = [layer.name for layer in net.layers]
-    getattr(net, hooks).append(lambda i: seen.setdefault(names[i], net.blobs["conv"].data.min()))
+    getattr(net, hooks).append(lambda i: minima.setdefault(names[i], net.blobs["conv"].data.min()))
     net.forward()
     assert run == RELUS
-    assert seen["conv" if hooks == "after_forward" else "relu"] < 0
-    assert seen["relu_fc"] == 0
+    assert minima["conv" if hooks == "after_forward" else "relu"] < 0
+    assert minima["relu_fc"] == 0
 
 
 def test_a_range_of_layers_that_ends_between_shows_what_lies_between():

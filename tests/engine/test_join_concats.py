@@ -12,9 +12,9 @@ SHAPES = [(2, 5, 9, 7), (1, 5, 12, 15), (3, 5, 5, 6), (2, 5, 9, 7)]
 
 
 def conv(name, bottom, outputs, kernel, pad=0, more="", relu=True):
-    made = f"""layer {{ name: '{name}' type: 'Convolution' bottom: '{bottom}' top: '{name}' convolution_param {{
+    text = f"""layer {{ name: '{name}' type: 'Convolution' bottom: '{bottom}' top: '{name}' convolution_param {{
         num_output: {outputs} kernel_size: {kernel} pad: {pad} {FILL} {more} }} }}"""
-    return made + (f"layer {{ name: 'relu_{name}' type: 'ReLU' bottom: '{name}' top: '{name}' }}" if relu else "")
+    return text + (f"layer {{ name: 'relu_{name}' type: 'ReLU' bottom: '{name}' top: '{name}' }}" if relu else "")
 
 
 def concat(top, *bottoms, param=""):

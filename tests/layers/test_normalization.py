@@ -48,15 +48,15 @@ def test_affine_maps_of_channels(shape, first, last):
     wide = [along(values, len(shape), first, last) for values in numbers]
     affine = (x - wide[3]) * wide[0] + wide[1]
     combined = wide[0] * x + wide[1] * (z - wide[3]) + wide[2]
-    for laid in orders(x):
+    for strided in orders(x):
         for other in orders(z):
-            for y in (np.full_like(other, np.nan), laid.copy(order="K")):
-                given = laid if np.isnan(y).any() else y        # y may be x
-                host.channel_affine(given, shift, a, b, y, first, last - first)
+            for y in (np.full_like(other, np.nan), strided.copy(order="K")):
+                source = strided if np.isnan(y).any() else y        # y may be x
+                host.channel_affine(source, shift, a, b, y, first, last - first)
                 np.testing.assert_allclose(y, affine, 1e-12, 1e-14)
-            for y in (np.full_like(other, np.nan), laid.copy(order="K")):
-                given = laid if np.isnan(y).any() else y
-                host.channel_combine(given, other, Combination(a, shift, b, c), y, first, last - first)
+            for y in (np.full_like(other, np.nan), strided.copy(order="K")):
+                source = strided if np.isnan(y).any() else y
+                host.channel_combine(source, other, Combination(a, shift, b, c), y, first, last - first)
                 np.testing.assert_allclose(y, combined, 1e-12, 1e-14)
 
 
@@ -70,16 +70,16 @@ def test_affine_maps_of_channels_with_relu(shape, first, last):
                 if np.ndim(value) == last - first else value for value in (scale, bias, of)]
         expected = np.maximum((x - wide[2]) * wide[0] + wide[1], 0)
         assert np.isnan(expected.flat[0]) and (expected == 0).any()
-        for laid in orders(x):
-            y = laid.copy(order="K")
+        for strided in orders(x):
+            y = strided.copy(order="K")
             host.channel_affine(y, of, scale, bias, y, first, last - first, relu=True)
             np.testing.assert_allclose(y, expected, 1e-12, 1e-14)
 
 
 def test_moments_of_single_precision_far_from_zero():
     x = (1e4 + np.random.default_rng(0).normal(size=(64, 3, 40, 30))).astype(np.float32)
-    for laid in in_orders(x):
-        mean, variance = host.channel_moments(laid, 1, 1)
+    for strided in in_orders(x):
+        mean, variance = host.channel_moments(strided, 1, 1)
         np.testing.assert_allclose(mean, x.astype(float).mean((0, 2, 3)), 1e-12)
         np.testing.assert_allclose(variance, x.astype(float).var((0, 2, 3)), 1e-6)
 
@@ -87,9 +87,9 @@ def test_moments_of_single_precision_far_from_zero():
 def test_a_nan_stays_in_its_channel():
     x = np.ones((2, 3, 4, 5), np.float32)
     x[1, 2, 3, 0] = np.nan
-    for laid in in_orders(x):
-        for found in (*host.channel_moments(laid, 1, 1), host.channel_sums(laid, 1, 1)):
-            assert np.isnan(found).tolist() == [False, False, True]
+    for strided in in_orders(x):
+        for statistic in (*host.channel_moments(strided, 1, 1), host.channel_sums(strided, 1, 1)):
+            assert np.isnan(statistic).tolist() == [False, False, True]
 
 
 # --- BatchNorm
@@ -135,13 +135,13 @@ def test_without_statistics_the_stored_mean_and_variance_are_zero():
     np.testing.assert_allclose(forward(net, [[1.0, -3.0]]), [[2, -6]])
 
 
-@pytest.mark.parametrize("phase, given, of_batch", [
+@pytest.mark.parametrize("phase, params, of_batch", [
     (TRAIN, "", True), (TEST, "", False), (TRAIN, "use_global_stats: true", False),
     (TEST, "use_global_stats: false", True)])
-def test_which_statistics_are_used(phase, given, of_batch):
-    net = layer_net(f"type: 'BatchNorm' batch_norm_param {{ eps: 1 {given} }}", (3, 2), phase=phase)
-    found = forward(net, BATCH)
-    np.testing.assert_allclose(found, (BATCH - [3, 20]) / np.sqrt([11 / 3, 201]) if of_batch else BATCH, 1e-12)
+def test_which_statistics_are_used(phase, params, of_batch):
+    net = layer_net(f"type: 'BatchNorm' batch_norm_param {{ eps: 1 {params} }}", (3, 2), phase=phase)
+    y = forward(net, BATCH)
+    np.testing.assert_allclose(y, (BATCH - [3, 20]) / np.sqrt([11 / 3, 201]) if of_batch else BATCH, 1e-12)
     assert net.params["l"][2].data[0] == of_batch
 
 
@@ -172,8 +172,8 @@ def test_scale_inside_equals_a_scale_layer_after(phase, in_place, fork, bias):
         net.backward()
         outputs.append(net.blobs["x0"].diff.copy())
         outputs += [blob.diff.copy() for blobs in net.params.values() for blob in blobs]
-    for found, expected in zip(outputs[:len(outputs) // 2], outputs[len(outputs) // 2:], strict=True):
-        np.testing.assert_allclose(found, expected, 1e-12, 1e-12)
+    for result, expected in zip(outputs[:len(outputs) // 2], outputs[len(outputs) // 2:], strict=True):
+        np.testing.assert_allclose(result, expected, 1e-12, 1e-12)
     assert abs(outputs[5]).min() > 0.1      # the scale's gradient
 
 
@@ -285,12 +285,12 @@ def test_scale_and_bias_of_a_worked_matrix():
     assert [blob.diff.tolist() for blob in net.params["l"]] == [[1 + 12, 4 + 25, 12 + 48], [5, 7, 9]]
 
 
-@pytest.mark.parametrize("given, shape", [
+@pytest.mark.parametrize("params, shape", [
     ("", (3,)), ("axis: 0", (2,)), ("axis: -1", (5,)), ("axis: 1 num_axes: 2", (3, 4)), ("num_axes: -1", (3, 4, 5)),
     ("axis: 0 num_axes: -1", (2, 3, 4, 5)), ("num_axes: 0", ()), ("axis: 7 num_axes: 0", ())])
 @pytest.mark.parametrize("kind", ["Scale", "Bias"])
-def test_shape_of_the_parameter(kind, given, shape):
-    net = layer_net(f"type: '{kind}' {kind.lower()}_param {{ {given} }}", (2, 3, 4, 5))
+def test_shape_of_the_parameter(kind, params, shape):
+    net = layer_net(f"type: '{kind}' {kind.lower()}_param {{ {params} }}", (2, 3, 4, 5))
     assert net.params["l"][0].shape == shape
 
 
