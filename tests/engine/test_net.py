@@ -298,10 +298,11 @@ def test_an_lrn_window_larger_than_the_map_sees_all_of_it(region):
     x = np.arange(1, 61, dtype=np.float64).reshape(1, 3, 4, 5) / 30
 
     def lrn(size, alpha):
-        lrn = net("layer { name: 'in' type: 'Input' top: 'x' input_param { shape { dim: 1 dim: 3 dim: 4 dim: 5 } } } "
-                  "layer { name: 'l' type: 'LRN' bottom: 'x' top: 'y' lrn_param { local_size: %d alpha: %r "
-                  "norm_region: %s } }" % (size, alpha, region), dtype=np.float64)
-        return lrn.forward(x=x)["y"]
+        network = net(
+            "layer { name: 'in' type: 'Input' top: 'x' input_param { shape { dim: 1 dim: 3 dim: 4 dim: 5 } } } "
+            "layer { name: 'l' type: 'LRN' bottom: 'x' top: 'y' lrn_param { local_size: %d alpha: %r "
+            "norm_region: %s } }" % (size, alpha, region), dtype=np.float64)
+        return network.forward(x=x)["y"]
 
     small, power = 11, 1 if region == "ACROSS_CHANNELS" else 2
     np.testing.assert_allclose(lrn(10001, float(10001 / small) ** power), lrn(small, 1.0), 1e-6)

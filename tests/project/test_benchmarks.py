@@ -119,8 +119,8 @@ def test_the_programs(script, task, more, tmp_path):
                              *more], capture_output=True, text=True, cwd=FOLDER.parent)
     assert result.returncode == 0, result.stderr
     assert "    spp: " in result.stdout
-    result, = json.loads(output.read_text())["tasks"].values()
-    assert len(result["spp"]["seconds"]) == 2
+    task_results, = json.loads(output.read_text())["tasks"].values()
+    assert len(task_results["spp"]["seconds"]) == 2
 
 
 @pytest.mark.parametrize("script", ["gpu.py", "gpu_detection.py"])
