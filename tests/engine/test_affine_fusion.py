@@ -85,7 +85,7 @@ def forwards(net):
 @pytest.mark.parametrize("reuse_memory", [False, True])
 def test_the_blobs_are_those_without_fusion(dtype, rtol, reuse_memory):
     fused, plain = build(dtype=dtype, reuse_memory=reuse_memory, keep=["a", *ALONE[3:]]), build(dtype=dtype)
-    plain.before_forward.append(lambda index: None)      # somebody looks
+    plain.before_forward.append(lambda index: None)      # a hook reads the blobs
     run = forwards(fused)
     for net in (fused, plain):
         net.forward()
@@ -157,8 +157,8 @@ def test_maps_after_each_other():
 def test_the_exact_switch_turns_it_off():
     code = ("import sys; sys.path[:0] = ['tests/engine', 'tests/support']; import test_affine_fusion as t; "
             "net = t.build(); run = t.forwards(net); net.forward(); print(*run)")
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "SPP_EXACT": "1"}, capture_output=True,
-                          text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert {"a_batchnorm", "a_scale", "c_bias", "bn_scale"} <= set(done.stdout.split())
-    assert "sum_relu" not in done.stdout
+    process = subprocess.run([sys.executable, "-c", code], env={**os.environ, "SPP_EXACT": "1"}, capture_output=True,
+                             text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    assert {"a_batchnorm", "a_scale", "c_bias", "bn_scale"} <= set(process.stdout.split())
+    assert "sum_relu" not in process.stdout

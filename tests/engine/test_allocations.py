@@ -18,9 +18,9 @@ BATCH = 4
 
 
 def test_the_counter_sees_a_temporary():
-    held = np.ones(1 << 20, np.float32)
-    assert most_allocated(lambda: (held * 2).sum()) >= held.nbytes
-    assert most_allocated(lambda: np.multiply(held, 2, out=held)) < SMALL
+    array = np.ones(1 << 20, np.float32)
+    assert most_allocated(lambda: (array * 2).sum()) >= array.nbytes
+    assert most_allocated(lambda: np.multiply(array, 2, out=array)) < SMALL
 
 
 def training(text):
@@ -81,16 +81,16 @@ def many_layers():
 def test_all_sorts_of_layers():
     solver = training(many_layers())
     net = solver.net
-    found: dict[str, list[int]] = defaultdict(list)
-    held = 0
+    peaks: dict[str, list[int]] = defaultdict(list)
+    base = 0
 
     def begin(index):
-        nonlocal held
-        held = tracemalloc.get_traced_memory()[0]
+        nonlocal base
+        base = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
 
     def end(index):
-        found[net.layers[index].type].append(tracemalloc.get_traced_memory()[1] - held)
+        peaks[net.layers[index].type].append(tracemalloc.get_traced_memory()[1] - base)
 
     for _ in range(2):
         solver.step(1)
@@ -100,12 +100,12 @@ def test_all_sorts_of_layers():
     tracemalloc.start()
     try:
         solver.step(1)
-        found.clear()
+        peaks.clear()
         solver.step(1)
     finally:
         tracemalloc.stop()
-    assert len(found) > 25
-    assert {kind: sizes for kind, sizes in found.items() if max(sizes) >= SMALL} == {}
+    assert len(peaks) > 25
+    assert {kind: sizes for kind, sizes in peaks.items() if max(sizes) >= SMALL} == {}
 
 
 def test_an_inference_net_keeps_no_copies():

@@ -59,12 +59,12 @@ def test_relative_path(tmp_path, monkeypatch):
 def test_failure_of_the_block_changes_nothing(tmp_path, error):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(type(error)) as excinfo:
         with replacing(path) as temporary:
             with open(temporary, "w") as file:
                 file.write("half")
             raise error
-    assert caught.value is error
+    assert excinfo.value is error
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 
@@ -83,20 +83,20 @@ def test_system_errors(tmp_path, monkeypatch, number, reason, kind):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(SppError) as caught:
+    with pytest.raises(SppError) as excinfo:
         write(path, "new", error=kind)
-    assert type(caught.value) is kind
-    assert str(caught.value) == f"{path}: cannot be written: {reason}"
+    assert type(excinfo.value) is kind
+    assert str(excinfo.value) == f"{path}: cannot be written: {reason}"
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 
 
 def test_system_error_about_another_file_names_it(tmp_path):
-    with pytest.raises(SppError) as caught:
+    with pytest.raises(SppError) as excinfo:
         with replacing(tmp_path / "a"):
             open(tmp_path / "no")
-    assert str(caught.value) == (f"{tmp_path / 'a'}: cannot be written: No such file or directory "
-                                 f"({tmp_path / 'no'}); check that the folder may be written to")
+    assert str(excinfo.value) == (f"{tmp_path / 'a'}: cannot be written: No such file or directory "
+                                  f"({tmp_path / 'no'}); check that the folder may be written to")
 
 
 @pytest.mark.parametrize("name, reason", [
@@ -106,7 +106,7 @@ def test_system_error_about_another_file_names_it(tmp_path):
 ])
 def test_places_that_cannot_hold_a_file(tmp_path, name, reason):
     path = tmp_path / name
-    with pytest.raises(SppError) as caught:
+    with pytest.raises(SppError) as excinfo:
         with replacing(path):
             pytest.fail("the block ran")
-    assert str(caught.value) == f"{path}: cannot be written: {reason.format(folder=tmp_path)}"
+    assert str(excinfo.value) == f"{path}: cannot be written: {reason.format(folder=tmp_path)}"

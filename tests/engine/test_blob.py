@@ -39,10 +39,10 @@ def test_sharing_between_shapes_needs_caffes_order():
     flat.share_data(ordered)
     ordered.data[1, 2, 3, 1] = 9
     assert flat.data[1, 2 * 20 + 3 * 4 + 1] == 9
-    twin = Blob((2, 3, 5, 4))
-    twin.share_data(four)
-    twin.data[0, 1, 2, 3] = 4
-    assert four.data[0, 1, 2, 3] == 4 and not twin.caffe_order
+    shared = Blob((2, 3, 5, 4))
+    shared.share_data(four)
+    shared.data[0, 1, 2, 3] = 4
+    assert four.data[0, 1, 2, 3] == 4 and not shared.caffe_order
 
 
 def test_a_sharer_follows_when_the_owner_grows():

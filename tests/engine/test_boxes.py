@@ -116,7 +116,7 @@ def test_a_window_inside_is_warped_whole():
 def test_context_pad_grows_a_window_about_its_center():
     """scale 10 / (10 - 2 * 2) = 5/3; x: center 20, half 10 -> 3.33, 36.67 -> 3 .. 37; y: 15 -+ 16.67 -> -2 .. 32.
 
-    Down: 35 rows, of which 2 lie above the image: 2 * 10/35 = 0.57 -> 1; the other 33: 9.43 -> 9.
+    Down: 35 rows, 2 of them above the image: 2 * 10/35 = 0.57 -> 1; the other 33: 9.43 -> 9.
     """
     assert context_window((10, 5, 29, 24), (40, 60), 10, 2) == ((3, 38, 0, 10, 0), (0, 33, 1, 9, 0))
 

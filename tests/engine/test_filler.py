@@ -17,45 +17,45 @@ FC = """layer { name: 'x' type: 'Input' top: 'x' input_param { shape { dim: 2 di
       weight_filler { type: 'gaussian' std: 0.5 } bias_filler { type: 'constant' value: 2 } } }"""
 
 
-def made(shape=SHAPE, **fields):
+def filled(shape=SHAPE, **fields):
     return fill(shape, caffe_pb2.FillerParameter(**fields), np.random.default_rng(1))
 
 
 def test_constant_is_the_default():
-    assert (made() == 0).all() and (made(value=2.5) == 2.5).all()
+    assert (filled() == 0).all() and (filled(value=2.5) == 2.5).all()
 
 
 def test_uniform_and_gaussian():
-    values = made(type="uniform", min=-1, max=3)
+    values = filled(type="uniform", min=-1, max=3)
     assert -1 <= values.min() < -0.99 and 2.99 < values.max() <= 3 and abs(values.mean() - 1) < 0.03
-    values = made(type="gaussian", mean=2, std=0.5)
+    values = filled(type="gaussian", mean=2, std=0.5)
     assert abs(values.mean() - 2) < 0.01 and abs(values.std() - 0.5) < 0.01
 
 
 def test_a_large_gaussian_is_drawn_in_pieces_and_always_the_same(monkeypatch):
     monkeypatch.setattr(filler, "PART", 1 << 16)
-    values = made((1000, 1000), type="gaussian", std=1)
+    values = filled((1000, 1000), type="gaussian", std=1)
     pieces = [values.reshape(-1)[start:start + (1 << 16)] for start in range(0, 1_000_000, 1 << 16)]
     assert len({piece[:100].tobytes() for piece in pieces}) == len(pieces) == 16
     assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01
     for _ in range(5):      # threads that raced for the stream's state drew others each time
-        np.testing.assert_array_equal(made((1000, 1000), type="gaussian", std=1), values)
+        np.testing.assert_array_equal(filled((1000, 1000), type="gaussian", std=1), values)
 
 
 def test_sparse_gaussian_keeps_sparse_over_num_output():
-    values = made((50, 400), type="gaussian", std=1, sparse=10)
+    values = filled((50, 400), type="gaussian", std=1, sparse=10)
     assert abs((values != 0).mean() - 10 / 50) < 0.02
 
 
 @pytest.mark.parametrize("norm, n", [("FAN_IN", 750), ("FAN_OUT", 1000), ("AVERAGE", 875)])
 def test_xavier_and_msra(norm, n):
-    values = made(type="xavier", variance_norm=norm)
+    values = filled(type="xavier", variance_norm=norm)
     assert np.abs(values).max() <= np.sqrt(3 / n) and np.abs(values).max() > 0.99 * np.sqrt(3 / n)
-    assert made(type="msra", variance_norm=norm).std() == pytest.approx(np.sqrt(2 / n), rel=0.02)
+    assert filled(type="msra", variance_norm=norm).std() == pytest.approx(np.sqrt(2 / n), rel=0.02)
 
 
 def test_positive_unitball_rows_sum_to_one():
-    values = made((4, 3, 5), type="positive_unitball")
+    values = filled((4, 3, 5), type="positive_unitball")
     np.testing.assert_allclose(values.reshape(4, -1).sum(1), 1, 1e-6)
     assert values.min() >= 0 and values.std() > 0
 
@@ -63,9 +63,10 @@ def test_positive_unitball_rows_sum_to_one():
 def test_bilinear_upsampling_kernel():
     # a kernel of 4 has f = 2, c = 3/4: taps 1/4, 3/4, 3/4, 1/4; one of 3: f = 2, c = 2/4: taps 1/2, 1, 1/2
     tap = np.array([0.25, 0.75, 0.75, 0.25])
-    np.testing.assert_allclose(made((2, 1, 4, 4), type="bilinear"), np.broadcast_to(np.outer(tap, tap), (2, 1, 4, 4)))
+    np.testing.assert_allclose(filled((2, 1, 4, 4), type="bilinear"),
+                               np.broadcast_to(np.outer(tap, tap), (2, 1, 4, 4)))
     tap = np.array([0.5, 1, 0.5])
-    np.testing.assert_allclose(made((1, 1, 3, 3), type="bilinear")[0, 0], np.outer(tap, tap))
+    np.testing.assert_allclose(filled((1, 1, 3, 3), type="bilinear")[0, 0], np.outer(tap, tap))
 
 
 @pytest.mark.parametrize("shape, fields, message", [
@@ -74,7 +75,7 @@ def test_bilinear_upsampling_kernel():
     (SHAPE, {"type": "xavier", "sparse": 3}, "filler 'xavier' does not take 'sparse'")])
 def test_errors(shape, fields, message):
     with pytest.raises(NetError, match=message):
-        made(shape, **fields)
+        filled(shape, **fields)
 
 
 def test_fillers_run_when_the_values_are_wanted(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""A ReLU done in the pass of the layer before it: nobody can tell by the blobs."""
+"""A ReLU done in the pass of the layer before it leaves the same blobs."""
 import os
 
 import numpy as np
@@ -67,7 +67,7 @@ def assert_same(mine, theirs, name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_blobs_and_gradients_are_those_without_fusion(dtype):
     fused, plain = build(dtype=dtype), build(dtype=dtype)
-    plain.before_forward.append(lambda index: None)      # somebody looks
+    plain.before_forward.append(lambda index: None)      # a hook reads the blobs
     run = relus_run(fused)
     for net in (fused, plain):
         net.forward()
@@ -84,16 +84,16 @@ def test_blobs_and_gradients_are_those_without_fusion(dtype):
 
 
 @pytest.mark.parametrize("hooks", ["before_forward", "after_forward"])
-def test_nothing_is_fused_while_somebody_looks_between(hooks):
+def test_nothing_is_fused_with_a_hook_between_the_layers(hooks):
     net = build()
-    seen: dict[str, float] = {}
+    minima: dict[str, float] = {}
     run = relus_run(net)
     names = [layer.name for layer in net.layers]
-    getattr(net, hooks).append(lambda i: seen.setdefault(names[i], net.blobs["conv"].data.min()))
+    getattr(net, hooks).append(lambda i: minima.setdefault(names[i], net.blobs["conv"].data.min()))
     net.forward()
     assert run == RELUS
-    assert seen["conv" if hooks == "after_forward" else "relu"] < 0
-    assert seen["relu_fc"] == 0
+    assert minima["conv" if hooks == "after_forward" else "relu"] < 0
+    assert minima["relu_fc"] == 0
 
 
 def test_a_range_of_layers_that_ends_between_shows_what_lies_between():

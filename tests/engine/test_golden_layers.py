@@ -19,10 +19,10 @@ def covered():
 
 
 def test_the_cases_of_all_types_are_found():
-    wanted = {"Convolution", "Pooling", "SPP", "LRN", "ReLU", "Dropout", "InnerProduct", "Flatten", "Concat",
-              "Softmax", "SoftmaxWithLoss", "Accuracy", "TanH", "Power", "Eltwise"}
-    found = {kind for case in covered() for kind in layer_types(case)}
-    assert wanted <= found and len(covered()) >= 52
+    expected = {"Convolution", "Pooling", "SPP", "LRN", "ReLU", "Dropout", "InnerProduct", "Flatten", "Concat",
+                "Softmax", "SoftmaxWithLoss", "Accuracy", "TanH", "Power", "Eltwise"}
+    types = {kind for case in covered() for kind in layer_types(case)}
+    assert expected <= types and len(covered()) >= 52
 
 
 @pytest.mark.parametrize("case", covered())

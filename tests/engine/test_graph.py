@@ -70,9 +70,9 @@ def test_the_files_own_state_keeps_its_stages():
     param = parse_net("state { phase: TRAIN level: 3 stage: 'own' }" + layer("a", rest="include { stage: 'own' }")
                       + layer("b", rest="include { stage: 'own' stage: 'given' }")
                       + layer("c", rest="include { min_level: 3 }"))
-    kept = graph.filter_net(param, 1, 0, ["given"])
-    assert [p.name for p in kept.layer] == ["a", "b"]
-    assert kept.state.phase == 1 and list(kept.state.stage) == ["own", "given"]
+    result = graph.filter_net(param, 1, 0, ["given"])
+    assert [p.name for p in result.layer] == ["a", "b"]
+    assert result.state.phase == 1 and list(result.state.stage) == ["own", "given"]
 
 
 MLP = (layer("in", "Input", "", "x t", "input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } }")

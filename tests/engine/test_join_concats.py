@@ -12,9 +12,9 @@ SHAPES = [(2, 5, 9, 7), (1, 5, 12, 15), (3, 5, 5, 6), (2, 5, 9, 7)]
 
 
 def conv(name, bottom, outputs, kernel, pad=0, more="", relu=True):
-    made = f"""layer {{ name: '{name}' type: 'Convolution' bottom: '{bottom}' top: '{name}' convolution_param {{
+    text = f"""layer {{ name: '{name}' type: 'Convolution' bottom: '{bottom}' top: '{name}' convolution_param {{
         num_output: {outputs} kernel_size: {kernel} pad: {pad} {FILL} {more} }} }}"""
-    return made + (f"layer {{ name: 'relu_{name}' type: 'ReLU' bottom: '{name}' top: '{name}' }}" if relu else "")
+    return text + (f"layer {{ name: 'relu_{name}' type: 'ReLU' bottom: '{name}' top: '{name}' }}" if relu else "")
 
 
 def concat(top, *bottoms, param=""):
@@ -29,7 +29,7 @@ PARTS = {"a": 0, "b": 6, "c": 39, "d": 47}
 
 
 def build(text=NET, phase=TEST, watched=False, **how):
-    net = Net(parse_net(text), phase, seed=4, device="cpu", **how)     # on a GPU blobs lie in C order: Concat copies
+    net = Net(parse_net(text), phase, seed=4, device="cpu", **how)     # on a GPU blobs are in C order: Concat copies
     if watched:
         net.before_forward.append(lambda index: None)
     return net

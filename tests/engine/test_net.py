@@ -19,24 +19,24 @@ def net(text, phase=0, **arguments):
 
 
 def test_forward_by_hand():
-    made = net(INPUT + IP % ("ip", "x", "y", "", 2))
-    weight, bias = made.params["ip"]
-    assert made.inputs == ["x"] and made.outputs == ["y"] and list(made.params) == ["ip"]
-    result = made.forward(x=X)["y"]
+    network = net(INPUT + IP % ("ip", "x", "y", "", 2))
+    weight, bias = network.params["ip"]
+    assert network.inputs == ["x"] and network.outputs == ["y"] and list(network.params) == ["ip"]
+    result = network.forward(x=X)["y"]
     np.testing.assert_allclose(result, X @ weight.data.T + bias.data, 1e-6)
-    assert result is made.blobs["y"].data
+    assert result is network.blobs["y"].data
 
 
 def test_an_input_of_another_size_reshapes_the_net():
-    made = Net(golden.path("layers", "pool_max_ceil", "net.prototxt"))
-    shapes = [made.forward(x=np.zeros((1, 2, *size)))["y"].shape for size in ((7, 9), (20, 5), (7, 9))]
+    network = Net(golden.path("layers", "pool_max_ceil", "net.prototxt"))
+    shapes = [network.forward(x=np.zeros((1, 2, *size)))["y"].shape for size in ((7, 9), (20, 5), (7, 9))]
     assert shapes == [(1, 2, 3, 4), (1, 2, 10, 2), (1, 2, 3, 4)]
 
 
 def test_an_inference_net_has_no_gradients():
-    made = net(INPUT + IP % ("ip", "x", "y", "", 2), phase=1)
-    made.forward(x=X)
-    assert not any(blob.has_diff for blob in [*made.blobs.values(), *made.params["ip"]])
+    network = net(INPUT + IP % ("ip", "x", "y", "", 2), phase=1)
+    network.forward(x=X)
+    assert not any(blob.has_diff for blob in [*network.blobs.values(), *network.params["ip"]])
 
 
 def test_one_seed_one_net_and_a_layer_more_changes_no_other():
@@ -55,17 +55,17 @@ SHARED = INPUT + IP % ("a", "x", "a", "param { name: 'w' lr_mult: 2 } param { na
 
 
 def test_shared_parameters_are_one():
-    made = net("force_backward: true " + SHARED)
-    assert [entry.name for entry in made.learnable] == ["a[0]", "a[1]"]
-    assert [(entry.lr_mult, entry.decay_mult) for entry in made.learnable] == [(2, 1), (1, 0)]
-    weight = made.params["a"][0]
+    network = net("force_backward: true " + SHARED)
+    assert [entry.name for entry in network.learnable] == ["a[0]", "a[1]"]
+    assert [(entry.lr_mult, entry.decay_mult) for entry in network.learnable] == [(2, 1), (1, 0)]
+    weight = network.params["a"][0]
     weight.data[0, 1] = 42
-    assert made.params["b"][0].data[0, 1] == 42
-    made.forward(x=X)
-    made.blobs["b"].diff[...] = 1
-    made.clear_param_diffs()
-    made.backward()
-    hidden, outer = made.blobs["a"].data, np.ones((2, 3), np.float32)
+    assert network.params["b"][0].data[0, 1] == 42
+    network.forward(x=X)
+    network.blobs["b"].diff[...] = 1
+    network.clear_param_diffs()
+    network.backward()
+    hidden, outer = network.blobs["a"].data, np.ones((2, 3), np.float32)
     np.testing.assert_allclose(weight.diff, outer.T @ hidden + (outer @ weight.data).T @ X, 1e-5)
 
 
@@ -82,20 +82,20 @@ def test_sharing_errors(second, message):
 def test_permissive_sharing_asks_for_the_count_only():
     text = INPUT + IP % ("a", "x", "a", "param { name: 'w' }", 4) + \
         IP % ("b", "a", "b", "param { name: 'w' share_mode: PERMISSIVE }", 3)
-    made = net(text)
-    made.params["a"][0].data[...] = np.arange(12).reshape(4, 3)
-    np.testing.assert_array_equal(made.params["b"][0].data, np.arange(12).reshape(3, 4))
+    network = net(text)
+    network.params["a"][0].data[...] = np.arange(12).reshape(4, 3)
+    np.testing.assert_array_equal(network.params["b"][0].data, np.arange(12).reshape(3, 4))
 
 
 def test_loss_weights_anywhere():
     text = INPUT + IP % ("ip", "x", "y", "loss_weight: 0.5", 2) + \
         "layer { name: 'p' type: 'Power' bottom: 'y' top: 'z' power_param { power: 2 } loss_weight: 3 }"
-    made = net("force_backward: true " + text)
-    made.forward(x=X)
-    made.backward()
-    y = made.blobs["y"].data
-    assert made.loss == pytest.approx(0.5 * y.sum() + 3 * (y ** 2).sum(), rel=1e-5)
-    np.testing.assert_allclose(made.blobs["y"].diff, 0.5 + 6 * y, 1e-5)
+    network = net("force_backward: true " + text)
+    network.forward(x=X)
+    network.backward()
+    y = network.blobs["y"].data
+    assert network.loss == pytest.approx(0.5 * y.sum() + 3 * (y ** 2).sum(), rel=1e-5)
+    np.testing.assert_allclose(network.blobs["y"].diff, 0.5 + 6 * y, 1e-5)
 
 
 LOSS = ("layer { name: 'in' type: 'Input' top: 'x' top: 't' input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }"
@@ -105,20 +105,20 @@ LOSS = ("layer { name: 'in' type: 'Input' top: 'x' top: 't' input_param { shape 
 @pytest.mark.parametrize("rest", ["top: 'loss' top: 'prob'", "top: 'loss' top: 'prob' loss_weight: 1 loss_weight: 0",
                                   "top: 'loss'", ""])
 def test_softmax_loss_takes_no_one_or_two_tops(rest):
-    made = net(LOSS % rest)
-    made.forward(x=X, t=np.array([2, 0]))
+    network = net(LOSS % rest)
+    network.forward(x=X, t=np.array([2, 0]))
     prob = np.exp(X) / np.exp(X).sum(1, keepdims=True)
-    assert made.loss == pytest.approx(-np.log(prob[[0, 1], [2, 0]]).mean(), rel=1e-5)
+    assert network.loss == pytest.approx(-np.log(prob[[0, 1], [2, 0]]).mean(), rel=1e-5)
     if "prob" in rest:
-        np.testing.assert_allclose(made.blobs["prob"].data, prob, 1e-5)
-    assert made.outputs == [name for name in ("loss", "prob") if name in rest]
+        np.testing.assert_allclose(network.blobs["prob"].data, prob, 1e-5)
+    assert network.outputs == [name for name in ("loss", "prob") if name in rest]
 
 
 @pytest.mark.parametrize("label", [3, -1])
 def test_a_label_that_is_no_class(label):
-    made = net(LOSS % "top: 'loss'")
+    network = net(LOSS % "top: 'loss'")
     with pytest.raises(NetError, match=rf"layer 'loss' \(SoftmaxWithLoss\): label {label} is no class of the 3 that"):
-        made.forward(x=X, t=np.array([1, label]))
+        network.forward(x=X, t=np.array([1, label]))
 
 
 def test_a_label_that_learns_is_an_error_unless_told():
@@ -132,23 +132,23 @@ def test_a_label_that_learns_is_an_error_unless_told():
 
 
 def test_dummy_data_fills_constants_once_and_others_each_time():
-    made = net("layer { name: 'd' type: 'DummyData' top: 'a' top: 'b' dummy_data_param { shape { dim: 2 dim: 3 } "
-               "data_filler { type: 'constant' value: 4 } data_filler { type: 'gaussian' std: 1 } } }")
-    assert (made.blobs["a"].data == 4).all()
-    made.blobs["a"].data[0, 0] = 9
-    before = np.array(made.blobs["b"].data)
-    made.forward()
-    assert made.blobs["a"].data[0, 0] == 9 and (made.blobs["b"].data != before).all()
+    network = net("layer { name: 'd' type: 'DummyData' top: 'a' top: 'b' dummy_data_param { shape { dim: 2 dim: 3 } "
+                  "data_filler { type: 'constant' value: 4 } data_filler { type: 'gaussian' std: 1 } } }")
+    assert (network.blobs["a"].data == 4).all()
+    network.blobs["a"].data[0, 0] = 9
+    before = np.array(network.blobs["b"].data)
+    network.forward()
+    assert network.blobs["a"].data[0, 0] == 9 and (network.blobs["b"].data != before).all()
 
 
 def test_legacy_dummy_data_and_input_fields():
-    made = net("layer { name: 'd' type: 'DummyData' top: 'a' top: 'b' dummy_data_param { num: 2 num: 4 channels: 3 "
-               "height: 5 width: 6 } }")
-    assert [made.blobs[n].shape for n in "ab"] == [(2, 3, 5, 6), (4, 3, 5, 6)]
-    made = net("input: 'x' input_dim: 2 input_dim: 3 input_dim: 1 input_dim: 1 " + IP % ("ip", "x", "y", "", 2))
-    assert made.inputs == ["x"] and made.blobs["x"].shape == (2, 3, 1, 1)
-    made = net("input: 'x' input_shape { dim: 7 dim: 3 } " + IP % ("ip", "x", "y", "", 2))
-    assert made.blobs["y"].shape == (7, 2)
+    network = net("layer { name: 'd' type: 'DummyData' top: 'a' top: 'b' dummy_data_param { num: 2 num: 4 channels: 3 "
+                  "height: 5 width: 6 } }")
+    assert [network.blobs[n].shape for n in "ab"] == [(2, 3, 5, 6), (4, 3, 5, 6)]
+    network = net("input: 'x' input_dim: 2 input_dim: 3 input_dim: 1 input_dim: 1 " + IP % ("ip", "x", "y", "", 2))
+    assert network.inputs == ["x"] and network.blobs["x"].shape == (2, 3, 1, 1)
+    network = net("input: 'x' input_shape { dim: 7 dim: 3 } " + IP % ("ip", "x", "y", "", 2))
+    assert network.blobs["y"].shape == (7, 2)
 
 
 @pytest.mark.parametrize("suffix", [".caffemodel", ".caffemodel.h5"])
@@ -169,30 +169,30 @@ def test_weights_by_name_others_keep_theirs(tmp_path, caplog):
     source = net(INPUT + IP % ("a", "x", "a", "", 4) + IP % ("gone", "a", "b", "", 3), seed=1)
     source.save(path)
     target = net(INPUT + IP % ("a", "x", "a", "", 4) + IP % ("new", "a", "b", "", 5), seed=2)
-    kept = np.array(target.params["new"][0].data)
+    before = np.array(target.params["new"][0].data)
     with caplog.at_level("INFO", "spp.net"):
         target.copy_from(path)
     np.testing.assert_array_equal(target.params["a"][0].data, source.params["a"][0].data)
-    np.testing.assert_array_equal(target.params["new"][0].data, kept)
+    np.testing.assert_array_equal(target.params["new"][0].data, before)
     assert "Ignoring source layer gone" in caplog.text
 
 
 def test_legacy_four_axis_and_double_weights():
-    made = net(INPUT + IP % ("ip", "x", "y", "", 2))
+    network = net(INPUT + IP % ("ip", "x", "y", "", 2))
     model = caffe_pb2.NetParameter()
     layer = model.layer.add(name="ip")
     layer.blobs.add(num=1, channels=1, height=2, width=3, data=range(6))
     layer.blobs.add(num=1, channels=1, height=1, width=2, double_data=[0.25, -8])
-    made.copy_from(model)
-    np.testing.assert_array_equal(made.params["ip"][0].data, [[0, 1, 2], [3, 4, 5]])
-    np.testing.assert_array_equal(made.params["ip"][1].data, [0.25, -8])
+    network.copy_from(model)
+    np.testing.assert_array_equal(network.params["ip"][0].data, [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(network.params["ip"][1].data, [0.25, -8])
 
 
 def test_weights_inside_the_prototxt_are_used():
-    made = net(INPUT + (IP % ("ip", "x", "y", "", 1)).replace(
+    network = net(INPUT + (IP % ("ip", "x", "y", "", 1)).replace(
         "bottom:", "blobs { shape { dim: 1 dim: 3 } data: 5 data: 6 data: 7 } blobs { shape { dim: 1 } data: 2 } "
         "bottom:"))
-    np.testing.assert_allclose(made.forward(x=X)["y"], X @ [[5], [6], [7]] + 2)
+    np.testing.assert_allclose(network.forward(x=X)["y"], X @ [[5], [6], [7]] + 2)
 
 
 def test_too_few_weights_inside_the_prototxt():
@@ -206,8 +206,8 @@ def test_too_few_weights_inside_the_prototxt():
 
 def damaged(tmp_path, kind):
     path = str(tmp_path / "w.caffemodel")
-    made = net(INPUT + IP % ("ip", "x", "y", "", {"shape": 4, "names": 2}.get(kind, 2)))
-    made.save(path)
+    network = net(INPUT + IP % ("ip", "x", "y", "", {"shape": 4, "names": 2}.get(kind, 2)))
+    network.save(path)
     if kind == "truncated":
         with open(path, "rb+") as file:
             file.truncate(file.seek(0, 2) - 9)
@@ -298,10 +298,11 @@ def test_an_lrn_window_larger_than_the_map_sees_all_of_it(region):
     x = np.arange(1, 61, dtype=np.float64).reshape(1, 3, 4, 5) / 30
 
     def lrn(size, alpha):
-        made = net("layer { name: 'in' type: 'Input' top: 'x' input_param { shape { dim: 1 dim: 3 dim: 4 dim: 5 } } } "
-                   "layer { name: 'l' type: 'LRN' bottom: 'x' top: 'y' lrn_param { local_size: %d alpha: %r "
-                   "norm_region: %s } }" % (size, alpha, region), dtype=np.float64)
-        return made.forward(x=x)["y"]
+        network = net(
+            "layer { name: 'in' type: 'Input' top: 'x' input_param { shape { dim: 1 dim: 3 dim: 4 dim: 5 } } } "
+            "layer { name: 'l' type: 'LRN' bottom: 'x' top: 'y' lrn_param { local_size: %d alpha: %r "
+            "norm_region: %s } }" % (size, alpha, region), dtype=np.float64)
+        return network.forward(x=x)["y"]
 
     small, power = 11, 1 if region == "ACROSS_CHANNELS" else 2
     np.testing.assert_allclose(lrn(10001, float(10001 / small) ** power), lrn(small, 1.0), 1e-6)

@@ -26,9 +26,9 @@ from spp.proto.text import parse_net
 def test_reshape(param, shape, top):
     net = layer_net(f"type: 'Reshape' reshape_param {{ {param} }}", shape)
     x = distinct(shape)
-    found = forward(net, x)
-    assert found.shape == top
-    np.testing.assert_array_equal(found, x.reshape(top))
+    y = forward(net, x)
+    assert y.shape == top
+    np.testing.assert_array_equal(y, x.reshape(top))
     np.testing.assert_array_equal(backward(net, x.reshape(top)), x)
 
 
@@ -44,8 +44,8 @@ def test_reshape_shares_memory_where_order_allows():
     back = layer_net("type: 'Reshape' reshape_param { shape { dim: 0 dim: 3 dim: 2 dim: 2 } }", (2, 12))
     assert np.shares_memory(back.blobs["x0"].data, back.blobs["y0"].data)
     four = layer_net("type: 'Reshape' reshape_param { shape { dim: 0 dim: -1 } }", (2, 3, 4, 5))     # channels-last
-    kept = not four.context.backend.prefers_channels_last
-    assert np.shares_memory(four.blobs["x0"].data, four.blobs["y0"].data) == kept
+    shared = not four.context.backend.prefers_channels_last
+    assert np.shares_memory(four.blobs["x0"].data, four.blobs["y0"].data) == shared
     forward(four, distinct((2, 1, 4, 5)))       # one channel: now in Caffe's order
     assert np.shares_memory(four.blobs["x0"].data, four.blobs["y0"].data)
 
@@ -79,8 +79,8 @@ def test_reshape_is_refused_in_place():
 def test_slice_into_parts_and_back():
     net = layer_net("type: 'Slice' slice_param { slice_point: 1 slice_point: 4 }", (2, 6, 3), tops=3)
     x = distinct((2, 6, 3))
-    for found, wanted in zip(forward(net, x), (x[:, :1], x[:, 1:4], x[:, 4:])):
-        np.testing.assert_array_equal(found, wanted)
+    for result, expected in zip(forward(net, x), (x[:, :1], x[:, 1:4], x[:, 4:])):
+        np.testing.assert_array_equal(result, expected)
     np.testing.assert_array_equal(backward(net, x[:, :1], 2 * x[:, 1:4], 3 * x[:, 4:]),
                                   x * np.array([1, 2, 2, 2, 3, 3])[:, None])
 
@@ -88,7 +88,7 @@ def test_slice_into_parts_and_back():
 @pytest.mark.parametrize("param", ["slice_dim: 2", "axis: 2", "axis: -1"])
 def test_slice_into_equal_parts(param):
     net = layer_net(f"type: 'Slice' slice_param {{ {param} }}", (1, 1, 4), tops=2)
-    assert [found.tolist() for found in forward(net, [[[1, 2, 3, 4]]])] == [[[[1, 2]]], [[[3, 4]]]]
+    assert [y.tolist() for y in forward(net, [[[1, 2, 3, 4]]])] == [[[[1, 2]]], [[[3, 4]]]]
 
 
 def test_slice_into_one_part_shares_memory():
@@ -121,11 +121,11 @@ def test_crop():
     for param, offset in (("", (0, 0)), ("crop_param { offset: 1 }", (1, 1)),
                           ("crop_param { offset: 2 offset: 1 }", (2, 1))):
         net = layer_net(f"type: 'Crop' {param}", (2, 3, 6, 7), (1, 9, 4, 5))      # other axes are not looked at
-        cut = np.s_[:, :, offset[0]:offset[0] + 4, offset[1]:offset[1] + 5]
-        np.testing.assert_array_equal(forward(net, x, np.ones((1, 9, 4, 5))), x[cut])
+        window = np.s_[:, :, offset[0]:offset[0] + 4, offset[1]:offset[1] + 5]
+        np.testing.assert_array_equal(forward(net, x, np.ones((1, 9, 4, 5))), x[window])
         net.blobs["x1"].diff[...] = np.nan
         expected = np.zeros_like(x)
-        expected[cut] = dy
+        expected[window] = dy
         np.testing.assert_array_equal(backward(net, dy), expected)
         assert not net.blobs["x1"].diff.any()       # a network that also reads the reference adds this
 
@@ -181,10 +181,10 @@ X = np.array([[[1, -2], [3, 4]], [[-5, 6], [7, -8]]], float)
 ])
 def test_reduction(param, y, dx):
     net = layer_net(f"type: 'Reduction' reduction_param {{ {param} }}", X.shape)
-    found = forward(net, X)
-    assert found.shape == np.shape(y)
-    np.testing.assert_allclose(found, y, 1e-12)
-    dy = np.arange(1, found.size + 1).reshape(found.shape) * 10
+    result = forward(net, X)
+    assert result.shape == np.shape(y)
+    np.testing.assert_allclose(result, y, 1e-12)
+    dy = np.arange(1, result.size + 1).reshape(result.shape) * 10
     np.testing.assert_allclose(backward(net, dy), dx, 1e-12)
 
 
@@ -218,9 +218,9 @@ SCORES = np.array([[[0.5, 3, -1], [3, 2, 0]], [[-4, -5, -9], [-6, -4, -7]]])
     ("axis: 2 top_k: 2 out_max_val: true", [[[3, 0.5], [3, 2]], [[-4, -5], [-4, -6]]]),
 ])
 def test_argmax(param, y):
-    found = forward(layer_net(f"type: 'ArgMax' argmax_param {{ {param} }}", SCORES.shape), SCORES)
-    assert found.shape == np.shape(y)
-    np.testing.assert_array_equal(found, y)
+    result = forward(layer_net(f"type: 'ArgMax' argmax_param {{ {param} }}", SCORES.shape), SCORES)
+    assert result.shape == np.shape(y)
+    np.testing.assert_array_equal(result, y)
 
 
 def test_argmax_has_at_least_3_axes_and_as_many_as_the_bottom():
@@ -266,7 +266,7 @@ LOSS = "layer { name: 'r' type: 'Reduction' bottom: 'y0' top: 'z' loss_weight: 1
      "layer"),
 ])
 def test_what_has_no_gradient_is_refused_one(body, shapes, message):
-    net = layer_net(body, *shapes, behind=LOSS)
+    net = layer_net(body, *shapes, following=LOSS)
     net.forward()
     assert refusal(net.backward) == message
 
@@ -275,28 +275,28 @@ def test_what_has_no_gradient_is_refused_one(body, shapes, message):
 
 def test_batch_reindex():
     net = layer_net("type: 'BatchReindex'", (3, 2), (4,))
-    found = forward(net, [[1, 2], [3, 4], [5, 6]], [2, 0, 2, 2])
-    np.testing.assert_array_equal(found, [[5, 6], [1, 2], [5, 6], [5, 6]])
+    result = forward(net, [[1, 2], [3, 4], [5, 6]], [2, 0, 2, 2])
+    np.testing.assert_array_equal(result, [[5, 6], [1, 2], [5, 6], [5, 6]])
     np.testing.assert_array_equal(backward(net, [[1, 2], [3, 4], [10, 20], [100, 200]]), [[3, 4], [0, 0], [111, 222]])
 
 
-@pytest.mark.parametrize("index, found", [(3, "3"), (-1, "-1"), (np.nan, "nan"), (3e9, "3e+09")])
-def test_index_out_of_range(index, found):
+@pytest.mark.parametrize("index, value", [(3, "3"), (-1, "-1"), (np.nan, "nan"), (3e9, "3e+09")])
+def test_index_out_of_range(index, value):
     net = layer_net("type: 'BatchReindex'", (3, 2), (2,))
     assert refusal(net.forward, x0=np.ones((3, 2)), x1=[0, index]) == (
-        f"index {found} is out of range: bottom 0 has 3 row(s), 0 to 2")
+        f"index {value} is out of range: bottom 0 has 3 row(s), 0 to 2")
     net = layer_net("type: 'Embed' embed_param { input_dim: 3 num_output: 2 }", (2,))
     assert refusal(net.forward, x0=[0, index]) == (
-        f"index {found} is out of range: the table has (input_dim) 3 row(s), 0 to 2")
+        f"index {value} is out of range: the table has (input_dim) 3 row(s), 0 to 2")
 
 
 def test_filter():
     net = layer_net("type: 'Filter'", (4, 2), (4, 3, 1, 2), (4, 1, 1), tops=2)
     assert net.blobs["y0"].shape == (4, 2)      # all rows until the first forward
     a, b = distinct((4, 2)), distinct((4, 3, 1, 2))
-    found = forward(net, a, b, np.reshape([0, 1, 0, -2], (4, 1, 1)))
-    np.testing.assert_array_equal(found[0], a[[1, 3]])
-    np.testing.assert_array_equal(found[1], b[[1, 3]])
+    outputs = forward(net, a, b, np.reshape([0, 1, 0, -2], (4, 1, 1)))
+    np.testing.assert_array_equal(outputs[0], a[[1, 3]])
+    np.testing.assert_array_equal(outputs[1], b[[1, 3]])
     net.blobs["x1"].diff[...] = np.nan
     np.testing.assert_array_equal(backward(net, a[:2], b[:2]), [[0, 0], a[0], [0, 0], a[1]])
     np.testing.assert_array_equal(net.blobs["x1"].diff[[1, 3]], b[:2])
@@ -304,7 +304,8 @@ def test_filter():
 
 
 def test_filter_with_nothing_selected_then_all():
-    net = layer_net("type: 'Filter'", (3, 2), (3,), behind="layer { name: 'b' type: 'Scale' bottom: 'y0' top: 'z' }")
+    net = layer_net("type: 'Filter'", (3, 2), (3,),
+                    following="layer { name: 'b' type: 'Scale' bottom: 'y0' top: 'z' }")
     assert forward(net, np.ones((3, 2)), [0, 0, 0]).shape == (0, 2)
     assert net.blobs["z"].shape == (0, 2)
     net.blobs["x0"].diff[...] = np.nan

@@ -59,8 +59,8 @@ def poison(net):
             (flat if flat.base is None else flat.base)[...] = np.nan
 
 
-def held(net):
-    """Bytes of all arrays behind the net's blobs."""
+def allocated_bytes(net):
+    """Bytes of all arrays that store the net's blobs."""
     arrays = [blob.memory.flat for blob in net.blobs.values() if blob.memory.flat is not None]
     bases = {id(array if array.base is None else array.base): array for array in arrays}
     return sum((array if array.base is None else array.base).nbytes for array in bases.values())
@@ -95,8 +95,8 @@ def test_public_nets_need_little_memory_at_any_size(make, shapes):
         for name in expected:
             np.testing.assert_array_equal(outputs[name], expected[name])
         largest = max(largest, most_alive(plain))
-        assert held(reusing) <= 1.2 * largest
-    assert held(plain) > 1.2 * held(reusing)
+        assert allocated_bytes(reusing) <= 1.2 * largest
+    assert allocated_bytes(plain) > 1.2 * allocated_bytes(reusing)
     assert not any(blob.has_diff for blob in reusing.blobs.values())
 
 
@@ -119,7 +119,7 @@ def test_a_blob_that_is_overwritten_cannot_be_read():
     net = pair(LINE)[0]
     net.forward(x=np.ones((2, 3, 5, 4)))
     np.testing.assert_array_equal(net.blobs["d"].data, np.full((2, 3, 5, 4), 10))
-    np.testing.assert_array_equal(net.blobs["c"].data, np.full((2, 3, 5, 4), 5))     # nothing lies there yet
+    np.testing.assert_array_equal(net.blobs["c"].data, np.full((2, 3, 5, 4), 5))     # not overwritten yet
     for name in "ab":
         with pytest.raises(NetError, match=f"blob '{name}' is overwritten: with reuse_memory others have taken its "
                            f"memory; add '{name}' to the Net's keep, or build the Net without reuse_memory"):
@@ -142,10 +142,10 @@ def test_blobs_to_keep():
 
 def test_hooks_see_the_blobs_of_their_layer():
     net = pair(LINE)[0]
-    seen: list[float] = []
-    net.after_forward.append(lambda i: seen.extend(float(blob.data.max()) for blob in net.tops[i]))
+    maxima: list[float] = []
+    net.after_forward.append(lambda i: maxima.extend(float(blob.data.max()) for blob in net.tops[i]))
     net.forward(x=np.ones((2, 3, 5, 4)))
-    assert seen == [1, 2, 4, 5, 10]
+    assert maxima == [1, 2, 4, 5, 10]
 
 
 def test_sizes_that_depend_on_values():
@@ -200,32 +200,32 @@ def test_wrong_arguments():
 def test_the_memory_is_given_back_with_the_net():
     net = pair(LINE)[0]
     net.forward()
-    gone = weakref.ref(net.blobs["d"].memory)
+    reference = weakref.ref(net.blobs["d"].memory)
     gc.disable()
     try:
         del net
-        assert gone() is None       # no cycle holds it until the garbage collector comes
+        assert reference() is None       # no cycle holds it until the garbage collector comes
     finally:
         gc.enable()
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_no_place_is_given_twice_at_a_time(spans):
-    found = [Allocation(Memory(), "", count, min(a, b), max(a, b)) for count, a, b in spans]
-    size = plan_offsets(found)
-    for i, one in enumerate(found):
+    allocations = [Allocation(Memory(), "", count, min(a, b), max(a, b)) for count, a, b in spans]
+    size = plan_offsets(allocations)
+    for i, one in enumerate(allocations):
         assert 0 <= one.start and one.start + one.count <= size
         cells = set(range(one.start, one.start + one.count))
-        for other in found[:i]:
+        for other in allocations[:i]:
             both = cells & set(range(other.start, other.start + other.count))
             assert not (both and max(one.first, other.first) <= min(one.last, other.last))
             assert ((other.memory, "") in one.overwrites) == ((one.memory, "") in other.overwrites) == bool(both)
 
 
 def test_layout_of_a_line_takes_two_places():
-    found = [Allocation(Memory(), "", 64, i, i + 1) for i in range(10)]
-    assert plan_offsets(found) == 128
-    assert [allocation.start for allocation in found] == [0, 64] * 5
+    allocations = [Allocation(Memory(), "", 64, i, i + 1) for i in range(10)]
+    assert plan_offsets(allocations) == 128
+    assert [allocation.start for allocation in allocations] == [0, 64] * 5
 
 
 def test_blobs_of_a_python_layer_stay():

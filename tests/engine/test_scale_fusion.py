@@ -1,4 +1,4 @@
-"""Training: a batch normalisation and the Scale behind it in one pass, forward and backward."""
+"""Training: a batch normalisation and the Scale after it in one pass, forward and backward."""
 import numpy as np
 import pytest
 
@@ -115,13 +115,13 @@ def test_values_and_gradients_are_those_without_fusion(phase, dtype, rtol):
 
 @pytest.mark.parametrize("hook", HOOKS[2:])
 def test_who_looks_at_backward_alone_sees_every_gradient(hook):
-    net, plain, seen = build(), build(watched=HOOKS), []
+    net, plain, records = build(), build(watched=HOOKS), []
     for n in (net, plain):
         getattr(n, hook).append(
-            lambda index, n=n: seen.append((n is net, index, n.context.backend.to_host(n.blobs["d"].diff).copy())))
+            lambda index, n=n: records.append((n is net, index, n.context.backend.to_host(n.blobs["d"].diff).copy())))
         step(n)
-    mine = [(index, diff) for is_net, index, diff in seen if is_net]
-    theirs = [(index, diff) for is_net, index, diff in seen if not is_net]
+    mine = [(index, diff) for is_net, index, diff in records if is_net]
+    theirs = [(index, diff) for is_net, index, diff in records if not is_net]
     assert len(mine) == len(net.layers)
     for (i, a), (j, b) in zip(mine, theirs):
         assert i == j
@@ -132,12 +132,12 @@ def test_who_looks_at_backward_alone_sees_every_gradient(hook):
 def test_backward_in_parts_at_every_layer():
     plain = build(watched=HOOKS)
     step(plain)
-    for cut in range(1, len(plain.layers)):
+    for split in range(1, len(plain.layers)):
         net = build()
 
-        def in_parts(net, cut=cut):
-            net.backward_layers(len(net.layers) - 1, cut)
-            net.backward_layers(cut - 1, 0)
+        def in_parts(net, split=split):
+            net.backward_layers(len(net.layers) - 1, split)
+            net.backward_layers(split - 1, 0)
 
         step(net, in_parts)
         assert_same(net, plain, 1e-11)
@@ -145,7 +145,7 @@ def test_backward_in_parts_at_every_layer():
         np.testing.assert_allclose(net.blobs["a"].diff, plain.blobs["a"].diff, 1e-10, 1e-12)
 
 
-def test_forward_with_and_without_somebody_looking_in_turn():
+def test_forward_with_and_without_hooks_in_turn():
     net, plain = build(), build(watched=HOOKS)
     for watched in (False, True, False, True):
         net.before_forward[:] = [lambda index: None] if watched else []

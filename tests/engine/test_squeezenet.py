@@ -47,8 +47,8 @@ def test_other_sizes_as_opencv_sees_them(net, expected, height, width):
     peer = cv2.dnn.readNetFromCaffe(DEPLOY, str(WEIGHTS))
     peer.setInput(x)
     fire9, prob = peer.forward(["fire9/concat", "prob"])
-    found = net.forward(data=x)["prob"]
+    result = net.forward(data=x)["prob"]
     assert net.blobs["fire9/concat"].shape == fire9.shape
     np.testing.assert_allclose(net.blobs["fire9/concat"].data, fire9, atol=1e-4 * fire9.max())
-    np.testing.assert_allclose(found, prob, atol=1e-4)
-    np.testing.assert_array_equal(np.argsort(-found.ravel())[:5], np.argsort(-prob.ravel())[:5])
+    np.testing.assert_allclose(result, prob, atol=1e-4)
+    np.testing.assert_array_equal(np.argsort(-result.ravel())[:5], np.argsort(-prob.ravel())[:5])

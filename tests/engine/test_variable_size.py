@@ -50,7 +50,7 @@ LARGEST = (4, 90, 81)
 each_net = pytest.mark.parametrize("name", NETS)
 
 
-def made(name, phase, size=None):
+def make(name, phase, size=None):
     """The net, of one seed; its input of the size, images x height x width, from the start."""
     text = NETS[name]
     if size:
@@ -64,16 +64,16 @@ def image(size):
     return np.random.default_rng(h * w).normal(size=(n, 3, h, w)).astype(np.float32)
 
 
-def assert_same(found, expected, what):
-    assert found.shape == expected.shape, what
-    np.testing.assert_allclose(found, expected, 1e-5, 1e-6, err_msg=what)
+def assert_same(result, expected, what):
+    assert result.shape == expected.shape, what
+    np.testing.assert_allclose(result, expected, 1e-5, 1e-6, err_msg=what)
 
 
 @each_net
 def test_a_net_of_many_sizes_is_like_a_fresh_one_of_each(name):
-    net = made(name, TEST)
+    net = make(name, TEST)
     for size in SIZES:
-        fresh = made(name, TEST, size)
+        fresh = make(name, TEST, size)
         expected = fresh.forward(x=image(size))["prob"]
         assert_same(net.forward(x=image(size))["prob"], expected, str(size))
         for blob in net.blobs:
@@ -82,9 +82,9 @@ def test_a_net_of_many_sizes_is_like_a_fresh_one_of_each(name):
 
 @each_net
 def test_so_are_its_gradients(name):
-    net = made(name, TRAIN)
+    net = make(name, TRAIN)
     for size in SIZES:
-        nets = net, made(name, TRAIN, size)
+        nets = net, make(name, TRAIN, size)
         for one in nets:
             shape = one.forward(x=image(size))["prob"].shape
             one.blobs["prob"].diff[...] = np.random.default_rng(1).normal(size=shape)
@@ -97,11 +97,11 @@ def test_so_are_its_gradients(name):
 
 
 def test_an_input_shaped_by_hand_is_enough():
-    net = made("spp", TEST)
+    net = make("spp", TEST)
     net.blobs["x"].reshape(1, 3, 41, 17)
     net.blobs["x"].data[...] = image((1, 41, 17))
     assert net.forward()["prob"].shape == (1, 5)
-    assert_same(net.blobs["prob"].data, made("spp", TEST, (1, 41, 17)).forward(x=image((1, 41, 17)))["prob"], "prob")
+    assert_same(net.blobs["prob"].data, make("spp", TEST, (1, 41, 17)).forward(x=image((1, 41, 17)))["prob"], "prob")
 
 
 def memory(array):
@@ -113,7 +113,7 @@ def memory(array):
 
 @each_net
 def test_memory_grows_to_the_largest_and_stays(name):
-    net = made(name, TEST)
+    net = make(name, TEST)
     owned = {blob: 0 for blob in net.blobs}
     for size in SIZES:
         net.forward(x=image(size))
@@ -131,23 +131,23 @@ def test_memory_grows_to_the_largest_and_stays(name):
 @each_net
 def test_more_images_take_no_more_memory(name):
     """Of layers' own buffers and the kernels' too."""
-    net = made(name, TEST)
+    net = make(name, TEST)
     images = [image(size) for size in (LARGEST, *SIZES)]
     tracemalloc.start()
     try:
-        taken = []
+        usage = []
         for _ in range(3):
             for x in images:
                 net.forward(x=x)
-            taken.append(tracemalloc.get_traced_memory()[0])
+            usage.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert taken[2] - taken[1] < 60_000, taken     # Python's own small objects; the largest input is 350,000
+    assert usage[2] - usage[1] < 60_000, usage     # Python's own small objects; the largest input is 350,000
 
 
 @each_net
 def test_a_test_net_has_no_gradients(name):
-    net = made(name, TEST)
+    net = make(name, TEST)
     for size in SIZES:
         net.forward(x=image(size))
     own = [value for layer in net.layers for value in vars(layer).values() if isinstance(value, Blob)]

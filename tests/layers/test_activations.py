@@ -46,9 +46,9 @@ WORKED = [
 @pytest.mark.parametrize("body, y, dx", WORKED, ids=[body for body, _, _ in WORKED])
 def test_worked_numbers(body, y, dx, dtype, tolerance):
     net = layer_net(body, X.shape, dtype=dtype)
-    found = forward(net, X)
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, y, tolerance, tolerance)
+    result = forward(net, X)
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result, y, tolerance, tolerance)
     if dx is not None:
         np.testing.assert_allclose(backward(net, DY), dx, tolerance, tolerance)
 
@@ -101,8 +101,8 @@ def test_slope_starts_at_a_quarter_unless_filled():
 def test_nan_stays_nan(body):
     """A training that diverged must be seen to."""
     net = layer_net(body, (1, 3), dtype=np.float32)
-    found = forward(net, [[1.0, np.nan, 0.5]])
-    assert np.isnan(found).tolist() == [[False, True, False]]
+    result = forward(net, [[1.0, np.nan, 0.5]])
+    assert np.isnan(result).tolist() == [[False, True, False]]
     assert np.isnan(backward(net, [[1.0, np.nan, 0.5]])).tolist() == [[False, True, False]]
 
 
@@ -146,7 +146,7 @@ def test_slopes_for_another_number_of_channels_are_refused():
 
 
 def test_a_threshold_under_a_loss_is_refused():
-    net = layer_net("type: 'Threshold' propagate_down: true", (2, 3), behind="layer { name: 'r' type: 'Reduction' "
+    net = layer_net("type: 'Threshold' propagate_down: true", (2, 3), following="layer { name: 'r' type: 'Reduction' "
                     "bottom: 'y0' top: 'z' loss_weight: 1 }")
     net.forward(x0=X)
     assert refusal(net.backward) == ("a threshold has no gradient, but its bottom asks for one; write propagate_down: "
@@ -156,8 +156,8 @@ def test_a_threshold_under_a_loss_is_refused():
 def test_scratch_lies_as_the_array_does():
     base = np.arange(120.0).reshape(2, 4, 5, 3)
     for array in (base, base.transpose(0, 3, 1, 2), base.T, base[:, ::2], np.zeros(())):
-        found = backend.host.scratch_like("test", array)
-        assert found.shape == array.shape and found.dtype == array.dtype
+        scratch = backend.host.scratch_like("test", array)
+        assert scratch.shape == array.shape and scratch.dtype == array.dtype
         order = np.argsort([-stride for stride in array.strides], kind="stable")
-        assert found.transpose(order).flags.c_contiguous
+        assert scratch.transpose(order).flags.c_contiguous
     assert backend.host.scratch_like("test", base, bool).dtype == bool

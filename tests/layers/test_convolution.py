@@ -19,20 +19,20 @@ each_case = pytest.mark.parametrize("case", CASES, ids=identity)
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-13), (np.float32, 1e-5)])
 @each_case
 def test_against_single_products(case, dtype, tolerance):
-    given = arrays(case, dtype)
-    results = computed(case, *given)
+    args = arrays(case, dtype)
+    results = computed(case, *args)
     assert all(f.dtype == dtype for f in results)
     # accumulation starts at 1: the difference carries the rounding of 1 + gradient
-    assert_near(results, expected(case, *given), tolerance)
+    assert_near(results, expected(case, *args), tolerance)
 
 
 @each_case
 def test_small_blocks_and_bands_give_the_same(case, monkeypatch):
-    given = arrays(case)
-    whole = computed(case, *given)
+    args = arrays(case)
+    whole = computed(case, *args)
     monkeypatch.setattr(im2row, "BLOCK_PIXELS", 5)
     monkeypatch.setattr(im2row, "BAND_BYTES", 1)
-    assert_near(computed(case, *given), whole, 1e-13)
+    assert_near(computed(case, *args), whole, 1e-13)
 
 
 @each_case
@@ -86,8 +86,8 @@ def test_central_differences(case):
 
 @each_case
 def test_runs_repeat_to_the_bit(case):
-    given = arrays(case, np.float32)
-    first, again = computed(case, *given), computed(case, *given)
+    args = arrays(case, np.float32)
+    first, again = computed(case, *args), computed(case, *args)
     for a, b in zip(first, again):
         np.testing.assert_array_equal(a, b)
 
@@ -95,11 +95,11 @@ def test_runs_repeat_to_the_bit(case):
 def test_one_thread_gives_the_same():
     threads = numba.get_num_threads()
     for case in CASES[:8]:
-        given = arrays(case)
-        several = computed(case, *given)
+        args = arrays(case)
+        several = computed(case, *args)
         numba.set_num_threads(1)
         try:
-            assert_near(computed(case, *given), several, 1e-13)
+            assert_near(computed(case, *args), several, 1e-13)
         finally:
             numba.set_num_threads(threads)
 
@@ -117,7 +117,7 @@ def test_nan_stays_visible(case):
         if target is x or target is bias:       # elsewhere NaN times a zero of the padding is NaN too, as in Caffe
             np.testing.assert_array_equal(results, reference)
         target[index] = value
-    assert_near(computed(case, x, weight, bias, dy), clean, 1e-5)       # none is left in a buffer
+    assert_near(computed(case, x, weight, bias, dy), clean, 1e-5)       # no NaN is left in a buffer
 
 
 def test_without_bias():
@@ -133,12 +133,12 @@ def test_without_bias():
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-13), (np.float32, 1e-5)])
 @each_case
 def test_scale_and_shift_in_the_same_pass(case, dtype, tolerance):
-    given = arrays(case, dtype)
+    args = arrays(case, dtype)
     for relu, bias in itertools.product([False, True], repeat=2):
-        results, reference = scaled(case, given, relu, bias)
+        results, reference = scaled(case, args, relu, bias)
         assert_near([results], [reference], tolerance)
-    given[0].flat[3] = np.nan
-    np.testing.assert_array_equal(*map(np.isnan, scaled(case, given, True)))
+    args[0].flat[3] = np.nan
+    np.testing.assert_array_equal(*map(np.isnan, scaled(case, args, True)))
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[7], CASES[9], CASES[19]], ids=identity)

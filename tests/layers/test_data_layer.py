@@ -32,17 +32,17 @@ def layer(transform="", data="batch_size: 5", phase=TRAIN, **arguments):
 
 def test_the_label_is_optional_and_the_backend_is_what_it_is():
     """The default backend is LEVELDB; the source is an LMDB."""
-    made = layer("crop_size: 7", tops=1)
-    assert made.forward().shape == made.top[0].shape == (5, 3, 7, 7)
-    made.layer.close()
+    data_layer = layer("crop_size: 7", tops=1)
+    assert data_layer.forward().shape == data_layer.top[0].shape == (5, 3, 7, 7)
+    data_layer.layer.close()
 
 
 def test_double_precision():
-    made = layer("mean_value: 0.5", tops=2, phase=TEST)
-    data, label = made.forward()
+    data_layer = layer("mean_value: 0.5", tops=2, phase=TEST)
+    data, label = data_layer.forward()
     assert data.dtype == label.dtype == np.float64 and data[0, 0, 0, 0] % 1 == 0.5
     np.testing.assert_array_equal(label, [0, 1, 2, 3, 0])
-    made.layer.close()
+    data_layer.layer.close()
 
 
 AUGMENT = "crop_size: 16 mirror: true color_param {} size_param { size: 16 size: 12 size: 10 }"
@@ -72,9 +72,9 @@ def test_seed_rank_and_name_make_the_draws():
     def batch(name="d", **arguments):
         with Net(parse_net(text.format(name)), TRAIN, **arguments) as net:
             return net.forward()["data"].copy()
-    found = [batch(), batch(seed=1), batch(rank=1), batch(name="e")]
-    assert len({array.tobytes() for array in found}) == 4
-    np.testing.assert_array_equal(batch(), found[0])
+    batches = [batch(), batch(seed=1), batch(rank=1), batch(name="e")]
+    assert len({array.tobytes() for array in batches}) == 4
+    np.testing.assert_array_equal(batch(), batches[0])
 
 
 def test_sizes_of_the_tops_change_with_the_images(tmp_path):

@@ -38,9 +38,9 @@ def test_reorg_is_darknets():
                 block = k // (c // s ** 2)
                 row, column = j * s + block // s, i * s + block % s
                 expected[(k * h + j) * w + i] = flat[(k % (c // s ** 2) * h * s + row) * w * s + column]
-    found = OneLayer("type: 'Reorg' reorg_param { stride: 2 }", x.shape).forward(x)
-    assert found.shape == (1, 32, 2, 3)
-    np.testing.assert_array_equal(found.ravel(), expected)
+    result = OneLayer("type: 'Reorg' reorg_param { stride: 2 }", x.shape).forward(x)
+    assert result.shape == (1, 32, 2, 3)
+    np.testing.assert_array_equal(result.ravel(), expected)
 
 
 def test_reorg_of_four_channels_is_space_to_depth_and_reverse_undoes_it():
@@ -117,8 +117,8 @@ def test_interp_by_hand():
     x = np.array([[[[0.0, 3, 6], [30, 33, 36]]]])
     one = OneLayer("type: 'Interp' interp_param { height: 3 width: 4 }", x.shape)
     np.testing.assert_allclose(one.forward(x)[0, 0], [[0, 2, 4, 6], [15, 17, 19, 21], [30, 32, 34, 36]], 1e-12)
-    cut = OneLayer("type: 'Interp' interp_param { zoom_factor: 3 pad_beg: -1 }", (1, 1, 3, 3))
-    np.testing.assert_allclose(cut.forward(np.arange(9.0).reshape(1, 1, 3, 3))[0, 0, 0], [4, 4 + 1 / 3, 4 + 2 / 3, 5])
+    crop = OneLayer("type: 'Interp' interp_param { zoom_factor: 3 pad_beg: -1 }", (1, 1, 3, 3))
+    np.testing.assert_allclose(crop.forward(np.arange(9.0).reshape(1, 1, 3, 3))[0, 0, 0], [4, 4 + 1 / 3, 4 + 2 / 3, 5])
     single = OneLayer("type: 'Interp' interp_param { height: 2 width: 1 }", x.shape)
     np.testing.assert_array_equal(single.forward(x)[0, 0], [[0], [30]])
 
@@ -135,8 +135,8 @@ def test_interp_in_every_order_of_memory():
     one = OneLayer("type: 'Interp' interp_param { height: 8 width: 3 }", x.shape)
     (r0, r1, v), (c0, c1, h) = (resize.bilinear_axis(0, *sizes, np.float64) for sizes in ((5, 8), (4, 3)))
     rows = (1 - v)[:, None] * x[:, :, r0] + v[:, None] * x[:, :, r1]
-    for laid in in_orders(x):
-        np.testing.assert_allclose(one.forward(laid), (1 - h) * rows[..., c0] + h * rows[..., c1], 1e-12)
+    for strided in in_orders(x):
+        np.testing.assert_allclose(one.forward(strided), (1 - h) * rows[..., c0] + h * rows[..., c1], 1e-12)
 
 
 def test_upsample_repeats_pixels():
@@ -203,7 +203,7 @@ def test_opencv_agrees(kind, params, arrays, tmp_path):
         other.setInput(array, name)
     theirs = other.forward("y")
     if kind == "DetectionOutput":                       # OpenCV sorts by score
-        mine, theirs = (found[0, 0][np.lexsort(found[0, 0].T[[3, 2, 1, 0]])] for found in (mine, theirs))
+        mine, theirs = (table[0, 0][np.lexsort(table[0, 0].T[[3, 2, 1, 0]])] for table in (mine, theirs))
     np.testing.assert_allclose(mine, theirs, 1e-5, 1e-6)
 
 

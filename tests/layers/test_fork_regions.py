@@ -56,8 +56,8 @@ def test_roi_pooling():
     one = OneLayer("type: 'ROIPooling' roi_pooling_param { pooled_h: 3 pooled_w: 2 spatial_scale: 0.4 }",
                    x.shape, ROIS.shape)
     expected = naive_roi_pooling(x, ROIS, (3, 2), 0.4)
-    for laid in in_orders(x):
-        np.testing.assert_array_equal(one.forward(laid, ROIS), expected)
+    for strided in in_orders(x):
+        np.testing.assert_array_equal(one.forward(strided, ROIS), expected)
     assert (expected[4] == 0).all() and (expected[1] < 0).all()
     dy = np.random.default_rng(1).normal(size=expected.shape)
     dx = np.zeros(x.shape)
@@ -69,10 +69,10 @@ def test_roi_pooling():
     layer.runs_backward = False         # without positions
     layer.argmax.data[...] = -7
     x[1, 2, 3, 4] = np.nan
-    for laid in in_orders(x):
-        found = one.forward(laid, ROIS)
-        assert np.isnan(found).any()
-        np.testing.assert_array_equal(np.where(np.isnan(found), expected, found), expected)
+    for strided in in_orders(x):
+        result = one.forward(strided, ROIS)
+        assert np.isnan(result).any()
+        np.testing.assert_array_equal(np.where(np.isnan(result), expected, result), expected)
     assert (layer.argmax.data == -7).all()
 
 
@@ -81,8 +81,8 @@ def test_position_sensitive_pooling():
     one = OneLayer("type: 'PSROIPooling' psroi_pooling_param { output_dim: 2 group_size: 3 spatial_scale: 0.5 }",
                    x.shape, ROIS.shape)
     expected = naive_group_pooling(x, ROIS, 2, 3, 0.5)
-    for laid in in_orders(x):
-        np.testing.assert_allclose(one.forward(laid, ROIS), expected, 1e-12)
+    for strided in in_orders(x):
+        np.testing.assert_allclose(one.forward(strided, ROIS), expected, 1e-12)
     # each pixel gets its bins' gradient / area: the map times that is what the bins' values add up to
     dy = np.random.default_rng(1).normal(size=expected.shape)
     assert (one.backward(dy) * x).sum() == pytest.approx((dy * expected).sum())
@@ -128,8 +128,8 @@ def test_decoding(code, in_target, expected):
     prior, variance = np.array([[0.2, 0.4, 0.6, 0.8]]), np.array([[0.1, 0.1, 0.3, 0.3]])
     if code == "CENTER_SIZE":
         prior = np.array([[0.0, 0.1, 0.4, 0.7]])        # centre 0.2, 0.4; size 0.4, 0.6
-    found = detection.decode(np.ones((1, 4)), prior, variance, code, in_target)
-    np.testing.assert_allclose(found, [expected])
+    decoded = detection.decode(np.ones((1, 4)), prior, variance, code, in_target)
+    np.testing.assert_allclose(decoded, [expected])
 
 
 def detect(params, loc, conf, priors):
@@ -155,22 +155,22 @@ CONF = np.array([[[0.1, 0.9, 0], [0.3, 0.7, 0], [0.2, 0.8, 0], [0.8, 0.2, 0.5]]]
     ("confidence_threshold: 0.6 background_label_id: -1", [(0, 0.8, 3), (1, 0.9, 0)]),
 ])
 def test_detection_output(params, rows):
-    found = detect(f"num_classes: 3 {params}", np.zeros((1, 16)), CONF, PRIORS)
-    np.testing.assert_allclose(found, [[0, c, score, *BOXES[box]] for c, score, box in rows])
+    detections = detect(f"num_classes: 3 {params}", np.zeros((1, 16)), CONF, PRIORS)
+    np.testing.assert_allclose(detections, [[0, c, score, *BOXES[box]] for c, score, box in rows])
 
 
 def test_detection_output_of_two_images_with_boxes_for_each_class():
     loc = np.zeros((2, 4, 3, 4))
     loc[1, 3, 2] = [1, 0, 0, 0]
     conf = np.concatenate([np.zeros((1, 12)), CONF])
-    found = detect("num_classes: 3 share_location: false confidence_threshold: 0.4 nms_param { nms_threshold: 0.5 }",
+    boxes = detect("num_classes: 3 share_location: false confidence_threshold: 0.4 nms_param { nms_threshold: 0.5 }",
                    loc.reshape(2, -1), conf, PRIORS)
-    np.testing.assert_allclose(found, [[1, 1, 0.9, 0, 0, 4, 4], [1, 2, 0.5, 6, 5, 9, 9]])
+    np.testing.assert_allclose(boxes, [[1, 1, 0.9, 0, 0, 4, 4], [1, 2, 0.5, 6, 5, 9, 9]])
 
 
 def test_nothing_detected():
-    found = detect("num_classes: 3 confidence_threshold: 1", np.zeros((2, 16)), np.tile(CONF, (2, 1)), PRIORS)
-    assert found.tolist() == [[0] + [-1] * 6, [1] + [-1] * 6]
+    detections = detect("num_classes: 3 confidence_threshold: 1", np.zeros((2, 16)), np.tile(CONF, (2, 1)), PRIORS)
+    assert detections.tolist() == [[0] + [-1] * 6, [1] + [-1] * 6]
 
 
 def test_saving_detections_is_not_done_in_silence(caplog):

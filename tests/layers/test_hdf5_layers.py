@@ -45,28 +45,28 @@ def write(path, **datasets):
 
 @pytest.fixture
 def make(files):
-    made = []
+    layers = []
 
     def layer(text="batch_size: 3", tops=("data", "label"), **arguments):
         names = " ".join(f"top: '{top}'" for top in tops)
-        made.append(OneLayer(f"type: 'HDF5Data' {names} hdf5_data_param {{ source: 'list' {text} }}", tops=len(tops),
-                             **arguments))
-        return made[-1]
+        layers.append(OneLayer(f"type: 'HDF5Data' {names} hdf5_data_param {{ source: 'list' {text} }}", tops=len(tops),
+                               **arguments))
+        return layers[-1]
 
     yield layer
-    for one in made:
+    for one in layers:
         one.layer.close()
 
 
 def rows(one, count):
-    """The numbers of the rows in the next batches; their data are held to be those of the label."""
-    found = []
+    """The numbers of the rows in the next batches; their data are checked to equal the label."""
+    numbers = []
     for _ in range(count):
         data, label = one.forward()
-        found += [int(number) for number in label]
+        numbers += [int(number) for number in label]
         np.testing.assert_array_equal(label % 1, np.full(len(label), 0.5))
         np.testing.assert_array_equal(data, [row(int(number)) for number in label])
-    return found
+    return numbers
 
 
 def test_batches_are_those_of_the_reference(monkeypatch):
@@ -94,9 +94,9 @@ def test_any_number_of_tops_axes_and_classes(files):
     for dtype in (np.float32, np.float64):
         text = f"type: 'HDF5Data' {names} hdf5_data_param {{ source: 'x' batch_size: 2 }}"
         one = OneLayer(text, tops=4, dtype=dtype)
-        for found, expected in zip(one.forward(), values.values()):
-            assert found.dtype == dtype
-            np.testing.assert_array_equal(found, expected)
+        for result, expected in zip(one.forward(), values.values()):
+            assert result.dtype == dtype
+            np.testing.assert_array_equal(result, expected)
         one.layer.close()
 
 
@@ -113,8 +113,8 @@ def test_shuffling_keeps_the_rows_of_a_file_together(make):
     assert all(sorted(r) == list(range(TOTAL)) for r in rounds) and len(set(rounds)) == 12
     files = [(0, 1, 2, 3), (4,), (5, 6, 7, 8, 9, 10)]
     orders = set()
-    for found in rounds:
-        places = [[found.index(i) for i in file] for file in files]
+    for order in rounds:
+        places = [[order.index(i) for i in file] for file in files]
         assert all(max(place) - min(place) == len(place) - 1 for place in places)
         orders.add(tuple(np.argsort([min(place) for place in places])))
     assert len(orders) > 2
@@ -139,7 +139,7 @@ def test_resuming_goes_on(make, text):
 
 
 def test_a_batch_is_read_and_not_the_file(make, files):
-    """A file of 4 TB: a dataset in chunks of which none was written."""
+    """A file of 4 TB: a chunked dataset without any written chunk."""
     with h5py.File("huge.h5", "w") as file:
         file.create_dataset("data", (10 ** 9, 1000), np.float32, chunks=(10, 1000))[10 ** 9 - 2] = 5
     (files / "list").write_text("huge.h5")
@@ -208,7 +208,7 @@ def batch(count, first=0):
     return {"x": np.arange(first, first + 6 * count).reshape(count, 3, 1, 2) + 0.5, "y": first + np.arange(count)}
 
 
-def held(path="out.h5"):
+def contents(path="out.h5"):
     with h5py.File(path, "r") as file:
         assert sorted(file) == ["data", "label"]
         return file["data"][...], file["label"][...]
@@ -226,7 +226,7 @@ def test_every_forward_appends_its_batch(here, phase):
         for one in (batch(2), batch(2, 50), batch(5, 100)):
             assert net.forward(**one) == {}
         assert os.listdir() != ["out.h5"]
-    data, label = held()
+    data, label = contents()
     assert data.dtype == label.dtype == np.float32
     expected = [batch(2), batch(2, 50), batch(5, 100)]
     np.testing.assert_array_equal(data, np.concatenate([one["x"] for one in expected]))
@@ -249,7 +249,7 @@ def test_more_than_four_axes_are_kept(here):
     values = [np.arange(12.0).reshape(2, 1, 2, 1, 3), np.arange(8.0).reshape(2, 4)]
     one.forward(*values)
     one.layer.close()
-    data, label = held()
+    data, label = contents()
     assert data.dtype == np.float64
     np.testing.assert_array_equal(data, values[0])
     np.testing.assert_array_equal(label, values[1].reshape(2, 4, 1, 1))
@@ -266,10 +266,10 @@ def test_the_old_file_stays_until_the_new_one_is_complete(here):
     temporary, = set(os.listdir()) - {"out.h5"}
     assert temporary.startswith("out.h5.") and temporary.endswith(".tmp")
     (here / "copy.h5").write_bytes((here / temporary).read_bytes())         # as if the program were killed here
-    np.testing.assert_array_equal(held("copy.h5")[0], batch(2)["x"])
+    np.testing.assert_array_equal(contents("copy.h5")[0], batch(2)["x"])
     net.close()
     net.close()
-    np.testing.assert_array_equal(held()[0], batch(2)["x"])
+    np.testing.assert_array_equal(contents()[0], batch(2)["x"])
     with pytest.raises(SppError, match="HDF5 file 'out.h5' is finished; build the net again to write another"):
         net.forward(**batch(2))
 
@@ -287,11 +287,11 @@ def test_a_net_that_is_forgotten_and_a_program_that_ends_leave_the_file(here):
     net.forward(**batch(2))
     del net
     gc.collect()
-    np.testing.assert_array_equal(held()[0], batch(2)["x"])
+    np.testing.assert_array_equal(contents()[0], batch(2)["x"])
     program = ("from spp.net import Net\nfrom spp.proto.text import parse_net\n"
                f"net = Net(parse_net({OUTPUT!r}))\nnet.forward()\nnet.forward()")
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (0, "") and held()[0].shape == (4, 3, 1, 2)
+    assert (run.returncode, run.stderr) == (0, "") and contents()[0].shape == (4, 3, 1, 2)
 
 
 @pytest.mark.parametrize("old, new, message", [
@@ -316,4 +316,4 @@ def test_rows_of_another_shape(here):
                    "all rows must have the same shape")
         with pytest.raises(SppError, match=message):
             net.forward(x=np.zeros((2, 3, 2, 2)), y=np.zeros(2))
-    assert held()[0].shape == (2, 3, 1, 2)
+    assert contents()[0].shape == (2, 3, 1, 2)

@@ -30,15 +30,15 @@ def photos(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make(photos):
-    made = []
+    nets = []
 
     def layer(data="batch_size: 3", transform="", phase=TEST, tops=2, source="list.txt", root="photos/", seed=0):
-        made.append(OneLayer(f"type: 'ImageData' transform_param {{ {transform} }} image_data_param {{ "
+        nets.append(OneLayer(f"type: 'ImageData' transform_param {{ {transform} }} image_data_param {{ "
                              f"source: '{source}' root_folder: '{root}' {data} }}", phase=phase, tops=tops, seed=seed))
-        return made[-1]
+        return nets[-1]
 
     yield layer
-    for one in made:
+    for one in nets:
         one.layer.close()
 
 
@@ -57,10 +57,10 @@ def test_batches_are_those_of_the_reference(monkeypatch):
 
 def test_images_in_the_order_of_the_list_round_and_round(make):
     one = make()
-    found = [one.forward() for _ in range(3)]
-    assert [list(label) for _, label in found] == [[10, 11, 12], [13, 14, 15], [16, 10, 11]]
+    batches = [one.forward() for _ in range(3)]
+    assert [list(label) for _, label in batches] == [[10, 11, 12], [13, 14, 15], [16, 10, 11]]
     for i in range(9):
-        np.testing.assert_array_equal(found[i // 3][0][i % 3], pixels(i % 7).transpose(2, 0, 1))
+        np.testing.assert_array_equal(batches[i // 3][0][i % 3], pixels(i % 7).transpose(2, 0, 1))
 
 
 def test_the_label_is_optional_and_a_slash_after_a_root_folder_too(make):
@@ -108,7 +108,7 @@ def test_every_round_has_an_order_of_its_own(make):
     assert all(sorted(r) == list(range(7)) for r in rounds)
     assert len(set(rounds)) == 6 and tuple(range(7)) not in rounds
     across = labels(make("batch_size: 3 shuffle: true"), 14)
-    # a batch may lie in two rounds
+    # a batch may contain images of two epochs
     assert [i for batch in across for i in batch] == [i for order in rounds for i in order]
     assert labels(make("batch_size: 7 shuffle: true", seed=1), 1) != [list(rounds[0])]
 
@@ -116,20 +116,20 @@ def test_every_round_has_an_order_of_its_own(make):
 @pytest.mark.parametrize("data", ["batch_size: 3 shuffle: true", "batch_size: 3 shuffle: true rand_skip: 5"])
 def test_threads_do_not_matter_and_resuming_goes_on(make, monkeypatch, data):
     transform = "crop_size: 3 mirror: true"
-    found = []
+    batches = []
     for count in ("1", "2", "4"):
         monkeypatch.setenv("SPP_DATA_WORKERS", count)
         one = make(data, transform, TRAIN)
-        found.append([one.forward() for _ in range(8)])
-    for other in found[1:]:
-        for mine, theirs in zip(found[0], other):
+        batches.append([one.forward() for _ in range(8)])
+    for other in batches[1:]:
+        for mine, theirs in zip(batches[0], other):
             np.testing.assert_array_equal(mine[0], theirs[0])
             np.testing.assert_array_equal(mine[1], theirs[1])
     one, other = make(data, transform, TRAIN), make(data, transform, TRAIN, seed=9)
     for _ in range(5):
         one.forward()
     other.layer.restore(one.layer.state())
-    np.testing.assert_array_equal(other.forward()[0], found[0][5][0])
+    np.testing.assert_array_equal(other.forward()[0], batches[0][5][0])
 
 
 def test_images_to_skip_at_the_start(make):
@@ -137,8 +137,8 @@ def test_images_to_skip_at_the_start(make):
     assert set(starts) == {0, 1, 2}
     orders = [labels(make("batch_size: 7 shuffle: true", seed=seed), 2) for seed in range(4)]
     skipped = [labels(make("batch_size: 7 shuffle: true rand_skip: 4", seed=seed), 1)[0] for seed in range(4)]
-    for (first, second), found in zip(orders, skipped):
-        assert any(found == (first + second)[skip:skip + 7] for skip in range(4))
+    for (first, second), order in zip(orders, skipped):
+        assert any(order == (first + second)[skip:skip + 7] for skip in range(4))
 
 
 @pytest.mark.parametrize("old, new, message", [

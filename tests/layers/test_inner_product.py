@@ -20,46 +20,46 @@ each_order = pytest.mark.parametrize("transpose", [False, True])
 @each_order
 @each_size
 def test_against_einsum(n, inputs, outputs, transpose, dtype, tolerance):
-    given = arrays(n, inputs, outputs, transpose, dtype)
-    results = computed(given, transpose)
+    args = arrays(n, inputs, outputs, transpose, dtype)
+    results = computed(args, transpose)
     assert all(f.dtype == dtype for f in results)
-    assert_near(results, expected(given, transpose), tolerance)
+    assert_near(results, expected(args, transpose), tolerance)
 
 
 @each_order
 @each_size
 def test_small_blocks_give_the_same(n, inputs, outputs, transpose, monkeypatch):
-    given = arrays(n, inputs, outputs, transpose)
+    args = arrays(n, inputs, outputs, transpose)
     monkeypatch.setattr(host, "CACHED_BYTES", 1)
     monkeypatch.setattr(host, "PRODUCT_BYTES", 1)
-    assert_near(computed(given, transpose), expected(given, transpose), 1e-13)
+    assert_near(computed(args, transpose), expected(args, transpose), 1e-13)
 
 
 @each_order
 def test_one_thread_gives_the_same(transpose):
-    given = arrays(7, 13, 10, transpose)
-    several, threads = computed(given, transpose), numba.get_num_threads()
+    args = arrays(7, 13, 10, transpose)
+    several, threads = computed(args, transpose), numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        assert_near(computed(given, transpose), several, 1e-13)
+        assert_near(computed(args, transpose), several, 1e-13)
     finally:
         numba.set_num_threads(threads)
 
 
 @each_order
 def test_runs_repeat_to_the_bit(transpose):
-    given = arrays(33, 70, 90, transpose, np.float32)
-    for first, again in zip(computed(given, transpose), computed(given, transpose)):
+    args = arrays(33, 70, 90, transpose, np.float32)
+    for first, again in zip(computed(args, transpose), computed(args, transpose)):
         np.testing.assert_array_equal(first, again)
 
 
 @each_order
 @pytest.mark.parametrize("n", [1, 6])
 def test_nan_stays_visible(n, transpose):
-    given = arrays(n, 5, 4, transpose, np.float32)
-    for target, index in itertools.product(given, (0, -1)):
+    args = arrays(n, 5, 4, transpose, np.float32)
+    for target, index in itertools.product(args, (0, -1)):
         value, target.flat[index] = target.flat[index], np.nan
-        for results, requested in zip(computed(given, transpose), expected(given, transpose)):
+        for results, requested in zip(computed(args, transpose), expected(args, transpose)):
             np.testing.assert_array_equal(np.isnan(results), np.isnan(requested))
         target.flat[index] = value
 
@@ -95,10 +95,10 @@ def test_a_channels_last_gradient_with_axes_kept():
 
 @each_order
 def test_epilogue(transpose):
-    x, weight, bias, dy = given = arrays(4, 6, 9, transpose)
+    x, weight, bias, dy = args = arrays(4, 6, 9, transpose)
     scale, shift, y = np.linspace(-2, 3, 9), np.linspace(5, -4, 9), np.empty_like(dy)
     inner_product.forward(x, weight, y, Epilogue(bias, scale, shift, relu=True), 1, transpose)
-    np.testing.assert_allclose(y, np.maximum(expected(given, transpose)[0] * scale + shift, 0), 1e-12, 1e-13)
+    np.testing.assert_allclose(y, np.maximum(expected(args, transpose)[0] * scale + shift, 0), 1e-12, 1e-13)
     assert (y == 0).any() and (y > 0).any()
 
 

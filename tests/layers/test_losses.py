@@ -52,7 +52,7 @@ def test_euclidean_divides_by_items_and_reaches_both_bottoms():
 
 
 def test_euclidean_compares_in_caffes_order():
-    a = np.arange(24).reshape(2, 3, 2, 2)          # lies channels-last in memory
+    a = np.arange(24).reshape(2, 3, 2, 2)          # is channels-last in memory
     b = np.arange(24).reshape(2, 12)
     check(run("type: 'EuclideanLoss'", a, b), 0, np.zeros(a.shape), np.zeros(b.shape))
     b[1, 4] += 2

@@ -1,4 +1,4 @@
-"""Losses and Embed take their bottoms in Caffe's order, whatever their axes are and however they lie in memory."""
+"""Losses and Embed take their bottoms in Caffe's order, whatever their axes and their memory layout are."""
 import numpy as np
 import pytest
 
@@ -44,6 +44,6 @@ def test_embed_of_three_axes_is_embed_of_one():
     for net in (many, one):
         net.blobs["x0"].data[...] = (np.arange(40) % 7).reshape(net.blobs["x0"].shape)
         net.forward()
-    found = np.array(many.blobs["y0"].data)
-    assert found.shape == (4, 5, 2, 3) and len(np.unique(found)) == 21
-    np.testing.assert_array_equal(found.reshape(40, 3), one.blobs["y0"].data)
+    y = np.array(many.blobs["y0"].data)
+    assert y.shape == (4, 5, 2, 3) and len(np.unique(y)) == 21
+    np.testing.assert_array_equal(y.reshape(40, 3), one.blobs["y0"].data)

@@ -27,7 +27,7 @@ def text(region, size, alpha, beta, k=1.0):
 
 
 def as_stored(*numbers):
-    """What a prototxt's numbers are after the message has held them as float."""
+    """What a prototxt's numbers are after the message has stored them as float."""
     return [float(np.float32(number)) for number in numbers]
 
 

@@ -36,9 +36,9 @@ def test_arrays_go_round():
     data, labels = arrays(6)
     one.layer.set_input_arrays(data, labels)
     for first in (0, 2, 4, 0, 2):
-        found = one.forward()
-        np.testing.assert_array_equal(found[0], data[first:first + 2])
-        np.testing.assert_array_equal(found[1], labels[first:first + 2])
+        outputs = one.forward()
+        np.testing.assert_array_equal(outputs[0], data[first:first + 2])
+        np.testing.assert_array_equal(outputs[1], labels[first:first + 2])
     assert [blob.shape for blob in one.top] == [(2, 3, 4, 5), (2,)]
 
 
@@ -49,9 +49,9 @@ def test_new_arrays_begin_at_once_and_labels_may_have_four_axes():
     data, labels = arrays(2, seed=1)
     one.layer.set_input_arrays(data, labels.reshape(2, 1, 1, 1))
     for _ in range(2):
-        found = one.forward()
-        np.testing.assert_array_equal(found[0], data)
-        assert list(found[1]) == [10, 11]
+        outputs = one.forward()
+        np.testing.assert_array_equal(outputs[0], data)
+        assert list(outputs[1]) == [10, 11]
 
 
 def test_what_is_written_into_the_arrays_is_seen():
@@ -60,17 +60,17 @@ def test_what_is_written_into_the_arrays_is_seen():
     view = data.transpose(0, 1, 2, 3)[:, :, :, ::-1]
     one.layer.set_input_arrays(view, labels)
     data[1, 2, 3, 4], labels[0] = 77, 88
-    found = one.forward()
-    assert found[0][1, 2, 3, 0] == 77 and found[1][0] == 88
+    outputs = one.forward()
+    assert outputs[0][1, 2, 3, 0] == 77 and outputs[1][0] == 88
 
 
 def test_datums_are_transformed():
     one = make("mean_value: 10 mean_value: 20 mean_value: 30 scale: 0.5")
     one.layer.add_datum_vector(datums([3, 4]))
     data, labels = one.forward()
-    for found, index in zip(data, (3, 4)):
+    for picture, index in zip(data, (3, 4)):
         expected = (image(index).transpose(2, 0, 1) - np.array([10, 20, 30]).reshape(3, 1, 1)) * 0.5
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(picture, expected)
     assert list(labels) == [3, 4]
 
 
@@ -82,8 +82,8 @@ def test_crop_and_mirror_are_drawn_from_the_seed_and_go_on():
             one.layer.restore(state)
         for _ in range(skip):
             one.layer.add_datum_vector(datums([1, 2], height=9, width=8))
-            found = one.forward()[0]
-        return one, None if skip == 0 else found
+            batch = one.forward()[0]
+        return one, None if skip == 0 else batch
     one, first = run(0, skip=1)
     np.testing.assert_array_equal(run(0, skip=1)[1], first)
     assert len({run(seed, skip=1)[1].tobytes() for seed in range(5)}) == 5
@@ -146,15 +146,15 @@ def test_arrays_that_do_not_fit(data, labels, message):
         make().layer.set_input_arrays(data, labels)
 
 
-@pytest.mark.parametrize("given, message", [
+@pytest.mark.parametrize("vector, message", [
     ([], "the number of examples must be a multiple of batch_size 2, found 0"),
     (datums([1, 2, 3]), "the number of examples must be a multiple of batch_size 2, found 3"),
     (datums([1, 2], height=5), r"Datum 0 makes 3 x 5 x 5 \(channels x height x width\), and memory_data_param says "
                                "3 x 4 x 5"),
     ([Datum(), Datum()], r"its Datum says 0 x 0 x 0 \(channels x height x width\)")])
-def test_datums_that_do_not_fit(given, message):
+def test_datums_that_do_not_fit(vector, message):
     with pytest.raises(SppError, match=message):
-        make().layer.add_datum_vector(given)
+        make().layer.add_datum_vector(vector)
 
 
 def test_in_a_net():
@@ -166,8 +166,8 @@ def test_in_a_net():
     memory = net.layers[0]
     assert isinstance(memory, MemoryData)
     memory.set_input_arrays(*arrays(2))
-    found = net.forward()
-    np.testing.assert_array_equal(found["data"], arrays(2)[0])
+    outputs = net.forward()
+    np.testing.assert_array_equal(outputs["data"], arrays(2)[0])
     for field in ("batch_size: 2", "channels: 3", "height: 4", "width: 5"):
         with pytest.raises(SppError, match=r"layer 'm' \(MemoryData\): memory_data_param needs batch_size, channels, "
                                            "height and width, each at least 1; found"):

@@ -48,15 +48,15 @@ def test_affine_maps_of_channels(shape, first, last):
     wide = [along(values, len(shape), first, last) for values in numbers]
     affine = (x - wide[3]) * wide[0] + wide[1]
     combined = wide[0] * x + wide[1] * (z - wide[3]) + wide[2]
-    for laid in orders(x):
+    for strided in orders(x):
         for other in orders(z):
-            for y in (np.full_like(other, np.nan), laid.copy(order="K")):
-                given = laid if np.isnan(y).any() else y        # y may be x
-                host.channel_affine(given, shift, a, b, y, first, last - first)
+            for y in (np.full_like(other, np.nan), strided.copy(order="K")):
+                source = strided if np.isnan(y).any() else y        # y may be x
+                host.channel_affine(source, shift, a, b, y, first, last - first)
                 np.testing.assert_allclose(y, affine, 1e-12, 1e-14)
-            for y in (np.full_like(other, np.nan), laid.copy(order="K")):
-                given = laid if np.isnan(y).any() else y
-                host.channel_combine(given, other, Combination(a, shift, b, c), y, first, last - first)
+            for y in (np.full_like(other, np.nan), strided.copy(order="K")):
+                source = strided if np.isnan(y).any() else y
+                host.channel_combine(source, other, Combination(a, shift, b, c), y, first, last - first)
                 np.testing.assert_allclose(y, combined, 1e-12, 1e-14)
 
 
@@ -70,16 +70,16 @@ def test_affine_maps_of_channels_with_relu(shape, first, last):
                 if np.ndim(value) == last - first else value for value in (scale, bias, of)]
         expected = np.maximum((x - wide[2]) * wide[0] + wide[1], 0)
         assert np.isnan(expected.flat[0]) and (expected == 0).any()
-        for laid in orders(x):
-            y = laid.copy(order="K")
+        for strided in orders(x):
+            y = strided.copy(order="K")
             host.channel_affine(y, of, scale, bias, y, first, last - first, relu=True)
             np.testing.assert_allclose(y, expected, 1e-12, 1e-14)
 
 
 def test_moments_of_single_precision_far_from_zero():
     x = (1e4 + np.random.default_rng(0).normal(size=(64, 3, 40, 30))).astype(np.float32)
-    for laid in in_orders(x):
-        mean, variance = host.channel_moments(laid, 1, 1)
+    for strided in in_orders(x):
+        mean, variance = host.channel_moments(strided, 1, 1)
         np.testing.assert_allclose(mean, x.astype(float).mean((0, 2, 3)), 1e-12)
         np.testing.assert_allclose(variance, x.astype(float).var((0, 2, 3)), 1e-6)
 
@@ -87,9 +87,9 @@ def test_moments_of_single_precision_far_from_zero():
 def test_a_nan_stays_in_its_channel():
     x = np.ones((2, 3, 4, 5), np.float32)
     x[1, 2, 3, 0] = np.nan
-    for laid in in_orders(x):
-        for found in (*host.channel_moments(laid, 1, 1), host.channel_sums(laid, 1, 1)):
-            assert np.isnan(found).tolist() == [False, False, True]
+    for strided in in_orders(x):
+        for statistic in (*host.channel_moments(strided, 1, 1), host.channel_sums(strided, 1, 1)):
+            assert np.isnan(statistic).tolist() == [False, False, True]
 
 
 # --- BatchNorm
@@ -135,13 +135,13 @@ def test_without_statistics_the_stored_mean_and_variance_are_zero():
     np.testing.assert_allclose(forward(net, [[1.0, -3.0]]), [[2, -6]])
 
 
-@pytest.mark.parametrize("phase, given, of_batch", [
+@pytest.mark.parametrize("phase, params, of_batch", [
     (TRAIN, "", True), (TEST, "", False), (TRAIN, "use_global_stats: true", False),
     (TEST, "use_global_stats: false", True)])
-def test_which_statistics_are_used(phase, given, of_batch):
-    net = layer_net(f"type: 'BatchNorm' batch_norm_param {{ eps: 1 {given} }}", (3, 2), phase=phase)
-    found = forward(net, BATCH)
-    np.testing.assert_allclose(found, (BATCH - [3, 20]) / np.sqrt([11 / 3, 201]) if of_batch else BATCH, 1e-12)
+def test_which_statistics_are_used(phase, params, of_batch):
+    net = layer_net(f"type: 'BatchNorm' batch_norm_param {{ eps: 1 {params} }}", (3, 2), phase=phase)
+    y = forward(net, BATCH)
+    np.testing.assert_allclose(y, (BATCH - [3, 20]) / np.sqrt([11 / 3, 201]) if of_batch else BATCH, 1e-12)
     assert net.params["l"][2].data[0] == of_batch
 
 
@@ -149,13 +149,13 @@ def test_which_statistics_are_used(phase, given, of_batch):
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("fork, bias", [("scale_bias: true", True), ("use_weight_bias: true", True),
                                         ("use_weight_bias: true bias_term: false", False)])
-def test_scale_inside_is_a_scale_layer_behind(phase, in_place, fork, bias):
+def test_scale_inside_equals_a_scale_layer_after(phase, in_place, fork, bias):
     """NVIDIA's and Intel's BatchNorm with parameters 3 and 4, against BatchNorm and Scale."""
     scale = ("layer { name: 's' type: 'Scale' bottom: 'y0' top: 'out' "
              f"scale_param {{ bias_term: {str(bias).lower()} }} }}")
     shape = (3, 2, 3, 2)
     one = layer_net(f"type: 'BatchNorm' batch_norm_param {{ {fork} }}", shape, phase=phase, in_place=in_place)
-    two = layer_net("type: 'BatchNorm'", shape, phase=phase, behind=scale)
+    two = layer_net("type: 'BatchNorm'", shape, phase=phase, following=scale)
     values = [[6, -2], [14, 3], [4], [3, -0.5], [0.25, -7]][:4 + bias]
     for blob, value in zip(one.params["l"], values, strict=True):
         blob.data[...] = value
@@ -172,8 +172,8 @@ def test_scale_inside_is_a_scale_layer_behind(phase, in_place, fork, bias):
         net.backward()
         outputs.append(net.blobs["x0"].diff.copy())
         outputs += [blob.diff.copy() for blobs in net.params.values() for blob in blobs]
-    for found, expected in zip(outputs[:len(outputs) // 2], outputs[len(outputs) // 2:], strict=True):
-        np.testing.assert_allclose(found, expected, 1e-12, 1e-12)
+    for result, expected in zip(outputs[:len(outputs) // 2], outputs[len(outputs) // 2:], strict=True):
+        np.testing.assert_allclose(result, expected, 1e-12, 1e-12)
     assert abs(outputs[5]).min() > 0.1      # the scale's gradient
 
 
@@ -188,7 +188,7 @@ def test_scale_inside_starts_at_one_and_holds_nvidias_least_eps():
 def test_batchnorm_in_place_and_followed_in_place():
     """The backward pass needs what an in-place Scale has overwritten."""
     scale = "layer { name: 's' type: 'Scale' bottom: 'x0' top: 'x0' scale_param { filler { value: 3 } } }"
-    net = layer_net("type: 'BatchNorm'", (3, 2, 2, 2), in_place=True, behind=scale)
+    net = layer_net("type: 'BatchNorm'", (3, 2, 2, 2), in_place=True, following=scale)
     x, dy = distinct((3, 2, 2, 2)), distinct((3, 2, 2, 2), seed=1)
     net.forward(x0=x)
     net.blobs["x0"].diff[...] = dy
@@ -247,7 +247,7 @@ MAPS = np.array([[[[1, 3], [5, 7]], [[0, 0], [4, 4]]]], float)         # means 4
 
 @pytest.mark.parametrize("param, y", [
     ("", [[[[-3, -1], [1, 3]] / np.sqrt(5), [[-1, -1], [1, 1]]]]),
-    ("eps: 2", [[[[-3, -1], [1, 3]] / (np.sqrt(5) + 2), [[-0.5, -0.5], [0.5, 0.5]]]]),     # behind the root
+    ("eps: 2", [[[[-3, -1], [1, 3]] / (np.sqrt(5) + 2), [[-0.5, -0.5], [0.5, 0.5]]]]),     # eps after the root
     ("normalize_variance: false", [[[[-3, -1], [1, 3]], [[-2, -2], [2, 2]]]]),
     ("across_channels: true eps: 1", (MAPS - 3) / (np.sqrt(5.5) + 1)),
     ("across_channels: true normalize_variance: false", MAPS - 3),
@@ -285,12 +285,12 @@ def test_scale_and_bias_of_a_worked_matrix():
     assert [blob.diff.tolist() for blob in net.params["l"]] == [[1 + 12, 4 + 25, 12 + 48], [5, 7, 9]]
 
 
-@pytest.mark.parametrize("given, shape", [
+@pytest.mark.parametrize("params, shape", [
     ("", (3,)), ("axis: 0", (2,)), ("axis: -1", (5,)), ("axis: 1 num_axes: 2", (3, 4)), ("num_axes: -1", (3, 4, 5)),
     ("axis: 0 num_axes: -1", (2, 3, 4, 5)), ("num_axes: 0", ()), ("axis: 7 num_axes: 0", ())])
 @pytest.mark.parametrize("kind", ["Scale", "Bias"])
-def test_shape_of_the_parameter(kind, given, shape):
-    net = layer_net(f"type: '{kind}' {kind.lower()}_param {{ {given} }}", (2, 3, 4, 5))
+def test_shape_of_the_parameter(kind, params, shape):
+    net = layer_net(f"type: '{kind}' {kind.lower()}_param {{ {params} }}", (2, 3, 4, 5))
     assert net.params["l"][0].shape == shape
 
 

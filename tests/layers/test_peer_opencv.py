@@ -128,12 +128,12 @@ def random_inputs(net):
 
 
 def assert_agree(net, deploy, weights, inputs):
-    found = net.forward(**inputs)
+    outputs = net.forward(**inputs)
     peer = cv2.dnn.readNetFromCaffe(deploy, weights)
     for name, x in inputs.items():
         peer.setInput(x, name)
     for name, expected in zip(net.outputs, peer.forward(net.outputs)):
-        ours = found[name]
+        ours = outputs[name]
         assert ours.shape == expected.shape, name
         assert np.ptp(expected) > 0, name
         if net.layers[-1].type == "DetectionOutput":

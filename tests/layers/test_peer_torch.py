@@ -29,8 +29,8 @@ def per_image(loss):
 def hinge(power):
     """One against all: the label's class wants 1 or more, all others -1 or less."""
     def loss(x, label):
-        wanted = 2 * F.one_hot(label.long(), x.shape[1]) - 1
-        return (F.relu(1 - wanted * x) ** power).sum() / len(x)
+        sign = 2 * F.one_hot(label.long(), x.shape[1]) - 1
+        return (F.relu(1 - sign * x) ** power).sum() / len(x)
     return loss
 
 
@@ -129,7 +129,7 @@ ROWS = [
 ]
 
 
-# Where sequences begin (0) in 5 steps of 3 streams; the second: two go on from the states given.
+# Where sequences begin (0) in 5 steps of 3 streams; the second: two streams continue from the given states.
 CONT = np.ones((5, 3))
 CONT[0], CONT[2, 1], CONT[4, 0] = 0, 0, 0
 GOES_ON = CONT.copy()
@@ -207,8 +207,8 @@ def make(kind, params, bottoms, tops=1):
     return Net(parse_net("\n".join(text)), phase=0, dtype=np.float64), values
 
 
-def close(found, expected, what):
-    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-7, atol=1e-9, err_msg=what)
+def close(result, expected, what):
+    np.testing.assert_allclose(result, expected.detach().numpy(), rtol=1e-7, atol=1e-9, err_msg=what)
 
 
 def assert_agree(function, net, values):
@@ -236,16 +236,16 @@ def assert_agree(function, net, values):
             close(blob.diff, p.grad, f"gradient of parameter {i}")
 
 
-def named(rows):
+def with_ids(rows):
     return [pytest.param(*row, id=f"{row[0]}-{row[1]}".replace(" ", "")[:70]) for row in rows]
 
 
-@pytest.mark.parametrize("kind, params, bottoms, function", named(ROWS))
+@pytest.mark.parametrize("kind, params, bottoms, function", with_ids(ROWS))
 def test_one_layer(kind, params, bottoms, function):
     assert_agree(function, *make(kind, params, bottoms))
 
 
-@pytest.mark.parametrize("kind, params, bottoms, function", named(RECURRENT))
+@pytest.mark.parametrize("kind, params, bottoms, function", with_ids(RECURRENT))
 def test_recurrent(kind, params, bottoms, function):
     tops = 1 + (len(bottoms) - 2 if params else 0)
     assert_agree(function, *make(kind, f"recurrent_param {{ num_output: 6 {params} {GAUSS} }}", bottoms, tops))

@@ -45,7 +45,7 @@ def windows(geometry):
 
 
 def positions(window, shape):
-    """Those of a window's positions that lie in the map, in order."""
+    """The positions of a window that are inside the map, in order."""
     return [p for p in itertools.product(*window) if all(0 <= i < size for i, size in zip(p, shape))]
 
 
@@ -90,7 +90,7 @@ def regions_of(shape, kernel, pad, stride, ceil=True):
 
 
 def max_or_average(method, x, y, argmax, dy, dx, geometry):
-    """Both passes of the ops, into the arrays given."""
+    """Both passes of the ops, into the given arrays."""
     _, regions, areas = regions_of(*geometry)
     if method == "MAX":
         pooling.max_forward(x, regions, y, argmax)
@@ -267,9 +267,9 @@ def test_values_are_the_same_without_positions(geometry, dtype):
     counts, regions, _ = regions_of(*geometry)
     with_positions, without = np.empty((2, *x.shape[:2], *counts), dtype)
     argmax = np.empty(without.shape, np.int32)
-    for laid, y in zip(in_orders(x), in_orders(without)):
-        pooling.max_forward(laid, regions, with_positions, argmax)
-        pooling.max_forward(laid, regions, y, None)
+    for strided, y in zip(in_orders(x), in_orders(without)):
+        pooling.max_forward(strided, regions, with_positions, argmax)
+        pooling.max_forward(strided, regions, y, None)
         np.testing.assert_array_equal(y, with_positions)
     assert np.isnan(without).any() and np.isfinite(without).any() and (without == -np.inf).any()
 
@@ -281,11 +281,11 @@ def test_a_net_that_does_not_go_backward_keeps_no_positions_but_for_a_top(tops):
     layer.runs_backward = False
     x = distinct((2, 3, 7, 8))
     expected, _, where = naive(x, ((7, 8), (3, 3), (0, 0), (2, 2), True), "MAX")
-    found = one.forward(x)
+    outputs = one.forward(x)
     if tops == 2:
-        np.testing.assert_array_equal(found[1], where)
-        found = found[0]
-    np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(outputs[1], where)
+        outputs = outputs[0]
+    np.testing.assert_array_equal(outputs, expected)
     assert (layer.argmax.memory.flat is not None) == (tops == 2)
 
 

@@ -49,9 +49,9 @@ def test_parameters_are_learnt_saved_and_shared(tmp_path):
     text = layer("Affine", "bottom: 'x' bottom: 'z'")
     net = make(text)
     assert [entry.name for entry in net.learnable] == ["p[0]", "p[1]"]
-    found = net.forward(x=values(), z=values(1))["y"]
+    y = net.forward(x=values(), z=values(1))["y"]
     factor = np.array([0.5, 1.25, 2]).reshape(1, 3, 1, 1)
-    np.testing.assert_allclose(found, (values() + values(1)) * factor + 0.25, 1e-5)
+    np.testing.assert_allclose(y, (values() + values(1)) * factor + 0.25, 1e-5)
     net.params["p"][1].data[...] = 7
     net.save(str(tmp_path / "m.caffemodel"))
     other = make(text)
@@ -99,15 +99,15 @@ def test_its_random_stream_is_the_nets(tmp_path):
         net.layers[-1].set_roidb([0])
         return [float(net.forward()["data"][0, 0]) for _ in range(count)]
     net = make(SOURCE, seed=5)
-    found = run(net, 3)
+    draws = run(net, 3)
     state = net.state()
-    assert sorted(state) == ["p"] and len(set(found)) == 3
-    found += run(net, 3)
-    assert run(make(SOURCE, seed=5), 6) == found != run(make(SOURCE, seed=6), 6)
+    assert sorted(state) == ["p"] and len(set(draws)) == 3
+    draws += run(net, 3)
+    assert run(make(SOURCE, seed=5), 6) == draws != run(make(SOURCE, seed=6), 6)
     other = make(SOURCE, seed=6)
     run(other, 1)
     other.restore(state)
-    assert run(other, 3) == found[3:]
+    assert run(other, 3) == draws[3:]
 
 
 def test_a_state_of_its_own():

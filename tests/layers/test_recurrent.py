@@ -77,9 +77,9 @@ def test_against_the_formulas(kind, static):
     shapes = {"x": x.shape, "cont": cont.shape} | ({"static": static} if static else {})
     net = make(layer(kind), **shapes)
     values = np.random.default_rng(9).normal(size=static) if static else None
-    found = net.forward(x=x, cont=cont, **({"static": values} if static else {}))["y"]
+    result = net.forward(x=x, cont=cont, **({"static": values} if static else {}))["y"]
     assert 0 < cont[1:].mean() < 1
-    np.testing.assert_allclose(found, by_hand(kind, net.params["l"], x, cont, values)[0], 1e-12)
+    np.testing.assert_allclose(result, by_hand(kind, net.params["l"], x, cont, values)[0], 1e-12)
 
 
 def test_the_parameters_in_caffes_order():
@@ -93,10 +93,10 @@ def test_one_cell_by_hand():
     """Without weights all gates are 1/2 and the candidate is tanh(bias): c halves and gains, h is half of its tanh."""
     net = make("type: 'LSTM' recurrent_param { num_output: 1 } ", x=(4, 1, 1), cont=(4, 1))
     net.params["l"][1].data[3] = 0.7
-    found = net.forward(x=np.ones((4, 1, 1)), cont=np.array([[0], [1], [0], [1]]))["y"].ravel()
+    result = net.forward(x=np.ones((4, 1, 1)), cont=np.array([[0], [1], [0], [1]]))["y"].ravel()
     first = math.tanh(0.7) / 2
     second = first / 2 + first
-    np.testing.assert_allclose(found, [math.tanh(c) / 2 for c in (first, second, first, second)], 1e-12)
+    np.testing.assert_allclose(result, [math.tanh(c) / 2 for c in (first, second, first, second)], 1e-12)
 
 
 def test_inputs_of_several_axes_are_read_in_caffes_order():
@@ -146,8 +146,8 @@ def test_saturated_gates_do_not_overflow():
 def test_nan_stays_nan(kind):
     x, cont = data(3, 1, 2)
     x[1] = np.nan
-    found = make(layer(kind), x=x.shape, cont=cont.shape).forward(x=x, cont=cont)["y"]
-    assert np.isnan(found[1:]).all() and not np.isnan(found[0]).any()
+    result = make(layer(kind), x=x.shape, cont=cont.shape).forward(x=x, cont=cont)["y"]
+    assert np.isnan(result[1:]).all() and not np.isnan(result[0]).any()
 
 
 def test_weights_of_the_prototxt_are_used():
@@ -155,10 +155,10 @@ def test_weights_of_the_prototxt_are_used():
                "blobs { shape { dim: 1 } data: 0.5 } blobs { shape { dim: 1 dim: 1 } data: 3 } "
                "blobs { shape { dim: 1 dim: 1 } data: 4 } blobs { shape { dim: 1 } data: -1 }",
                x=(2, 1, 1), cont=(2, 1))
-    found = net.forward(x=np.array([[[0.1]], [[-0.2]]]), cont=np.array([[0], [1]]))["y"].ravel()
+    result = net.forward(x=np.array([[[0.1]], [[-0.2]]]), cont=np.array([[0], [1]]))["y"].ravel()
     first = math.tanh(0.7)
     second = math.tanh(-0.4 + 0.5 + 3 * first)
-    np.testing.assert_allclose(found, [math.tanh(4 * first - 1), math.tanh(4 * second - 1)], 1e-12)
+    np.testing.assert_allclose(result, [math.tanh(4 * first - 1), math.tanh(4 * second - 1)], 1e-12)
 
 
 @each_type
@@ -196,10 +196,10 @@ def test_no_gradient_goes_back_to_the_batch_before(kind):
                    **{name: (1, 1, 3) for name in BEFORE[kind]})
     net.forward(x=x, cont=ones)
     states = by_hand(kind, net.params["l"], x, ones)[1]
-    for made, inputs in ((net, {}), (exposed, {name: state[None] for name, state in zip(BEFORE[kind], states)})):
-        made.forward(x=-x, cont=ones, **inputs)
-        made.blobs["y"].diff[...] = 1
-        made.backward()
+    for each_net, inputs in ((net, {}), (exposed, {name: state[None] for name, state in zip(BEFORE[kind], states)})):
+        each_net.forward(x=-x, cont=ones, **inputs)
+        each_net.blobs["y"].diff[...] = 1
+        each_net.backward()
     for mine, theirs in zip([net.blobs["x"], *net.params["l"]], [exposed.blobs["x"], *exposed.params["l"]]):
         assert mine.diff.any()
         np.testing.assert_allclose(mine.diff, theirs.diff, 1e-10, 1e-12)
@@ -211,8 +211,8 @@ def test_another_number_of_streams_begins_with_zeros(kind):
     cont[0] = 1
     net = make(layer(kind), x=(3, 2, 2), cont=(3, 2))
     net.forward(x=x[:, :2], cont=cont[:, :2])
-    found = net.forward(x=x, cont=cont)["y"]
-    np.testing.assert_allclose(found, by_hand(kind, net.params["l"], x, cont)[0], 1e-12)
+    result = net.forward(x=x, cont=cont)["y"]
+    np.testing.assert_allclose(result, by_hand(kind, net.params["l"], x, cont)[0], 1e-12)
 
 
 @each_type
@@ -225,9 +225,9 @@ def test_state_and_restore_repeat_to_the_bit(kind):
     saved = json.loads(json.dumps(net.state()))
     expected = net.forward(x=x, cont=ones)["y"].copy()
     assert (other.forward(x=x, cont=ones)["y"] != expected).any()
-    for made in (net, other):
-        made.restore(saved)
-        np.testing.assert_array_equal(made.forward(x=x, cont=ones)["y"], expected)
+    for each_net in (net, other):
+        each_net.restore(saved)
+        np.testing.assert_array_equal(each_net.forward(x=x, cont=ones)["y"], expected)
 
 
 SOLVER = """
@@ -271,13 +271,13 @@ def test_exposed_states_come_in_and_go_out(kind):
     static = rng.normal(size=(2, 2))
     states = [rng.normal(size=(1, 2, 3)) for _ in range(STATES[kind])]
     net = exposing(kind, 5)
-    given = dict(zip(BEFORE[kind], states))
+    initial = dict(zip(BEFORE[kind], states))
     for _ in range(2):          # nothing is carried on
-        found = net.forward(x=x, cont=cont, static=static, **given)
+        outputs = net.forward(x=x, cont=cont, static=static, **initial)
         y, last = by_hand(kind, net.params["l"], x, cont, static, states)
-        np.testing.assert_allclose(found["y"], y, 1e-12)
+        np.testing.assert_allclose(outputs["y"], y, 1e-12)
         for name, expected in zip(AFTER[kind], last):
-            np.testing.assert_allclose(found[name], expected[None], 1e-12)
+            np.testing.assert_allclose(outputs[name], expected[None], 1e-12)
     assert net.state() == {}
 
 
@@ -287,12 +287,12 @@ def test_exposed_states_hand_gradients_on(kind):
     cont[0] = cont[3] = 1
     rng = np.random.default_rng(4)
     static, dy = rng.normal(size=(2, 2)), rng.normal(size=(6, 2, 3))
-    given = {name: rng.normal(size=(1, 2, 3)) for name in BEFORE[kind]}
+    initial = {name: rng.normal(size=(1, 2, 3)) for name in BEFORE[kind]}
     ends = {name: rng.normal(size=(1, 2, 3)) for name in AFTER[kind]}
     whole, first, second = exposing(kind, 6), exposing(kind, 3), exposing(kind, 3)
-    whole.forward(x=x, cont=cont, static=static, **given)
-    middle = first.forward(x=x[:3], cont=cont[:3], static=static, **given)
-    second.forward(x=x[3:], cont=cont[3:], static=static, **dict(zip(given, (middle[name] for name in ends))))
+    whole.forward(x=x, cont=cont, static=static, **initial)
+    middle = first.forward(x=x[:3], cont=cont[:3], static=static, **initial)
+    second.forward(x=x[3:], cont=cont[3:], static=static, **dict(zip(initial, (middle[name] for name in ends))))
 
     def backward(net, dy, ends):
         net.blobs["y"].diff[...] = dy
@@ -302,10 +302,10 @@ def test_exposed_states_hand_gradients_on(kind):
 
     backward(whole, dy, ends)
     backward(second, dy[3:], ends)
-    backward(first, dy[:3], {end: second.blobs[name].diff for end, name in zip(ends, given)})
+    backward(first, dy[:3], {end: second.blobs[name].diff for end, name in zip(ends, initial)})
     np.testing.assert_allclose(np.concatenate([first.blobs["x"].diff, second.blobs["x"].diff]), whole.blobs["x"].diff,
                                1e-9, 1e-12)
-    for name in given:
+    for name in initial:
         np.testing.assert_allclose(first.blobs[name].diff, whole.blobs[name].diff, 1e-9, 1e-12)
     for one, two, both in zip(first.params["l"], second.params["l"], whole.params["l"]):
         np.testing.assert_allclose(one.diff + two.diff, both.diff, 1e-9, 1e-12)
@@ -331,11 +331,11 @@ def test_lstm_unit_by_hand():
     net = make("type: 'LSTMUnit'", tops=["c", "h"], c_prev=(1, 3, 1), gates=(1, 3, 4), cont=(1, 3))
     c_prev = np.array([[[2.], [2], [2]]])
     gates = np.array([[[0.1, -0.2, 0.3, 0.4]] * 3])
-    found = net.forward(c_prev=c_prev, gates=gates, cont=np.array([[1, 0, 0.5]]))
+    result = net.forward(c_prev=c_prev, gates=gates, cont=np.array([[1, 0, 0.5]]))
     i, f, o, g = expit(0.1), expit(-0.2), expit(0.3), math.tanh(0.4)
     cells = np.array([2 * f + i * g, i * g, f + i * g])
-    np.testing.assert_allclose(found["c"].ravel(), cells, 1e-12)
-    np.testing.assert_allclose(found["h"].ravel(), o * np.tanh(cells), 1e-12)
+    np.testing.assert_allclose(result["c"].ravel(), cells, 1e-12)
+    np.testing.assert_allclose(result["h"].ravel(), o * np.tanh(cells), 1e-12)
     assert check_gradients(net, {name: net.blobs[name] for name in ("c_prev", "gates")}) == 15
     np.testing.assert_array_equal(net.blobs["gates"].data, gates)
 
@@ -393,6 +393,6 @@ def test_a_bottom_that_does_not_fit_later(later, message):
 def test_lstm_unit_with_bottoms_that_do_not_fit(shapes):
     with pytest.raises(NetError) as error:
         make("type: 'LSTMUnit'", tops=["c", "h"], **dict(zip(("c_prev", "gates", "cont"), shapes)))
-    found = [" x ".join(map(str, shape)) for shape in shapes]
+    texts = [" x ".join(map(str, shape)) for shape in shapes]
     assert str(error.value) == ("layer 'l' (LSTMUnit): bottoms must be cells S x H, gates S x 4 H and cont S, of any "
-                                f"shape S; found {found[0]}, {found[1]} and {found[2]}")
+                                f"shape S; found {texts[0]}, {texts[1]} and {texts[2]}")

@@ -64,10 +64,10 @@ def test_sliding_windows_are_appendix_a_bins_wherever_they_are_exact():
 def test_bins_cover_the_map_and_are_never_empty():
     for a in range(1, 65):
         for n in range(1, 9):
-            found = spp.bins(a, n)
-            assert len(found) == n and found[0][0] == 0 and found[-1][1] == a
-            assert all(start < end for start, end in found)
-            assert all(left[0] <= right[0] <= left[1] <= right[1] for left, right in zip(found, found[1:]))
+            intervals = spp.bins(a, n)
+            assert len(intervals) == n and intervals[0][0] == 0 and intervals[-1][1] == a
+            assert all(start < end for start, end in intervals)
+            assert all(left[0] <= right[0] <= left[1] <= right[1] for left, right in zip(intervals, intervals[1:]))
     assert spp.bins(4, 6) == [(0, 1), (0, 2), (1, 2), (2, 3), (2, 4), (3, 4)]
     assert spp.bins(1, 3) == [(0, 1)] * 3
 
@@ -117,9 +117,9 @@ def test_layer_against_loops(levels, height, width, method, pool, dtype, toleran
                 for top, bottom in appendix_a(height, n):
                     for left, right in appendix_a(width, n):
                         part = x[image, c, top:bottom, left:right]
-                        given = dy[image, len(expected[image])]
+                        gradient = dy[image, len(expected[image])]
                         share = part == part.max() if method == "MAX" else np.full(part.shape, 1 / part.size)
-                        dx[image, c, top:bottom, left:right] += given * share
+                        dx[image, c, top:bottom, left:right] += gradient * share
                         expected[image].append(pool(part))
     one = OneLayer(text(levels, f"pool: {method}"), x.shape, dtype=dtype)
     np.testing.assert_allclose(one.forward(x), expected, tolerance, tolerance)
@@ -148,14 +148,14 @@ def test_equals_pooling_layers_and_a_concat(method, size, levels, sizes):
              f"input_param {{ shape {{ dim: 2 dim: 5 dim: {size} dim: {size} }} }} }} ")
     pyramid = start + f"layer {{ name: 's' bottom: 'x' top: 'y' {text(levels, f'pool: {method}')} }}"
     composed = start + pooling_layers(sizes).replace("METHOD", method)
-    x, found = distinct((2, 5, size, size)), []
+    x, results = distinct((2, 5, size, size)), []
     for net in (Net(parse_net(source), dtype=np.float64) for source in (pyramid, composed)):
         y = net.forward(x=x)["y"].copy()
         net.blobs["y"].diff[...] = distinct(y.shape, seed=1)
         net.backward()
-        found.append((y, net.blobs["x"].diff))
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_allclose(found[0][1], found[1][1], 1e-12, 1e-14)
+        results.append((y, net.blobs["x"].diff))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_allclose(results[0][1], results[1][1], 1e-12, 1e-14)
 
 
 @pytest.mark.parametrize("case", ["1", "2", "3", "ave"])
@@ -277,8 +277,8 @@ def test_windows_are_pooled_as_maps_of_their_size(levels, dtype):
         for r, (y0, y1, x0, x1) in enumerate(windows):
             window = x[image[r], :, y0:y1, x0:x1]
             _, regions, _ = spp.pyramid_regions(y1 - y0, x1 - x0, levels)
-            wanted = [window[:, top:bottom, left:right].max((1, 2)) for _, _, top, bottom, left, right in regions]
-            np.testing.assert_array_equal(y[r, :, :, 0], np.transpose(wanted))
+            maxima = [window[:, top:bottom, left:right].max((1, 2)) for _, _, top, bottom, left, right in regions]
+            np.testing.assert_array_equal(y[r, :, :, 0], np.transpose(maxima))
 
 
 def test_a_nan_wins_all_bins_of_a_window_that_it_is_in():

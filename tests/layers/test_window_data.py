@@ -149,13 +149,13 @@ def test_background_first_then_foreground(make):
     """Overlaps: 0.7, 0.6 and 1 are foreground at 0.6; 0.599 is neither; 0.3 and 0 are background, of class 0."""
     one = make()
     assert [blob.shape for blob in one.top] == [(8, 3, 10, 10), (8,)]
-    seen = set()
+    labels = set()
     for _ in range(12):
         data, label = one.forward()
         assert not label[:6].any() and label[6:].all()
-        seen.update(label[6:])
-    assert seen == {1, 2, 3}
-    # the 3 x 3 window grows to 10 x 10, the 10 x 10 one stays: each pixel tells which it was
+        labels.update(label[6:])
+    assert labels == {1, 2, 3}
+    # the 3 x 3 window grows to 10 x 10, the 10 x 10 one stays: the pixels show which of the two it was
     wholly = [(data[i].transpose(1, 2, 0) == pixels(0)[30:, 50:]).all() for i in range(6)]
     small = cv2.resize(pixels(0)[4:7, 3:6], (10, 10), interpolation=cv2.INTER_LINEAR)
     partly = [(data[i].transpose(1, 2, 0) == small).all() for i in range(6)]

@@ -13,7 +13,7 @@ from folders import ROOT
 from spp.backend.protocol import Backend
 from spp.layers import layer_class, types
 
-# From the top: a module may import those of its own level and below. A name stands for all modules in it.
+# From the top: a module may import modules of its own level and below. A name stands for all modules in it.
 LEVELS = [{"tools", "spp_tools"}, {"spp.pycaffe", "spp.convert", "spp.testing", "spp"}, {"spp.solver"},
           {"spp.net", "spp.training.snapshot", "spp.training.update_rules", "spp.training.loss_scale"},
           {"spp.weights", "spp.graph", "spp.fusion", "spp.memory", "spp.training.learnable", "spp.inspection"},
@@ -44,10 +44,10 @@ def module_of(path: str) -> str:
 
 
 def level_of(module: str) -> int:
-    named = [(len(name), level) for level, names in enumerate(LEVELS) for name in names
-             if module == name or module.startswith(name + ".") and name != "spp"]
-    assert named, f"{module} has no level: add it to LEVELS in {__file__}, and to the table in ARCHITECTURE.md"
-    return max(named)[1]
+    matches = [(len(name), level) for level, names in enumerate(LEVELS) for name in names
+               if module == name or module.startswith(name + ".") and name != "spp"]
+    assert matches, f"{module} has no level: add it to LEVELS in {__file__}, and to the table in ARCHITECTURE.md"
+    return max(matches)[1]
 
 
 def is_module(dotted: str) -> bool:
@@ -101,20 +101,20 @@ def tree(device, name="__init__"):
 def offered(device):
     """The interface as a backend has it: parameters of functions and methods, None for values. Imports nothing."""
     top = tree(device)
-    made: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
     for node in top.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"spp.backend.{device}."):
             module = tree(device, str(node.module).removeprefix(f"spp.backend.{device}.").replace(".", "/"))
             mine = {alias.name for alias in node.names}
-            made |= {n.name: n for n in module.body
-                     if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in mine}
+            definitions |= {n.name: n for n in module.body
+                            if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in mine}
         elif isinstance(node, ast.FunctionDef):
-            made[node.name] = node
+            definitions[node.name] = node
         elif isinstance(node, ast.Assign):
             target = node.targets[0]
             assert isinstance(target, ast.Name)
-            made[target.id] = None
-    return {name: described(made[name]) for name in vars(Backend) if name[0] != "_"}
+            definitions[target.id] = None
+    return {name: described(definitions[name]) for name in vars(Backend) if name[0] != "_"}
 
 
 def described(node):
@@ -147,7 +147,7 @@ def test_a_file_is_short(path):
 
 
 def functions(path: str) -> Iterator[tuple[str, Any]]:
-    """Names with their classes' ("Net.forward") and nodes of a file's functions but those in other functions."""
+    """Names with their classes' ("Net.forward") and nodes of a file's functions, without nested functions."""
     for node in parsed(path).body:
         for inner in node.body if isinstance(node, ast.ClassDef) else [node]:
             if isinstance(inner, ast.FunctionDef):

@@ -30,7 +30,7 @@ def modules(monkeypatch):
 def import_torchvision():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     try:
-        # Beside a torch that it does not fit, the first import fails and a second one does not: only a call tells.
+        # Beside a torch that it does not fit, the first import fails and a second one does not: only a call shows it.
         importlib.import_module("torchvision.ops").nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except Exception as error:
         pytest.skip(f"torchvision does not work: {str(error).partition('. ')[0]}")
@@ -102,8 +102,8 @@ def test_a_turn_of_each_contender(modules, contender, task):
 
 def test_limits_and_what_is_achieved(modules):
     gpu = modules("gpu")
-    found = gpu.limits("cpu", 64, 1 << 16)
-    assert set(found) == {"fp32", "bytes"} and min(found.values()) > 0
+    limits = gpu.limits("cpu", 64, 1 << 16)
+    assert set(limits) == {"fp32", "bytes"} and min(limits.values()) > 0
     operations, moved = gpu.work_of("squeezenet", 48)
     assert operations > 1e7 and moved > 1e6
     line = gpu.achieved(2.0, 8, True, (1e12, 1e9), {"fp32": 50e12, "bytes": 3e12}, "fp32")
@@ -119,8 +119,8 @@ def test_the_programs(script, task, more, tmp_path):
                              *more], capture_output=True, text=True, cwd=FOLDER.parent)
     assert result.returncode == 0, result.stderr
     assert "    spp: " in result.stdout
-    found, = json.loads(output.read_text())["tasks"].values()
-    assert len(found["spp"]["seconds"]) == 2
+    task_results, = json.loads(output.read_text())["tasks"].values()
+    assert len(task_results["spp"]["seconds"]) == 2
 
 
 @pytest.mark.parametrize("script", ["gpu.py", "gpu_detection.py"])
@@ -171,8 +171,8 @@ def test_ours_on_an_emulated_gpu(modules, monkeypatch):
     monkeypatch.setattr(gpu.nets, "inference", lambda *args: small(whole(*args)))
     with emulated_cupy.installed():
         monkeypatch.setitem(sys.modules, "cudnn", fake_cudnn.module())
-        found = gpu.limits("cuda", 64, 1 << 16)
-        assert set(found) == {"fp32", "tf32", "bf16", "bytes"} and min(found.values()) > 0
+        limits = gpu.limits("cuda", 64, 1 << 16)
+        assert set(limits) == {"fp32", "tf32", "bf16", "bytes"} and min(limits.values()) > 0
         assert isinstance(gpu.name_of("cuda"), str)
         gpu.make("spp", "squeezenet inference-1 tf32 cuda 48")()
         gpu.make("spp", "squeezenet training-1 tf32 cuda 48")()

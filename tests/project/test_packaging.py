@@ -63,8 +63,8 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_every_file(wheel):
     def files(folder: str, *patterns: str) -> set[str]:
-        found = {path.relative_to(ROOT) for pattern in patterns for path in (ROOT / folder).rglob(pattern)}
-        return {path.as_posix() for path in found if "__pycache__" not in path.parts}
+        paths = {path.relative_to(ROOT) for pattern in patterns for path in (ROOT / folder).rglob(pattern)}
+        return {path.as_posix() for path in paths if "__pycache__" not in path.parts}
     expected = files("spp", "*.py", "*.proto", "*.pyi", "*.cu")
     expected |= {"spp_" + name for name in files("tools", "*.py")}
     expected |= {"spp_tools/" + name for name in files("prototxt", "*.prototxt")}

@@ -8,17 +8,17 @@ from spp.net import Net
 from spp.proto.text import parse_net
 
 
-def layer_net(body, *shapes, tops=1, phase=TRAIN, dtype=np.float64, in_place=False, behind=""):
+def layer_net(body, *shapes, tops=1, phase=TRAIN, dtype=np.float64, in_place=False, following=""):
     """A Net of `body` ("type: 'Scale' ..."), which gives gradients to all inputs that can have one.
 
-    `behind` are layers in full that follow it in the net.
+    `following` is the text of the layers after it in the net.
     """
     inputs = " ".join(f"top: 'x{i}'" for i in range(len(shapes)))
     sizes = " ".join("shape { %s }" % " ".join(f"dim: {size}" for size in shape) for shape in shapes)
     bottoms = " ".join(f"bottom: 'x{i}'" for i in range(len(shapes)))
     names = " ".join(f"top: '{'x' if in_place else 'y'}{i}'" for i in range(tops))
     first = f"layer {{ name: 'in' type: 'Input' {inputs} input_param {{ {sizes} }} }}" if shapes else ""
-    return Net(parse_net(f"force_backward: true {first} layer {{ name: 'l' {bottoms} {names} {body} }} {behind}"),
+    return Net(parse_net(f"force_backward: true {first} layer {{ name: 'l' {bottoms} {names} {body} }} {following}"),
                phase, dtype=dtype, seed=1)
 
 
