@@ -6,7 +6,7 @@ from spp.backend import host
 
 
 def in_order(x, order):
-    """A copy of a 4-D array that lies in C order or channels-last."""
+    """A copy of a 4-D array in C order or channels-last."""
     return x.copy() if order == "C" else np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 

@@ -97,7 +97,7 @@ def cupy_kernel(patch, cupy, *failing):
 
 DRIVER, RUNTIME = "CUDA_ERROR_OUT_OF_MEMORY: out of memory", "cudaErrorMemoryAllocation: out of memory"
 WHERE = [       # who asks for memory, what is said, the layer
-    (cublas, "CUBLAS_STATUS_ALLOC_FAILED", "'conv' (Convolution)"),         # of which cuDNN is asked first
+    (cublas, "CUBLAS_STATUS_ALLOC_FAILED", "'conv' (Convolution)"),         # cuDNN is tried first
     (cudnn_handle, "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "'conv' (Convolution)"),
     (of_graph("build_plans"), "[cudnn_frontend] Error:\nCUDNN_STATUS_ALLOC_FAILED", "'conv' (Convolution)"),
     (of_graph("execute"), "CUDNN_STATUS_EXECUTION_FAILED: out of memory", "'conv' (Convolution)"),
@@ -119,7 +119,7 @@ def test_too_little_memory_in_a_library_names_the_layer(cupy, monkeypatch, caplo
                                 "make its sizes, the input or the batch smaller")
     made.forward(x=np.ones((2, 3, 9, 8), np.float32))       # nothing remembers it
     assert np.isfinite(made.loss) and not caplog.records
-    assert fake_cudnn.Graph.made[-1].runs
+    assert fake_cudnn.Graph.instances[-1].runs
 
 
 @pytest.mark.parametrize("replace, text, layer", WHERE[:-1], ids=NAMES[:-1])

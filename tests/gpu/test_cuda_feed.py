@@ -114,7 +114,7 @@ def _is_pinned(array):
 
 
 class Batches(Stream):
-    """Bytes, or floats where they are wanted and in every fourth batch; in sizes and with means that change."""
+    """Bytes, or floats if requested and in every fourth batch; sizes and means change."""
 
     means: Any = (np.array([1.5, 20, 300], np.float32),
                   np.random.default_rng(0).normal(100, 30, (20, 9, 3)).astype(np.float32))
@@ -176,7 +176,7 @@ def _on_streams(streams, feed, count, batches=None):
     for targets in _steps(feed, batches or Batches(), lambda s: Target(cupy.zeros(s, np.float32), net), count):
         found.append(targets)
         mine = {id(flat._a): flat for slot in feed._slots for flat in slot.flat.values()}
-        for freed in set(blocks) - set(mine):       # the pool gives it to the stream for which it was made
+        for freed in set(blocks) - set(mine):       # the pool reuses it on the stream that allocated it
             copies.add(lambda block=blocks.pop(freed): block.fill(77))
         blocks.update(mine)
     for queue in (net, copies):

@@ -98,7 +98,7 @@ def test_a_step_of_zf5_spp_waits_for_its_displayed_loss_alone(images):
 def test_which_layers_wait(row):
     net = Net(parse_net(row.text()), row.phase, device="cuda", seed=3)
     device = net.context.backend
-    for seed in range(2):       # what is made once has been made then
+    for seed in range(2):       # the second run finds all cached objects
         with device.use():
             for i, shape in enumerate(row.shapes):
                 net.blobs[f"x{i}"].data[...] = device.from_host(row.values(i, shape, seed).astype(np.float32))

@@ -283,11 +283,11 @@ def test_only_arrays_that_somebody_has_are_brought_back(cupy):
     with host_copy.device_access(net.blobs.values()):
         pass
     assert np.isnan(net.blobs["fc"].data.get()[0, 0]) and np.isnan(held[0, 0])
-    twin = net.blobs["fc"].memory.host_copy
-    assert twin._store.size == 6
+    fc_copy = net.blobs["fc"].memory.host_copy
+    assert fc_copy._store.size == 6
     del held
     with host_copy.device_access(net.blobs.values()):
-        assert twin._store.size == 0        # no host memory for what nobody has
+        assert fc_copy._store.size == 0        # no host memory while no view exists
 
 
 def test_python_layers_get_numpy_arrays(tmp_path, monkeypatch):

@@ -60,9 +60,9 @@ class Tensor:
 
 
 class Graph:
-    """cudnn.pygraph. `made` lists all graphs; `declines` says of a graph whether no engine takes it."""
+    """cudnn.pygraph. `instances` lists all graphs; `declines` returns whether no engine supports a graph."""
 
-    made: list["Graph"] = []
+    instances: list["Graph"] = []
     declines: Any = staticmethod(lambda graph: False)
 
     def __init__(self, io_data_type, intermediate_data_type, compute_data_type, handle) -> None:
@@ -70,7 +70,7 @@ class Graph:
         self.handle, self.runs = handle, 0
         self.tensors: dict[int, Tensor] = {}
         self.added: Tensor | None = None
-        Graph.made.append(self)
+        Graph.instances.append(self)
 
     def tensor(self, **what: Any) -> Tensor:
         tensor = self.tensors[what["uid"]] = Tensor(**what)
@@ -140,7 +140,7 @@ class Graph:
 
 def module() -> ModuleType:
     """What `import cudnn` shall give; without graphs as yet."""
-    Graph.made, Graph.declines = [], staticmethod(lambda graph: False)
+    Graph.instances, Graph.declines = [], staticmethod(lambda graph: False)
     made: Any = ModuleType("cudnn")
     made.data_type, made.heur_mode, made.numerical_note, made.pygraph = data_type, heur_mode, numerical_note, Graph
     made.backend_version = lambda: 92800

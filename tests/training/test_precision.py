@@ -79,7 +79,7 @@ def test_training_in_16_bits_is_training(make, monkeypatch, precision, kind):
         found = [entry.blob.data.get() for entry in solver.net.learnable]
         assert solver.net.loss_scale == (INITIAL if precision == "fp16" else 1)
         solver.close()
-    assert {graph.kinds[0].name for graph in fake_cudnn.Graph.made} == {kind}
+    assert {graph.kinds[0].name for graph in fake_cudnn.Graph.instances} == {kind}
     for mine, theirs in zip(found, weights(wanted)):
         assert 0 < abs(mine - theirs).max() < 0.05 * abs(theirs).max()
 
