@@ -24,8 +24,9 @@ class cudnnGraphNotSupportedError(RuntimeError):        # the frontend's name
 class Tensor:
     """A tensor of a graph; its setters return it, as the frontend's do."""
 
-    def __init__(self, dim=None, stride=None, data_type=None, name="", uid=None, **made) -> None:
-        self.dim, self.stride, self.kind, self.uid, self.made, self.output = dim, stride, data_type, uid, made, False
+    def __init__(self, dim=None, stride=None, data_type=None, name="", uid=None, **options) -> None:
+        self.dim, self.stride, self.kind, self.uid = dim, stride, data_type, uid
+        self.options, self.output = options, False
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("set_"):
@@ -141,9 +142,10 @@ class Graph:
 def module() -> ModuleType:
     """What `import cudnn` shall give; without graphs as yet."""
     Graph.instances, Graph.declines = [], staticmethod(lambda graph: False)
-    made: Any = ModuleType("cudnn")
-    made.data_type, made.heur_mode, made.numerical_note, made.pygraph = data_type, heur_mode, numerical_note, Graph
-    made.backend_version = lambda: 92800
-    made.create_handle = lambda: {"stream": None}
-    made.set_stream = lambda handle, stream: handle.update(stream=stream)
-    return made
+    result: Any = ModuleType("cudnn")
+    result.data_type, result.heur_mode = data_type, heur_mode
+    result.numerical_note, result.pygraph = numerical_note, Graph
+    result.backend_version = lambda: 92800
+    result.create_handle = lambda: {"stream": None}
+    result.set_stream = lambda handle, stream: handle.update(stream=stream)
+    return result
