@@ -46,8 +46,8 @@ np.savez(sys.argv[1], **results)
 def run(path, threads):
     environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
     subprocess.run([sys.executable, "-c", PROGRAM, path], check=True, env=environment)
-    with np.load(path) as found:
-        return dict(found)
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,9 @@ def cupy():
 
 @pytest.fixture
 def cudnn(cupy, monkeypatch):
-    made = fake_cudnn.module()
-    monkeypatch.setitem(sys.modules, "cudnn", made)
-    return made
+    module = fake_cudnn.module()
+    monkeypatch.setitem(sys.modules, "cudnn", module)
+    return module
 
 
 @pytest.fixture
@@ -161,10 +161,10 @@ def test_bias_scale_shift_and_relu_in_one_pass(request, cupy, case, with_cudnn, 
         assert (expected < 0).any()
         expected = np.maximum(expected, 0) if relu else expected
         y = _channels_last(cupy, np.full(dy.shape, 77, dtype)) if relu else cupy.full(dy.shape, 77, dtype)
-        given = [cupy.array(values) if is_used else None
-                 for values, is_used in ((bias, given_bias), (scale, scaled), (shift, scaled))]
+        vectors = [cupy.array(values) if is_used else None
+                   for values, is_used in ((bias, given_bias), (scale, scaled), (shift, scaled))]
         convolution.convolution_forward(cupy.array(x), cupy.array(weight), y, problem.geometry,
-                                        Epilogue(given[0], given[1], given[2], relu), precision)
+                                        Epilogue(vectors[0], vectors[1], vectors[2], relu), precision)
         np.testing.assert_allclose(y.get(), expected, tolerance, tolerance * abs(expected).max())
     if with_cudnn and case != "no spatial axis":        # cuDNN adds the bias where that saves the pass
         added = sum(graph.added is not None for graph in fake_cudnn.Graph.instances)
@@ -227,10 +227,11 @@ def test_problems_that_cudnn_declines_are_computed_by_the_fallback(cupy, cudnn, 
         problem = Problem(case)
         problem.check(cupy, problem.solve(cupy, "tf32"), 1e-6)
     assert [graph.operation for graph in fake_cudnn.Graph.instances] == 2 * ["forward", "data", "weights"]
-    said, = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "declines a convolution (FLOAT, data)" in said
-    told = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
-    assert len(told) == 2 and all("'data'" in line and "no engine" in line and "\n" not in line for line in told)
+    warning, = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "declines a convolution (FLOAT, data)" in warning
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert len(messages) == 2
+    assert all("'data'" in line and "no engine" in line and "\n" not in line for line in messages)
 
 
 def test_plans_belong_to_a_thread(cupy, cudnn):

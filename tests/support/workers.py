@@ -26,7 +26,7 @@ def group(path: str) -> str:
 
 
 def long_first(items: list[Any]) -> None:
-    """Sort the tests of a worker; those of a file stay in order."""
+    """Sort the tests of a worker; the tests of one file stay in order."""
     if WORKER:
         items.sort(key=lambda item: LONG.index(group(item.path)) if group(item.path) in LONG else len(LONG))
 

@@ -97,7 +97,7 @@ def test_functions_called_where_a_step_begins_and_where_its_gradients_are_comple
     solver.listeners.append(Hook(lambda: look("complete"), lambda: look("begins")))
     solver.step(2)
     assert [entry[:3] for entry in events] == [("begins", 0, False), ("complete", 0, True), ("begins", 1, True),
-                                             ("complete", 1, True)]
+                                               ("complete", 1, True)]
     first, second, third, _ = (entry[3] for entry in events)
     np.testing.assert_array_equal(first, second)        # not yet applied
     assert (second != third).any()
