@@ -23,10 +23,10 @@ def test_devices_that_there_are_not(device):
         backend.select(device)
 
 
-@pytest.mark.parametrize("given, threads", [({"OMP_NUM_THREADS": "1"}, "1"),
-                                            ({"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "1"}, "1")])
-def test_threads_follow_the_environment(given, threads):
+@pytest.mark.parametrize("settings, threads", [({"OMP_NUM_THREADS": "1"}, "1"),
+                                               ({"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "1"}, "1")])
+def test_threads_follow_the_environment(settings, threads):
     clean = {key: value for key, value in os.environ.items() if not key.endswith("NUM_THREADS")}
     run = subprocess.run([sys.executable, "-c", "import spp.backend.host, numba; print(numba.get_num_threads())"],
-                         env={**clean, **given}, capture_output=True, text=True)
+                         env={**clean, **settings}, capture_output=True, text=True)
     assert run.stdout.strip() == threads, run.stderr

@@ -5,14 +5,14 @@ from spp.backend.host.cache import Cache
 
 
 def test_the_oldest_value_is_dropped():
-    cache, made = Cache(2), []
+    cache, calls = Cache(2), []
 
     def double(number):
-        made.append(number)
+        calls.append(number)
         return 2 * number
 
     assert [cache.get(n, double, n) for n in (1, 2, 1, 3, 2, 1)] == [2, 4, 2, 6, 4, 2]
-    assert made == [1, 2, 3, 1]
+    assert calls == [1, 2, 3, 1]
     assert list(cache.values) == [3, 1]
 
 

@@ -9,15 +9,15 @@ from spp import backend
 
 
 def test_compilation_is_told_once():
-    told = []
-    backend.on_compilation(lambda: told.append("replaced"))
-    backend.on_compilation(lambda: told.append("compiling"))
+    messages = []
+    backend.on_compilation(lambda: messages.append("replaced"))
+    backend.on_compilation(lambda: messages.append("compiling"))
     kernels = [numba.njit(lambda x, n=n: x + n) for n in range(2)]
-    assert told == []
+    assert messages == []
     assert [kernel(np.float32(1)) for kernel in kernels] == [1, 2]
-    assert told == ["compiling"]
+    assert messages == ["compiling"]
     kernels[0](np.float32(2))
-    assert told == ["compiling"]
+    assert messages == ["compiling"]
 
 
 def test_kernels_from_the_cache_are_not_told():

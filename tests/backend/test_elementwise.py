@@ -16,13 +16,13 @@ X[0, 1, 2, 3] = 0
 def test_relu_in_every_order_of_memory(slope, dtype):
     x, dy, factor = X.astype(dtype), DY.astype(dtype), dtype(slope)
     y, dx = np.where(x > 0, x, factor * x), np.where(x > 0, dy, factor * dy)
-    laid = [list(in_orders(array)) for array in (x, dy, np.full_like(x, np.nan))]
-    for i in range(len(laid[0])):
-        for j in range(len(laid[0])):
-            out = laid[2][j]
-            neuron.relu_forward(laid[0][i], out, slope)
+    layouts = [list(in_orders(array)) for array in (x, dy, np.full_like(x, np.nan))]
+    for i in range(len(layouts[0])):
+        for j in range(len(layouts[0])):
+            out = layouts[2][j]
+            neuron.relu_forward(layouts[0][i], out, slope)
             np.testing.assert_array_equal(out, y)
-            neuron.relu_backward(laid[1][j], laid[0][i], out, slope)
+            neuron.relu_backward(layouts[1][j], layouts[0][i], out, slope)
             np.testing.assert_array_equal(out, dx)
     for a, b in zip(*(list(in_orders(array)) for array in (x, dy))):
         neuron.relu_backward(b, a, b, slope)
@@ -41,10 +41,10 @@ def test_weighted_sum_in_every_order_of_memory(relu, dtype):
         assert np.isnan(expected).sum() == 2
         if relu:
             expected = np.maximum(expected, 0)
-        laid = [list(in_orders(array)) for array in (x, z, np.full_like(x, 7))]
-        for first in laid[0]:
-            for second in laid[1]:
-                for out in laid[2]:
+        layouts = [list(in_orders(array)) for array in (x, z, np.full_like(x, 7))]
+        for first in layouts[0]:
+            for second in layouts[1]:
+                for out in layouts[2]:
                     eltwise.sum_forward([first, second], coeffs, out, relu)
                     np.testing.assert_array_equal(out, expected)
         for first, second in zip(*(list(in_orders(array.copy())) for array in (x, z))):        # in place
@@ -85,10 +85,10 @@ def test_what_is_not_finite():
 
 def test_flat_views():
     x = np.arange(24.0).reshape(2, 3, 4)
-    turned = np.asfortranarray(x)
-    for flat in flat_views(x, x.copy()), flat_views(turned, turned.copy(order="K")):
+    fortran = np.asfortranarray(x)
+    for flat in flat_views(x, x.copy()), flat_views(fortran, fortran.copy(order="K")):
         assert flat is not None
         np.testing.assert_array_equal(flat[0], flat[1])
-    assert flat_views(x, turned) is None and flat_views(x[:, :2], x[:, :2]) is None
+    assert flat_views(x, fortran) is None and flat_views(x[:, :2], x[:, :2]) is None
     empty = flat_views(np.empty((0, 3)))
     assert empty is not None and empty[0].shape == (0,)

@@ -23,12 +23,12 @@ def test_channels_last_is_a_view_where_it_can_be():
 def test_matrices():
     x = np.arange(24.0).reshape(2, 3, 4)
     assert np.shares_memory(empty_matrix(x, 2, "test"), x) and empty_matrix(x, 2, "test").shape == (6, 4)
-    turned = x.transpose(0, 2, 1)
-    loaded = load_matrix(turned, 1, "test")
-    np.testing.assert_array_equal(loaded, turned.reshape(2, 12))
-    assert np.shares_memory(loaded, empty_matrix(turned, 1, "test"))
+    transposed = x.transpose(0, 2, 1)
+    loaded = load_matrix(transposed, 1, "test")
+    np.testing.assert_array_equal(loaded, transposed.reshape(2, 12))
+    assert np.shares_memory(loaded, empty_matrix(transposed, 1, "test"))
     loaded[...] = 5
-    store(loaded.reshape(turned.shape), turned)
+    store(loaded.reshape(transposed.shape), transposed)
     assert (x == 5).all()
     assert empty_matrix(np.empty((0, 3, 4)), 1, "test").shape == (0, 12)
 

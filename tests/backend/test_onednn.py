@@ -44,9 +44,9 @@ def calls(monkeypatch):
 
 
 def noting(names, name, function):
-    def noted(*given, **more):
+    def noted(*args, **more):
         names.append(name)
-        return function(*given, **more)
+        return function(*args, **more)
     return noted
 
 
@@ -64,10 +64,10 @@ def forward(case, x, weight, bias, **more):
 @needs_library
 @pytest.mark.parametrize("case", CASES, ids=identity)
 def test_convolution_equals_our_kernels(case, calls, monkeypatch):
-    given = arrays(case, np.float32)
-    reference = without(monkeypatch, convolutions.computed, case, *given)
+    inputs = arrays(case, np.float32)
+    reference = without(monkeypatch, convolutions.computed, case, *inputs)
     assert not calls
-    assert_near(convolutions.computed(case, *given), reference, 1e-5)
+    assert_near(convolutions.computed(case, *inputs), reference, 1e-5)
 
 
 @needs_avx512
@@ -142,8 +142,8 @@ def test_without_bias_and_any_order_of_memory(calls):
     x, weight, bias, _ = arrays(CASE, np.float32)
     reference = forward(CASE, x, weight, 0 * bias)
     np.testing.assert_array_equal(forward(CASE, x, weight, None), reference)
-    turned = np.asfortranarray(weight)
-    np.testing.assert_allclose(forward(CASE, x, turned, None), reference, 0, 1e-5 * np.abs(reference).max())
+    fortran = np.asfortranarray(weight)
+    np.testing.assert_allclose(forward(CASE, x, fortran, None), reference, 0, 1e-5 * np.abs(reference).max())
     assert calls == ["forward", "forward"]      # weights of another order are not
 
 
@@ -217,20 +217,20 @@ def test_any_change_of_the_weights_changes_their_hash():
     rng = np.random.default_rng(0)
     for size in (1, 2, 63, 64, 65, 321, 300001):
         weight = rng.normal(size=size).astype(np.float32)
-        seen = {weight_copies.content_hash(weight)}
-        assert weight_copies.content_hash(weight.copy()) in seen
+        hashes = {weight_copies.content_hash(weight)}
+        assert weight_copies.content_hash(weight.copy()) in hashes
         for i in {0, 1, size // 3, size // 2, size - 2, size - 1} & set(range(size)):
             changed = weight.copy()
             for bit in (0, 1, 22, 23, 31):
                 changed.view(np.uint32)[i] = weight.view(np.uint32)[i] ^ np.uint32(1 << bit)
-                seen.add(weight_copies.content_hash(changed))
+                hashes.add(weight_copies.content_hash(changed))
         bits = 5 * len({0, 1, size // 3, size // 2, size - 2, size - 1} & set(range(size)))
-        assert len(seen) == 1 + bits
-        seen.add(weight_copies.content_hash(-weight))
-        seen.add(weight_copies.content_hash(np.zeros_like(weight)))
-        assert len(seen) == 3 + bits - (size == 1)      # its sign was one of the bits
+        assert len(hashes) == 1 + bits
+        hashes.add(weight_copies.content_hash(-weight))
+        hashes.add(weight_copies.content_hash(np.zeros_like(weight)))
+        assert len(hashes) == 3 + bits - (size == 1)      # its sign was one of the bits
         if size > 1:
-            assert weight_copies.content_hash(weight[::-1].copy()) not in seen
+            assert weight_copies.content_hash(weight[::-1].copy()) not in hashes
 
 
 @needs_avx512
@@ -239,8 +239,8 @@ def test_the_oldest_shape_is_dropped(calls, monkeypatch):
     monkeypatch.setattr(onednn_convolution, "_plans", plans)
     for width in (9, 10, 11, 9):
         case = (2, 16, 8, width), *CASE[1:3], (1, 1), (1, 1), (1, 1), 1
-        given = arrays(case, np.float32)
-        assert_near([forward(case, *given[:3])], without(monkeypatch, convolutions.computed, case, *given), 1e-5)
+        inputs = arrays(case, np.float32)
+        assert_near([forward(case, *inputs[:3])], without(monkeypatch, convolutions.computed, case, *inputs), 1e-5)
     assert [key[1][0][2] for key in plans.values] == [11, 9] and calls == ["forward"] * 4
 
 
@@ -248,10 +248,10 @@ def test_the_oldest_shape_is_dropped(calls, monkeypatch):
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("n, inputs, outputs", inner_products.SIZES)
 def test_inner_product_equals_our_kernels(n, inputs, outputs, transpose, calls, monkeypatch):
-    given = inner_products.arrays(n, inputs, outputs, transpose, np.float32)
-    reference = without(monkeypatch, inner_products.computed, given, transpose)
+    operands = inner_products.arrays(n, inputs, outputs, transpose, np.float32)
+    reference = without(monkeypatch, inner_products.computed, operands, transpose)
     assert not calls
-    inner_products.assert_near(inner_products.computed(given, transpose), reference, 1e-5)
+    inner_products.assert_near(inner_products.computed(operands, transpose), reference, 1e-5)
     assert calls == ["product"] * ((n > 1) + ((inputs if transpose else outputs) > 1)) * (n * inputs > 0)
 
 
@@ -264,22 +264,22 @@ def test_onednn_never_computes_float64(calls):
 
 @needs_avx512
 def test_results_repeat_whatever_the_python_thread_and_are_near_for_any_number_of_threads(calls):
-    given = arrays(GROUPED, np.float32)
-    several = convolutions.computed(GROUPED, *given)
+    inputs = arrays(GROUPED, np.float32)
+    several = convolutions.computed(GROUPED, *inputs)
     results = []
-    workers = [threading.Thread(target=lambda: results.append(convolutions.computed(GROUPED, *given)))
+    workers = [threading.Thread(target=lambda: results.append(convolutions.computed(GROUPED, *inputs)))
                for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    for again in (*results, convolutions.computed(GROUPED, *given)):
+    for again in (*results, convolutions.computed(GROUPED, *inputs)):
         assert all(np.array_equal(a, s) for a, s in zip(again, several))
     assert len(results) == 3 and calls.count("forward") == 5
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
-        assert_near(convolutions.computed(GROUPED, *given), several, 1e-5)
+        assert_near(convolutions.computed(GROUPED, *inputs), several, 1e-5)
     finally:
         numba.set_num_threads(threads)
 

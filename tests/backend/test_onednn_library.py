@@ -49,9 +49,9 @@ def test_a_broken_library_is_reported_once(loading, monkeypatch, tmp_path):
     library, (line,) = loading()
     assert library is None and str(path) in line and "computing without it" in line
     assert "pip install --force-reinstall onednn-cpu-gomp cffi" in line
-    given = arrays(CASE, np.float32)
-    assert_near(convolutions.computed(CASE, *given), without(
-        monkeypatch, convolutions.computed, CASE, *given), 1e-7)
+    inputs = arrays(CASE, np.float32)
+    assert_near(convolutions.computed(CASE, *inputs), without(
+        monkeypatch, convolutions.computed, CASE, *inputs), 1e-7)
 
 
 def test_another_library_is_reported_once(loading, monkeypatch):

@@ -6,7 +6,7 @@ from spp.backend import host
 
 
 def in_order(x, order):
-    """A copy of a 4-D array that lies in C order or channels-last."""
+    """A copy of a 4-D array in C order or channels-last."""
     return x.copy() if order == "C" else np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
@@ -42,9 +42,9 @@ def test_largest_is_a_stable_sort_read_backwards(count, dtype):
     x[6] = -np.inf
     indices, values = np.zeros((300, count), np.int64), np.zeros((300, count), dtype)
     host.largest(x, indices, values)
-    wanted = np.argsort(x, 1, kind="stable")[:, ::-1][:, :count]
-    np.testing.assert_array_equal(indices, wanted)
-    np.testing.assert_array_equal(values, np.take_along_axis(x, wanted, 1))
+    expected = np.argsort(x, 1, kind="stable")[:, ::-1][:, :count]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(x, expected, 1))
 
 
 def test_largest_of_no_rows():

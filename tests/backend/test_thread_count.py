@@ -43,14 +43,14 @@ def test_too_many_or_none(count):
         backend.set_threads(count)
 
 
-@pytest.mark.parametrize("given, expected", [("1", 1), ("1,3", 1), ("0", None), ("-2", None), ("", None)])
-def test_the_environment(given, expected):
+@pytest.mark.parametrize("value, expected", [("1", 1), ("1,3", 1), ("0", None), ("-2", None), ("", None)])
+def test_the_environment(value, expected):
     """A wrong value counts for nothing, as for OpenMP itself."""
-    environment = {**os.environ, "OMP_NUM_THREADS": given}
+    environment = {**os.environ, "OMP_NUM_THREADS": value}
     environment.pop("NUMBA_NUM_THREADS", None)
     code = "import os, spp.backend; print(os.environ.get('NUMBA_NUM_THREADS'))"
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(expected)
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(expected)
 
 
 @pytest.mark.parametrize("program, arguments", [

@@ -36,18 +36,18 @@ net = Net(parse_net('''
 net.blobs["data"].data[...] = np.random.default_rng(0).normal(size=net.blobs["data"].shape)
 net.forward()
 net.backward()
-found = {name: blob.data for name, blob in net.blobs.items()}
-found |= {f"{name}.diff": blob.diff for name, blob in net.blobs.items()}
-found |= {f"{name}.{i}": blob.diff for name, blobs in net.params.items() for i, blob in enumerate(blobs)}
-np.savez(sys.argv[1], **found)
+results = {name: blob.data for name, blob in net.blobs.items()}
+results |= {f"{name}.diff": blob.diff for name, blob in net.blobs.items()}
+results |= {f"{name}.{i}": blob.diff for name, blobs in net.params.items() for i, blob in enumerate(blobs)}
+np.savez(sys.argv[1], **results)
 """
 
 
 def run(path, threads):
     environment = {**os.environ, "NUMBA_NUM_THREADS": str(threads)}
     subprocess.run([sys.executable, "-c", PROGRAM, path], check=True, env=environment)
-    with np.load(path) as found:
-        return dict(found)
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
 @pytest.fixture(scope="module")

@@ -56,24 +56,24 @@ def always(monkeypatch):
 
 
 def recording(calls, name, kernel):
-    def recorded(*given):
+    def recorded(*args):
         calls.append(name)
-        kernel(*given)
+        kernel(*args)
     return recorded
 
 
 @each_case
 def test_against_single_products(case, always):
-    given = arrays(case, np.float32)
-    assert_near(computed(case, *given), expected(case, *given), TOLERANCE)
+    inputs = arrays(case, np.float32)
+    assert_near(computed(case, *inputs), expected(case, *inputs), TOLERANCE)
     assert always == ["forward", "backward_data", "backward_weights"]
 
 
 @each_case
 def test_scale_and_shift_in_the_same_pass(case, always):
-    given = arrays(case, np.float32)
+    inputs = arrays(case, np.float32)
     for relu in (False, True):
-        results, reference = scaled(case, given, relu)
+        results, reference = scaled(case, inputs, relu)
         assert_near([results], [reference], TOLERANCE)
     assert always == ["forward"] * 2
 
@@ -81,13 +81,13 @@ def test_scale_and_shift_in_the_same_pass(case, always):
 @each_case
 def test_several_blocks_and_batches_give_the_same(case, always, monkeypatch):
     case = ((9, case[0][1], 35, 42), *case[1:])         # more tiles than the least block and batch
-    given = arrays(case, np.float32)
-    whole = computed(case, *given)
+    inputs = arrays(case, np.float32)
+    whole = computed(case, *inputs)
     monkeypatch.setattr(winograd, "PART_BYTES", 1)
     monkeypatch.setattr(winograd, "BATCH_BYTES", 1)
-    assert_near(computed(case, *given), whole, 1e-5)
-    again = computed(case, *given)
-    for a, b in zip(again, computed(case, *given)):
+    assert_near(computed(case, *inputs), whole, 1e-5)
+    again = computed(case, *inputs)
+    for a, b in zip(again, computed(case, *inputs)):
         np.testing.assert_array_equal(a, b)             # to the bit
     assert len(always) == 12
 
@@ -95,12 +95,12 @@ def test_several_blocks_and_batches_give_the_same(case, always, monkeypatch):
 @pytest.mark.parametrize("case", REAL, ids=identity)
 def test_error_at_the_shapes_of_real_nets(case, monkeypatch):
     monkeypatch.setattr(choose, "EXACT", False)
-    given = arrays(case, np.float32)
-    exact = computed(case, *(a.astype(np.float64) for a in given))
-    results = computed(case, *given)
+    inputs = arrays(case, np.float32)
+    exact = computed(case, *(a.astype(np.float64) for a in inputs))
+    results = computed(case, *inputs)
     assert_near(results, exact, TOLERANCE)
     monkeypatch.setattr(choose, "EXACT", True)
-    plain = computed(case, *given)
+    plain = computed(case, *inputs)
     assert_near(plain, exact, TOLERANCE / 2)
     assert all((f != p).any() for f, p in zip(results[:3], plain))       # another algorithm was at work
 
@@ -177,7 +177,7 @@ def test_the_order_of_the_kernels(monkeypatch):
 
 @pytest.mark.parametrize("value, exact", [(None, False), ("", False), ("0", False), ("1", True)])
 def test_the_environment_turns_it_off(value, exact):
-    environment = {name: given for name, given in os.environ.items() if name != "SPP_EXACT"}
+    environment = {name: setting for name, setting in os.environ.items() if name != "SPP_EXACT"}
     if value is not None:
         environment["SPP_EXACT"] = value
     code = "from spp.backend.host.convolution import choose; print(choose.EXACT)"

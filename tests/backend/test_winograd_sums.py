@@ -33,9 +33,9 @@ def gradient(case, x, weight, dy):
     return dweight
 
 
-def exact(case, given):
+def exact(case, inputs):
     """The gradient in float64, by the direct sums, added to 1."""
-    return computed(case, *(array.astype(np.float64) for array in given))[2] + 1
+    return computed(case, *(array.astype(np.float64) for array in inputs))[2] + 1
 
 
 @each_case
@@ -53,8 +53,8 @@ def test_values(case, sums, block, batch, monkeypatch):
         return real(*shape)
 
     monkeypatch.setattr(onednn, "prepare_sums", prepare_sums)
-    x, weight, bias, dy = given = arrays(case, np.float32)
-    reference = exact(case, given)
+    x, weight, bias, dy = inputs = arrays(case, np.float32)
+    reference = exact(case, inputs)
     result = gradient(case, x, weight, dy)
     np.testing.assert_allclose(result, reference, 0, 2e-5 * np.abs(reference).max())
     calls, count = (numba.get_num_threads(), 36) if sums else (36, 1)
@@ -65,8 +65,8 @@ def test_values(case, sums, block, batch, monkeypatch):
 @pytest.mark.parametrize("sums", [0, 1 << 30])
 def test_one_thread(sums, monkeypatch):
     monkeypatch.setattr(winograd, "SUMS_BYTES", sums)
-    x, weight, bias, dy = given = arrays(CASES[0], np.float32)
-    reference = exact(CASES[0], given)
+    x, weight, bias, dy = inputs = arrays(CASES[0], np.float32)
+    reference = exact(CASES[0], inputs)
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:

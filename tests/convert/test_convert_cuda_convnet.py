@@ -11,16 +11,16 @@ from spp.layers import TRAIN
 def assert_computes(net, x, expected):
     """Hold the blob that the net's last layer makes for others to what is expected."""
     net.forward(data=x)
-    left: dict[str, None] = {}
+    unused: dict[str, None] = {}
     for layer in net.layers:
         for name in layer.param.bottom:
-            left.pop(name, None)
-        left.update(dict.fromkeys(layer.param.top))
-    name, = left
-    found = net.blobs[name].data
-    assert found.shape == expected.shape
+            unused.pop(name, None)
+        unused.update(dict.fromkeys(layer.param.top))
+    name, = unused
+    result = net.blobs[name].data
+    assert result.shape == expected.shape
     assert np.ptp(expected) > 0.01
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
 def windows(size, kernel, stride, start=0, outputs=0):

@@ -66,8 +66,8 @@ def test_net_and_solver(tmp_path):
     prototxt, solver = str(tmp_path / "out.prototxt"), str(tmp_path / "out_solver.prototxt")
     cuda_convnet.convert(definition, parameters, prototxt, solver, {"data": (4, 3, 13, 13)})
     rates = read_solver(solver)
-    found = rates.net, rates.base_lr, rates.momentum, rates.weight_decay, rates.lr_policy
-    assert found == ("out.prototxt", *map(np.float32, (0.002, 0.9, 0.004)), "fixed")
+    settings = rates.net, rates.base_lr, rates.momentum, rates.weight_decay, rates.lr_policy
+    assert settings == ("out.prototxt", *map(np.float32, (0.002, 0.9, 0.004)), "fixed")
     net = Net(prototxt, TRAIN, device="cpu", seed=2)
     multiples = {entry.name: (entry.lr_mult, entry.decay_mult) for entry in net.learnable}
     assert multiples == {"conv5[0]": (1, 1), "conv5[1]": (2, 0), "fc10[0]": (0.5, 0.25), "fc10[1]": (0.5, 0)}

@@ -41,11 +41,11 @@ def assert_all_agree(net, path, all_inputs):
         new_sequences(net)
         new_sequences(back)
         expected = {name: values.copy() for name, values in net.forward(**inputs).items()}
-        read = back.forward(**inputs)
-        for name, found in zip(expected, run.run(list(expected), inputs)):
+        results = back.forward(**inputs)
+        for name, output in zip(expected, run.run(list(expected), inputs)):
             assert np.ptp(expected[name]) > 0.01
-            np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-4, err_msg=name)
-            np.testing.assert_allclose(read[name], expected[name], rtol=0, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(output, expected[name], rtol=0, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(results[name], expected[name], rtol=0, atol=1e-4, err_msg=name)
     return run, back
 
 
@@ -76,8 +76,8 @@ def test_squeezenet_with_its_public_weights(tmp_path):
     run, _ = assert_all_agree(net, tmp_path / "net.onnx", [
         {"data": x}, {"data": np.concatenate([x, -x])}, {"data": x[:, :, :161, :]}, {"data": x[:, :, 20:, :97]}])
     expected = np.load(golden.path("squeezenet", "outputs.npz"))["prob/1"]
-    found, = run.run(["prob"], {"data": x})
-    np.testing.assert_allclose(found.ravel(), expected, atol=1e-4)
+    result, = run.run(["prob"], {"data": x})
+    np.testing.assert_allclose(result.ravel(), expected, atol=1e-4)
 
 
 def test_sizes_that_vary_and_notes(tmp_path):
@@ -104,8 +104,8 @@ layer { name: 'y' type: 'SPP' bottom: 'x' top: 'y' spp_param { bins: 6 bins: 2 b
     assert [dim.dim_value or dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == [
         "x_n", 3, 13, 13]
     x = np.random.default_rng(1).normal(size=(3, 3, 13, 13)).astype(np.float32)
-    found, = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
-    np.testing.assert_array_equal(found, net.forward(x=x)["y"])
+    result, = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_array_equal(result, net.forward(x=x)["y"])
 
 
 def test_shared_weights_and_layers_in_place_are_written_once():
@@ -124,9 +124,9 @@ layer { name: 'end' type: 'ReLU' bottom: 'y' top: 'y' }"""), device="cpu")
     assert [node.name for node in model.graph.node] == ["a", "r", "b", "d", "sum", "end"]
     assert [output.name for output in model.graph.output] == ["y"]
     x = np.random.default_rng(1).normal(size=(2, 3, 8, 9)).astype(np.float32)
-    found, = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    result, = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     net.forward(x=x)
-    np.testing.assert_allclose(found, net.blobs["y"].data, atol=1e-5)
+    np.testing.assert_allclose(result, net.blobs["y"].data, atol=1e-5)
 
 
 def test_nothing_is_written_where_a_layer_is_in_the_way(tmp_path):
@@ -168,8 +168,8 @@ def test_the_program_there_and_back(tmp_path, make, shapes):
         new_sequences(net)
         new_sequences(back)
         expected = net.forward(**inputs)["prob"].copy()
-        found, = run_onnx.run(["prob"], inputs)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        result, = run_onnx.run(["prob"], inputs)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4)
         np.testing.assert_allclose(back.forward(**inputs)["prob"], expected, rtol=0, atol=1e-4)
 
 
@@ -198,5 +198,5 @@ try:
 except ConvertError as error:
     print(error)
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert found.stdout == "this conversion needs onnx, which is not installed; pip install 'spp[onnx]'\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout == "this conversion needs onnx, which is not installed; pip install 'spp[onnx]'\n"

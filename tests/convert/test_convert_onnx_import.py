@@ -19,31 +19,31 @@ def model(body, opset=17, **tensors):
     rng = np.random.default_rng(3)
     inputs = ", ".join(f"float[{', '.join(map(str, shape))}] {name}" for name, shape in tensors.items()
                        if isinstance(shape, tuple))
-    made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => (y) '
-                                   f"{{ {body} }}")
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => (y) '
+                                    f"{{ {body} }}")
     for name, value in tensors.items():
         if not isinstance(value, tuple):
             array = rng.uniform(0.3, 1.7, value).astype(np.float32) if isinstance(value, list) else value
-            made.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    return onnx.shape_inference.infer_shapes(made)
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return onnx.shape_inference.infer_shapes(proto)
 
 
-def assert_agree(made, path, shapes=(None,), given=None):
+def assert_agree(proto, path, shapes=(None,), input_shapes=None):
     """Compare the imported net with onnxruntime, at several sizes of the first input; returns the net."""
-    onnx.save(made, path)
-    net = Net(spp_onnx.read(path, given), device="cpu")
+    onnx.save(proto, path)
+    net = Net(spp_onnx.read(path, input_shapes), device="cpu")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(5)
     for shape in shapes:
         inputs = {name: rng.normal(0, 1.5, net.blobs[name].shape).astype(np.float32) for name in net.inputs}
         if shape is not None:
             inputs[net.inputs[0]] = rng.normal(0, 1.5, shape).astype(np.float32)
-        found = net.forward(**inputs)
-        assert sorted(found) == sorted(output.name for output in session.get_outputs())
-        for name, expected in zip(found, session.run(list(found), inputs)):
-            assert found[name].shape == expected.shape
+        results = net.forward(**inputs)
+        assert sorted(results) == sorted(output.name for output in session.get_outputs())
+        for name, expected in zip(results, session.run(list(results), inputs)):
+            assert results[name].shape == expected.shape
             assert np.isfinite(expected).all()
-            np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
+            np.testing.assert_allclose(results[name], expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
     return net
 
 
@@ -148,9 +148,9 @@ def test_operators_of_old_opsets(tmp_path, body, tensors, expected):
 
 def test_sizes_that_the_file_leaves_open(tmp_path):
     path = str(tmp_path / "net.onnx")
-    made = model("c = Conv (x, w)\ny = MaxPool <kernel_shape=[2,2], strides=[2,2], pads=[0,0,0,0]> (c)",
-                 x=("n", 3, "h", "v"), w=[4, 3, 3, 3])
-    net = assert_agree(made, path, [(2, 3, 9, 12), (1, 3, 8, 7)], {"x": (1, 3, 6, 8)})
+    proto = model("c = Conv (x, w)\ny = MaxPool <kernel_shape=[2,2], strides=[2,2], pads=[0,0,0,0]> (c)",
+                  x=("n", 3, "h", "v"), w=[4, 3, 3, 3])
+    net = assert_agree(proto, path, [(2, 3, 9, 12), (1, 3, 8, 7)], {"x": (1, 3, 6, 8)})
     assert net.layers[-1].param.pooling_param.round_mode == 1      # 6 x 8 alone does not determine it
     with pytest.raises(ConvertError, match=re.escape("input 'x' is ? x 3 x ? x ?; give its sizes (as x=1,3,224,224)")):
         spp_onnx.read(path)
@@ -202,8 +202,8 @@ def test_files(tmp_path):
     spp_onnx.convert(path, prototxt, weights)
     x = np.random.default_rng(1).normal(size=MAP).astype(np.float32)
     expected, = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
-    found = Net(prototxt, weights=weights, device="cpu").forward(x=x)["y"]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    result = Net(prototxt, weights=weights, device="cpu").forward(x=x)["y"]
+    np.testing.assert_allclose(result, expected, atol=1e-4)
     assert "blobs" not in (tmp_path / "net.prototxt").read_text()
 
 

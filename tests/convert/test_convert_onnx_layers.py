@@ -93,11 +93,11 @@ def sizes(row):
         yield from ([(shape[0] + 1, *shape[1:]) for shape in shapes] for shapes in (row.shapes, other))
 
 
-def taken(session, shapes):
+def accepts(session, shapes):
     """Whether the file's inputs allow these sizes."""
     entries = {entry.name: entry.shape for entry in session.get_inputs()}
-    return all(isinstance(wanted, str) or wanted == size for i, shape in enumerate(shapes)
-               for wanted, size in zip(entries.get(f"x{i}", shape), shape))
+    return all(isinstance(dim, str) or dim == size for i, shape in enumerate(shapes)
+               for dim, size in zip(entries.get(f"x{i}", shape), shape))
 
 
 def case(row):
@@ -132,7 +132,7 @@ def test_a_layer(row):
         return
     session, tried = exported(net()), 0
     for shapes in sizes(row):
-        if taken(session, shapes):
+        if accepts(session, shapes):
             assert_same(net(), session, {f"x{i}": row.values(i, shape).astype(np.float32)
                                          for i, shape in enumerate(shapes)})
             tried += 1
@@ -150,19 +150,19 @@ def test_a_layer_and_back(row, tmp_path):
         for blob in blobs:
             blob.data[...] = np.random.default_rng(blob.count).uniform(0.5, 2, blob.shape)
     spp_onnx.export(net, None, path)
-    read = spp_onnx.read(path)
-    back = Net(read, device="cpu")
+    param = spp_onnx.read(path)
+    back = Net(param, device="cpu")
     for name, blobs in net.params.items():
         for blob, again in zip(blobs, back.params[name]):
             np.testing.assert_array_equal(again.data, blob.data)
-    for layer in read.layer:
+    for layer in param.layer:
         del layer.blobs[:]
     expected = parse_net(row.text())
     for layer in expected.layer:
         del layer.blobs[:]
         if "Depthwise" in layer.type:
             layer.convolution_param.ClearField("group")     # always the number of channels
-    assert read == expected
+    assert param == expected
 
 
 @pytest.mark.parametrize("row", [

@@ -83,10 +83,10 @@ def test_layers_of_the_phase_with_their_rules_and_names(tmp_path):
 layer { name: 'a' type: 'Sigmoid' bottom: 'fc' top: 'y' include { phase: TEST } }
 layer { name: 'b' type: 'TanH' bottom: 'fc' top: 'z' include { stage: 'deploy' } }
 layer { name: 'c' type: 'TanH' bottom: 'fc' top: 'z' include { phase: TRAIN } }"""
-    read = spp_onnx.read(export(Net(parse_net(text), device="cpu"), tmp_path))
-    assert [layer.name for layer in read.layer][-1] == "a" and read.layer[-1].include[0].phase == 1
-    read = spp_onnx.read(export(Net(parse_net(text), stages=["deploy"], device="cpu"), tmp_path))
-    assert Net(read, device="cpu").outputs == ["y", "z"] and not read.layer[-1].include
+    param = spp_onnx.read(export(Net(parse_net(text), device="cpu"), tmp_path))
+    assert [layer.name for layer in param.layer][-1] == "a" and param.layer[-1].include[0].phase == 1
+    param = spp_onnx.read(export(Net(parse_net(text), stages=["deploy"], device="cpu"), tmp_path))
+    assert Net(param, device="cpu").outputs == ["y", "z"] and not param.layer[-1].include
 
 
 def test_edited_weights_count(tmp_path):

@@ -63,8 +63,8 @@ def test_several_operators_that_spp_has_a_layer_for(tmp_path, function, types, d
         warnings.simplefilter("ignore")
         torch.onnx.export(Computes(function), (x,), path, dynamo=dynamo, **more)
     net = Net(spp_onnx.read(path), device="cpu")
-    found, = net.forward(**{net.inputs[0]: x.numpy()}).values()
-    np.testing.assert_allclose(found, function(x).numpy(), atol=1e-5)
+    result, = net.forward(**{net.inputs[0]: x.numpy()}).values()
+    np.testing.assert_allclose(result, function(x).numpy(), atol=1e-5)
     assert [layer.type for layer in net.layers if layer.type not in ("Input", "Split")] == types.split()
 
 
@@ -90,15 +90,15 @@ def test_a_net_of_torchvision(tmp_path, models, name, dynamo):
             module.weight.data.uniform_(0.5, 1.5)
     size = 56 if name == "vgg" else 112 if name in ("resnet18", "googlenet") else 224
     x = torch.randn(2, 3, size, size)
-    kept = {} if dynamo else {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+    options = {} if dynamo else {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(model, (x,), path, dynamo=dynamo, **kept, **({"external_data": False} if dynamo else {}))
+        torch.onnx.export(model, (x,), path, dynamo=dynamo, **options, **({"external_data": False} if dynamo else {}))
     net = Net(spp_onnx.read(path), device="cpu")
-    found, = net.forward(**{net.inputs[0]: x.numpy()}).values()
+    result, = net.forward(**{net.inputs[0]: x.numpy()}).values()
     with torch.no_grad():
         expected = model(x).numpy()
-    assert found.shape == expected.shape and np.ptp(expected) > 0.01
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
+    assert result.shape == expected.shape and np.ptp(expected) > 0.01
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
     if name == "resnet18" and not dynamo:
         assert sum(layer.type == "BatchNorm" for layer in net.layers) == 20

@@ -24,11 +24,11 @@ F = torch.nn.functional
 def assert_same_outputs(net, module, values):
     """Hold the module's outputs to the net's for these inputs."""
     with torch.no_grad():
-        found = module(*[torch.from_numpy(values[name]) for name in net.inputs])
+        results = module(*[torch.from_numpy(values[name]) for name in net.inputs])
     expected = net.forward(**values)
-    assert found.keys() == expected.keys()
+    assert results.keys() == expected.keys()
     for name in expected:
-        np.testing.assert_allclose(found[name].numpy(), expected[name], atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(results[name].numpy(), expected[name], atol=1e-4, err_msg=name)
 
 
 def assert_same_weights(net, other):

@@ -157,8 +157,8 @@ def test_a_converted_net_comes_back(make):
     values = public_nets.inputs(net)["data"]
     param = torch_program.to_param(torch_module(net), [torch.from_numpy(values)])
     again = Net(param, device="cpu")
-    found, expected = again.forward(data=values)[again.outputs[0]], net.forward(data=values)["prob"]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    result, expected = again.forward(data=values)[again.outputs[0]], net.forward(data=values)["prob"]
+    np.testing.assert_allclose(result, expected, atol=1e-5)
     assert len(again.learnable) == len(net.learnable)
 
 
@@ -261,7 +261,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def written(folder, *arguments):
+def converted_net(folder, *arguments):
     result = run("convert_net", *arguments, "--from", "torch", "--output", "net.prototxt", cwd=folder)
     assert result.stdout == "Wrote net.prototxt and net.caffemodel\n", result
     return Net(str(folder / "net.prototxt"), weights=str(folder / "net.caffemodel"), device="cpu", seed=9)
@@ -278,7 +278,7 @@ def test_a_class_a_file_of_weights_and_an_exported_program(folder):
     torch.export.save(torch.export.export(module.eval(), (x,)), folder / "small.pt2")
     for arguments in (("--model", "small.py:Small", "--shape", "1,3,8,9", "--weights", "w.pt"),
                       ("--model", "small.pt2")):
-        net = written(folder, *arguments)
+        net = converted_net(folder, *arguments)
         np.testing.assert_allclose(net.forward(**{net.inputs[0]: x.numpy()})[net.outputs[0]],
                                    module(x).detach().numpy(), 1e-4, 1e-6)
     assert "blobs" not in (folder / "net.prototxt").read_text()

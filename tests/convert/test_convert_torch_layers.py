@@ -67,13 +67,13 @@ def assert_same(net, row, shapes=None):
             for blob in layer.blobs[:3]:
                 blob.data[...] = rng.uniform(1, 2, blob.shape)
     module = torch_module(net)
-    found = module(*[torch.tensor(np.array(net.blobs[name].data)) for name in net.inputs])
+    results = module(*[torch.tensor(np.array(net.blobs[name].data)) for name in net.inputs])
     net.forward()
-    assert set(found) == set(net.outputs)
+    assert set(results) == set(net.outputs)
     for name in net.outputs:
         expected = net.blobs[name].data
-        assert found[name].shape == expected.shape and found[name].dtype == torch.float64
-        np.testing.assert_allclose(found[name].detach().numpy(), expected, 1e-6, 1e-6, err_msg=name)
+        assert results[name].shape == expected.shape and results[name].dtype == torch.float64
+        np.testing.assert_allclose(results[name].detach().numpy(), expected, 1e-6, 1e-6, err_msg=name)
     return module
 
 
@@ -103,18 +103,18 @@ def outputs_of(text, dtype=np.float64):
     for blobs in net.params.values():
         for blob in blobs:
             blob.data[...] = np.random.default_rng(1).normal(size=blob.shape)
-    found = torch_module(net)()
+    results = torch_module(net)()
     net.forward()
-    return {k: v.detach().numpy() for k, v in found.items()}, {name: net.blobs[name].data for name in net.outputs}
+    return {k: v.detach().numpy() for k, v in results.items()}, {name: net.blobs[name].data for name in net.outputs}
 
 
 def test_constants_and_parameters_are_part_of_the_module():
-    found, expected = outputs_of(
+    result, expected = outputs_of(
         "layer { name: 'made' type: 'DummyData' top: 'a' top: 'b' dummy_data_param { shape { dim: 2 dim: 3 } "
         "data_filler { value: 1.5 } data_filler { value: -2 } } }"
         "layer { name: 'learned' type: 'Parameter' top: 'p' parameter_param { shape { dim: 2 dim: 3 } } }"
         "layer { name: 'sum' type: 'Eltwise' bottom: 'a' bottom: 'b' bottom: 'p' top: 'sum' }")
-    np.testing.assert_array_equal(found["sum"], expected["sum"])
+    np.testing.assert_array_equal(result["sum"], expected["sum"])
     assert expected["sum"].std() > 0.1
 
 
@@ -158,8 +158,8 @@ def test_names_become_identifiers_that_do_not_collide():
     module = torch_module(net)
     names = [name for name, _ in module.named_children()]
     assert names == ["a_b", "a_b_", "class_", "forward_", "x3x", "torch", "self"]
-    found = module(torch.tensor(net.blobs["F"].data))["self"].detach().numpy()
-    np.testing.assert_allclose(found, net.forward()["self"], 1e-5, 1e-6)
+    result = module(torch.tensor(net.blobs["F"].data))["self"].detach().numpy()
+    np.testing.assert_allclose(result, net.forward()["self"], 1e-5, 1e-6)
 
 
 def test_the_attributes_of_a_module_are_all_known():
@@ -181,8 +181,8 @@ def test_states_are_carried_as_the_net_carries_them():
     x = torch.tensor(np.array(net.blobs["x0"].data))
     for cont in (1, 1, 0):
         net.blobs["x1"].data[...] = cont
-        found = module(x, torch.full((4, 2), float(cont), dtype=torch.float64))["y0"].detach().numpy()
-        np.testing.assert_allclose(found, net.forward()["y0"], 1e-9)
+        result = module(x, torch.full((4, 2), float(cont), dtype=torch.float64))["y0"].detach().numpy()
+        np.testing.assert_allclose(result, net.forward()["y0"], 1e-9)
 
 
 def test_dropout_drops_in_training_only():

@@ -61,11 +61,11 @@ def test_a_checkpoint(models, name, sizes, tmp_path):
     assert lines[0].startswith("Left out, as the net has no such layers: aux1.") == (name == "googlenet")
     net = Net(str(tmp_path / "net.prototxt"), weights=str(tmp_path / "net.caffemodel"), device="cpu")
     image = np.random.default_rng(1).integers(0, 256, (2, *sizes, 3)).astype(np.float32)      # BGR
-    found = net.forward(data=(image - means).transpose(0, 3, 1, 2))["prob"]
+    prob = net.forward(data=(image - means).transpose(0, 3, 1, 2))["prob"]
     rgb = (image[..., ::-1] / 255 - MEAN) / STD
     with torch.no_grad():
         expected = model(torch.from_numpy(np.ascontiguousarray(rgb.transpose(0, 3, 1, 2), np.float32))).softmax(1)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(prob, expected.numpy(), atol=1e-4)
     assert expected.std() > 1e-3
 
 

@@ -24,7 +24,7 @@ POOLED = ("layer { name: 'spp' type: 'SPP' bottom: 'conv' top: 'spp' spp_param {
 TEXT = INPUT + CONV + BN + SCALE + POOLED
 
 
-def made(text=TEXT, dtype=np.float32, seed=1):
+def make_net(text=TEXT, dtype=np.float32, seed=1):
     net = Net(parse_net(text), dtype=dtype, device="cpu", seed=seed)
     rng = np.random.default_rng(seed)
     for layer in net.layers:
@@ -39,7 +39,7 @@ def all_bytes(net):
 
 
 def test_names_and_shapes():
-    arrays, metadata = state_dict.from_net(made())
+    arrays, metadata = state_dict.from_net(make_net())
     assert {key: array.shape for key, array in arrays.items()} == {
         "conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "bn_1.weight": (4,), "bn_1.bias": (4,),
         "bn_1.running_mean": (4,), "bn_1.running_var": (4,), "bn_1.num_batches_tracked": (),
@@ -49,13 +49,13 @@ def test_names_and_shapes():
 
 def test_batch_norm_is_divided_by_its_weight_and_comes_back_bit_by_bit():
     text = TEXT.replace("num_output: 4", "num_output: 64")
-    net = made(text)
+    net = make_net(text)
     mean, variance, weight = (blob.data.astype(np.float64) for blob in net.params["bn/1"])
     arrays, metadata = state_dict.from_net(net)
     np.testing.assert_allclose(arrays["bn_1.running_mean"], mean / weight, 1e-7)
     np.testing.assert_allclose(arrays["bn_1.running_var"], variance / weight, 1e-7)
     np.testing.assert_array_equal(arrays["bn_1.weight"], net.params["scale"][0].data)
-    other = made(text, seed=2)
+    other = make_net(text, seed=2)
     state_dict.into_net(other, arrays, metadata, "s")
     assert all_bytes(other) == all_bytes(net)
     # Multiplying back would not do: most sums would differ in their last bit.
@@ -63,11 +63,11 @@ def test_batch_norm_is_divided_by_its_weight_and_comes_back_bit_by_bit():
 
 
 def test_changed_statistics_become_new_sums_that_divide_exactly():
-    net = made()
+    net = make_net()
     arrays, metadata = state_dict.from_net(net)
     arrays["bn_1.running_mean"] = arrays["bn_1.running_mean"] + np.float32(0.3)
-    for given in (metadata, {}):
-        state_dict.into_net(net, arrays, given, "s")
+    for net_metadata in (metadata, {}):
+        state_dict.into_net(net, arrays, net_metadata, "s")
         again, _ = state_dict.from_net(net)
         np.testing.assert_array_equal(again["bn_1.running_mean"], arrays["bn_1.running_mean"])
         np.testing.assert_array_equal(again["bn_1.running_var"], arrays["bn_1.running_var"])
@@ -76,23 +76,24 @@ def test_changed_statistics_become_new_sums_that_divide_exactly():
 
 @pytest.mark.parametrize("stored", [{"mean": 3}, {"mean": ["float32", "?"]}, [1]])
 def test_damaged_metadata(stored):
-    net = made()
+    net = make_net()
     arrays, _ = state_dict.from_net(net)
     with pytest.raises(ConvertError, match="s: its metadata of 'bn_1' is damaged; convert the weights again, or rem"):
         state_dict.into_net(net, arrays, {"batch_norm": {"bn_1": stored}}, "s")
 
 
 def test_a_batch_norm_without_scale_has_no_weight():
-    net = made(INPUT + CONV + BN)
+    net = make_net(INPUT + CONV + BN)
     arrays, _ = state_dict.from_net(net)
-    found = [key for key in arrays if key.startswith("bn")]
-    assert found == ["bn_1.running_mean", "bn_1.running_var", "bn_1.num_batches_tracked"]
+    keys = [key for key in arrays if key.startswith("bn")]
+    assert keys == ["bn_1.running_mean", "bn_1.running_var", "bn_1.num_batches_tracked"]
 
 
 @pytest.mark.parametrize("between", ["layer { name: 'r' type: 'ReLU' bottom: 'conv' top: 'conv' }",
                                      "layer { name: 't' type: 'TanH' bottom: 'conv' top: 'other' }"])
 def test_a_scale_that_does_not_follow_alone_is_a_layer_of_its_own(between):
-    arrays, _ = state_dict.from_net(made(INPUT + CONV + BN + between + SCALE.replace("top: 'conv'", "top: 'scaled'")))
+    net = make_net(INPUT + CONV + BN + between + SCALE.replace("top: 'conv'", "top: 'scaled'"))
+    arrays, _ = state_dict.from_net(net)
     assert "scale.weight" in arrays and "bn_1.weight" not in arrays
 
 
@@ -100,13 +101,13 @@ def test_gates_and_biases_of_an_lstm():
     text = ("layer { name: 'x' type: 'Input' top: 'x' top: 'cont' input_param { shape { dim: 4 dim: 2 dim: 3 } "
             "shape { dim: 4 dim: 2 } } } layer { name: 'lstm' type: 'LSTM' bottom: 'x' bottom: 'cont' top: 'h' "
             f"recurrent_param {{ num_output: 2 {GAUSS} }} }}")
-    net = made(text)
+    net = make_net(text)
     net.params["lstm"][1].data[0] = -0.0       # adding a second bias of 0 would lose the sign
     arrays, metadata = state_dict.from_net(net)
     i, f, o, g = net.params["lstm"][0].data.reshape(4, 2, 3)
     np.testing.assert_array_equal(arrays["lstm.weight_ih_l0"], np.concatenate([i, f, g, o]))
     assert arrays["lstm.weight_hh_l0"].shape == (8, 2) and not arrays["lstm.bias_hh_l0"].any()
-    other = made(text, seed=4)
+    other = make_net(text, seed=4)
     state_dict.into_net(other, arrays, metadata, "s")
     assert all_bytes(other) == all_bytes(net)
     arrays["lstm.bias_hh_l0"] = np.full(8, 0.5, np.float32)
@@ -119,7 +120,7 @@ def test_the_lstm_is_torchs():
     text = ("layer { name: 'x' type: 'Input' top: 'x' top: 'cont' input_param { shape { dim: 4 dim: 2 dim: 3 } "
             "shape { dim: 4 dim: 2 } } } layer { name: 'lstm' type: 'LSTM' bottom: 'x' bottom: 'cont' top: 'h' "
             f"recurrent_param {{ num_output: 5 {GAUSS} }} }}")
-    net = made(text)
+    net = make_net(text)
     arrays, _ = state_dict.from_net(net)
     lstm = torch.nn.LSTM(3, 5)
     lstm.load_state_dict({key.removeprefix("lstm."): torch.from_numpy(array) for key, array in arrays.items()})
@@ -135,7 +136,7 @@ SHARED = INPUT + "".join(
 
 
 def test_a_shared_parameter_has_both_names_and_one_value():
-    net = made(SHARED)
+    net = make_net(SHARED)
     arrays, metadata = state_dict.from_net(net)
     np.testing.assert_array_equal(arrays["a.weight"], arrays["b.weight"])
     arrays["b.weight"] = arrays["b.weight"] + 1
@@ -150,7 +151,7 @@ def test_a_shared_parameter_has_both_names_and_one_value():
 def test_a_shared_parameter_is_one_in_the_module():
     pytest.importorskip("torch", reason="what this test converts to: pip install 'spp[torch]'")
     from spp.convert import torch_module
-    module = torch_module(made(SHARED))
+    module = torch_module(make_net(SHARED))
     assert module.a.weight is module.b.weight and len(list(module.parameters())) == 1
 
 
@@ -164,18 +165,18 @@ MEAN, ALL = (" ".join(f"param {{ name: '{name}' lr_mult: 0 }}" for name in names
 def test_shared_statistics_are_one_too():
     pytest.importorskip("torch", reason="what this test converts to: pip install 'spp[torch]'")
     from spp.convert import torch_module
-    module = torch_module(made(TWINS % (ALL, ALL)))
+    module = torch_module(make_net(TWINS % (ALL, ALL)))
     assert module.bn_1.running_mean is module.bn_2.running_mean and module.bn_1.weight is module.bn_2.weight
     assert module.bn_1.running_var is module.bn_2.running_var
     with pytest.raises(ConvertError) as caught:
-        torch_module(made(TWINS % (MEAN, MEAN)))
+        torch_module(make_net(TWINS % (MEAN, MEAN)))
     assert str(caught.value) == ("layer 'bn_2' (BatchNorm) cannot be converted to torch: it shares some of its three "
                                  "statistics with another layer; share all, or none")
 
 
 def test_two_layers_of_one_name():
     with pytest.raises(ConvertError, match="two layers are named 'conv'; give each a name of its own"):
-        state_dict.from_net(made(INPUT + CONV + CONV.replace("top: 'conv'", "top: 'other'")))
+        state_dict.from_net(make_net(INPUT + CONV + CONV.replace("top: 'conv'", "top: 'other'")))
 
 
 @pytest.mark.parametrize("change, message", [
@@ -187,7 +188,7 @@ def test_two_layers_of_one_name():
     (lambda s: s.update({"fc.bias": np.zeros(5, int)}), "s: tensor 'fc.bias' has the dtype int64; weights are floats"),
 ])
 def test_what_does_not_fit_changes_nothing(change, message):
-    net = made()
+    net = make_net()
     arrays, metadata = state_dict.from_net(net)
     before = all_bytes(net)
     net.params["conv"][0].data[...] += 1
@@ -200,7 +201,7 @@ def test_what_does_not_fit_changes_nothing(change, message):
 
 def test_a_bias_that_a_scale_has_no_place_for():
     text = SCALE.replace("bias_term: true", "").replace("bias_filler { type: 'uniform' }", "")
-    net = made(INPUT + CONV + BN + text)
+    net = make_net(INPUT + CONV + BN + text)
     arrays, metadata = state_dict.from_net(net)
     assert not arrays["bn_1.bias"].any()
     arrays["bn_1.bias"][1] = 1
@@ -214,7 +215,7 @@ def test_a_bias_that_a_scale_has_no_place_for():
 def folder(tmp_path):
     """net.prototxt, net.caffemodel and net.caffemodel.h5."""
     (tmp_path / "net.prototxt").write_text(TEXT)
-    net = made()
+    net = make_net()
     net.save(str(tmp_path / "net.caffemodel"))
     net.save(str(tmp_path / "net.caffemodel.h5"))
     return tmp_path
@@ -244,7 +245,7 @@ def test_there_and_back_is_bit_exact(folder, source, between, back):
 
 def test_doubles_stay_doubles(folder):
     pytest.importorskip("safetensors", reason="pip install 'spp[torch]'")
-    net = made(dtype=np.float64)
+    net = make_net(dtype=np.float64)
     net.save(str(folder / "d.caffemodel"))
     convert(folder, "d.caffemodel", "s.safetensors")
     convert(folder, "s.safetensors", "b.caffemodel")
@@ -272,13 +273,13 @@ def test_flipped_channels_means_and_scale(folder):
 ])
 def test_channels_that_cannot_be_flipped(text, message):
     with pytest.raises(ConvertError) as caught:
-        weights.flip_channels(made(text))
+        weights.flip_channels(make_net(text))
     assert str(caught.value) == message
 
 
 def test_layers_that_the_prototxt_lacks_are_named(folder):
     pytest.importorskip("safetensors", reason="pip install 'spp[torch]'")
-    made(TEXT + POOLED.replace("'fc'", "'aux'").replace("'spp'", "'spp2'")).save(str(folder / "more.caffemodel"))
+    make_net(TEXT + POOLED.replace("'fc'", "'aux'").replace("'spp'", "'spp2'")).save(str(folder / "more.caffemodel"))
     assert convert(folder, "more.caffemodel", "s.safetensors") == (
         "Left out, as the net has no such layers: aux\nWrote s.safetensors\n")
 
@@ -313,7 +314,7 @@ def test_mistakes_are_answered_with_one_line(folder, arguments, message):
         pytest.importorskip("torch", reason="pip install 'spp[torch]'")
     (folder / "bad.pt").write_bytes(b"no zip file")
     (folder / "bad.safetensors").write_bytes(b"no tensors")
-    made(INPUT + CONV).save(str(folder / "part.caffemodel"))
+    make_net(INPUT + CONV).save(str(folder / "part.caffemodel"))
     before = sorted(folder.iterdir())
     result = run("convert_weights", *arguments.split(), cwd=folder)
     assert error_of(result).startswith(f"error: {message}")

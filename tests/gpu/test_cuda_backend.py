@@ -52,10 +52,10 @@ def broken(*args):
 
 
 def cupy_without(**changed):
-    made = emulated_cupy.module()
-    made["cupy"].cuda.runtime.__dict__.update({k: v for k, v in changed.items() if k == "getDeviceCount"})
-    made["cupy"].__dict__.update({k: v for k, v in changed.items() if k != "getDeviceCount"})
-    return made["cupy"]
+    modules = emulated_cupy.module()
+    modules["cupy"].cuda.runtime.__dict__.update({k: v for k, v in changed.items() if k == "getDeviceCount"})
+    modules["cupy"].__dict__.update({k: v for k, v in changed.items() if k != "getDeviceCount"})
+    return modules["cupy"]
 
 
 @pytest.mark.parametrize("cupy, device, message", [
@@ -84,9 +84,9 @@ def test_a_device_that_is_not_to_be_had(monkeypatch, fresh, caplog, cupy, device
     assert str(error.value) == message
     if device in ("cuda", "cuda:0"):
         assert backend.select("auto").xp is backend.select("auto").xp is np
-        # in silence where nobody asked for a GPU, else with one line
-        told = message.removeprefix(f"device '{device}': ").removesuffix("; or use --device cpu")
-        assert caplog.messages == ([] if "not installed" in message else [f"Computing on the CPU: {told}"])
+        # without a message where no GPU was requested, else with one line
+        reason = message.removeprefix(f"device '{device}': ").removesuffix("; or use --device cpu")
+        assert caplog.messages == ([] if "not installed" in message else [f"Computing on the CPU: {reason}"])
 
 
 def absent():
@@ -99,9 +99,9 @@ def test_cuda_libraries_that_do_not_work(monkeypatch, fresh):
     monkeypatch.setattr(sys.modules["cupy"].cuda, "get_cublas_handle", absent)
     with pytest.raises(SppError) as error:
         backend.select("cuda")
-    found, remedy = str(error.value).split("...)")
-    assert found.startswith("device 'cuda': CuPy cannot compile, or lacks a library (Failure finding libcublas.so.13 ")
-    assert len(found) < 400 and remedy == (
+    cause, remedy = str(error.value).split("...)")
+    assert cause.startswith("device 'cuda': CuPy cannot compile, or lacks a library (Failure finding libcublas.so.13 ")
+    assert len(cause) < 400 and remedy == (
         '; pip install "spp[cuda13]" (or "spp[cuda12]", as the driver is) into an environment without packages of '
         "another CUDA; or use --device cpu")
     assert backend.select("auto").xp is np
@@ -151,8 +151,8 @@ def test_order_of_axes_survives_the_way_to_the_device_and_back(emulation):
         np.testing.assert_array_equal(device.to_host(there), array)
         assert there.shape == array.shape
     assert device.from_host(last).strides == last.strides == device.to_host(device.from_host(last)).strides
-    turned = there = device.from_host(x).transpose(0, 2, 1, 3)
-    matrix = device.load_matrix(turned, 2, "test")
+    transposed = there = device.from_host(x).transpose(0, 2, 1, 3)
+    matrix = device.load_matrix(transposed, 2, "test")
     np.testing.assert_array_equal(device.to_host(matrix), x.transpose(0, 2, 1, 3).reshape(8, 15))
     assert device.empty_matrix(there[0, 0], 1, "test").shape == (3, 5)
 
@@ -197,23 +197,23 @@ def test_the_emulation_has_nothing_that_cupy_has_not():
         real = inspect.signature(getattr(cupy, name)).parameters
         assert list(mine.parameters) == [p for p in real if p in mine.parameters], name
         for parameter in mine.parameters.values():
-            found = real[parameter.name]
-            assert (parameter.default is parameter.empty) == (found.default is found.empty), (name, parameter.name)
+            theirs = real[parameter.name]
+            assert (parameter.default is parameter.empty) == (theirs.default is theirs.empty), (name, parameter.name)
     for line in functions.METHODS.split("\n")[1:-1]:
         assert hasattr(cupy.ndarray, line.split("(")[0])
     for name in functions.UFUNCS:
         assert isinstance(getattr(cupy, name), cupy.ufunc)
     assert hasattr(cupy.ufunc, "at")
-    made = emulated_cupy.module()
-    for name in vars(made["cupy"]):
+    modules = emulated_cupy.module()
+    for name in vars(modules["cupy"]):
         assert name.startswith("__") or hasattr(cupy, name), name
     for name in vars(emulated_cupy.ndarray):
         assert name.startswith("_") or hasattr(cupy.ndarray, name), name
-    for name in vars(made["cupy.cuda"]):        # cublas itself needs a library
+    for name in vars(modules["cupy.cuda"]):        # cublas itself needs a library
         assert name.startswith("__") or name == "cublas" or hasattr(cupy.cuda, name), name
-    for name in vars(made["cupy.cuda.runtime"]):
+    for name in vars(modules["cupy.cuda.runtime"]):
         assert name.startswith("__") or hasattr(cupy.cuda.runtime, name), name
-    for name in vars(made["cupyx"]):
+    for name in vars(modules["cupyx"]):
         assert name.startswith("__") or hasattr(cupyx, name), name
 
 
@@ -248,12 +248,13 @@ def test_the_emulation_is_as_strict_as_cupy(emulation):
 def test_new_arrays_lie_as_cupys_do(emulation):
     """CuPy does as NumPy where it copies, and not where it computes."""
     cupy = emulation
-    turned = cupy.zeros((2, 3, 4, 5), np.float32).transpose(0, 3, 1, 2)
-    for made in (turned + 1, -turned, turned > 0, np.sqrt(turned), turned.sum(1, keepdims=True), turned.copy(),
-                 cupy.where(turned > 0, turned, 0), turned.any(3), cupy.take(turned, cupy.arange(2), 1)):
-        assert made.flags.c_contiguous
-    for made in (cupy.empty_like(turned), cupy.zeros_like(turned), turned.astype(np.float16)):
-        assert np.argsort(made.strides).tolist() == np.argsort(turned.strides).tolist()
+    transposed = cupy.zeros((2, 3, 4, 5), np.float32).transpose(0, 3, 1, 2)
+    for result in (transposed + 1, -transposed, transposed > 0, np.sqrt(transposed), transposed.sum(1, keepdims=True),
+                   transposed.copy(), cupy.where(transposed > 0, transposed, 0), transposed.any(3),
+                   cupy.take(transposed, cupy.arange(2), 1)):
+        assert result.flags.c_contiguous
+    for result in (cupy.empty_like(transposed), cupy.zeros_like(transposed), transposed.astype(np.float16)):
+        assert np.argsort(result.strides).tolist() == np.argsort(transposed.strides).tolist()
     host = np.zeros((2, 3, 4))
     assert cupy.array(host.transpose(0, 2, 1)).flags.c_contiguous and cupy.array(host.T).flags.f_contiguous
 

@@ -42,9 +42,9 @@ def cupy():
 
 @pytest.fixture
 def cudnn(cupy, monkeypatch):
-    made = fake_cudnn.module()
-    monkeypatch.setitem(sys.modules, "cudnn", made)
-    return made
+    module = fake_cudnn.module()
+    monkeypatch.setitem(sys.modules, "cudnn", module)
+    return module
 
 
 @pytest.fixture
@@ -161,14 +161,14 @@ def test_bias_scale_shift_and_relu_in_one_pass(request, cupy, case, with_cudnn, 
         assert (expected < 0).any()
         expected = np.maximum(expected, 0) if relu else expected
         y = _channels_last(cupy, np.full(dy.shape, 77, dtype)) if relu else cupy.full(dy.shape, 77, dtype)
-        given = [cupy.array(values) if is_used else None
-                 for values, is_used in ((bias, given_bias), (scale, scaled), (shift, scaled))]
+        vectors = [cupy.array(values) if is_used else None
+                   for values, is_used in ((bias, given_bias), (scale, scaled), (shift, scaled))]
         convolution.convolution_forward(cupy.array(x), cupy.array(weight), y, problem.geometry,
-                                        Epilogue(given[0], given[1], given[2], relu), precision)
+                                        Epilogue(vectors[0], vectors[1], vectors[2], relu), precision)
         np.testing.assert_allclose(y.get(), expected, tolerance, tolerance * abs(expected).max())
     if with_cudnn and case != "no spatial axis":        # cuDNN adds the bias where that saves the pass
-        added = sum(graph.added is not None for graph in fake_cudnn.Graph.made)
-        assert (added, len(fake_cudnn.Graph.made)) == ((1, 2) if precision == "fp32" else (0, 1))
+        added = sum(graph.added is not None for graph in fake_cudnn.Graph.instances)
+        assert (added, len(fake_cudnn.Graph.instances)) == ((1, 2) if precision == "fp32" else (0, 1))
 
 
 def test_an_empty_batch(cupy, cudnn):
@@ -178,7 +178,7 @@ def test_an_empty_batch(cupy, cudnn):
     geometry = Geometry((3, 3), (1, 1), (0, 0), (1, 1))
     convolution.convolution_forward(x, weight, y, geometry)
     convolution.convolution_backward_weights(x, y, dweight, dbias, geometry)
-    assert (dweight.get() == 1).all() and (dbias.get() == 1).all() and not fake_cudnn.Graph.made
+    assert (dweight.get() == 1).all() and (dbias.get() == 1).all() and not fake_cudnn.Graph.instances
 
 
 # --- with a stand-in for cuDNN
@@ -191,7 +191,7 @@ def test_with_cudnn(cupy, cudnn, case, precision, dtype, tolerance, kind):
     problem = Problem(case, dtype)
     for order in ("C", "channels last"):
         problem.check(cupy, problem.solve(cupy, precision, order=order), tolerance)
-    graphs = fake_cudnn.Graph.made
+    graphs = fake_cudnn.Graph.instances
     assert [graph.operation for graph in graphs] == ["forward", "data", "weights"]      # planned once
     assert [graph.runs for graph in graphs] == [2, 2, 2]
     for graph in graphs:
@@ -209,7 +209,7 @@ def test_exact_sums(cupy, cudnn, monkeypatch, exact):
     from spp.backend.cuda import convolution_plans
     monkeypatch.setattr(convolution_plans, "EXACT", exact)
     Problem("plane").solve(cupy)
-    for graph in fake_cudnn.Graph.made:
+    for graph in fake_cudnn.Graph.instances:
         assert graph.notes.issuperset({"WINOGRAD", "FFT"}) == exact != graph.notes.isdisjoint({"WINOGRAD", "FFT"})
 
 
@@ -217,7 +217,7 @@ def test_exact_sums(cupy, cudnn, monkeypatch, exact):
 def test_problems_that_cudnn_does_not_get(cupy, cudnn, case, caplog):
     problem = Problem(case)
     problem.check(cupy, problem.solve(cupy), 1e-6)
-    assert not fake_cudnn.Graph.made and not caplog.records
+    assert not fake_cudnn.Graph.instances and not caplog.records
 
 
 def test_problems_that_cudnn_declines_are_computed_by_the_fallback(cupy, cudnn, caplog):
@@ -226,11 +226,12 @@ def test_problems_that_cudnn_declines_are_computed_by_the_fallback(cupy, cudnn, 
     for case in ("plane", "line", "plane"):
         problem = Problem(case)
         problem.check(cupy, problem.solve(cupy, "tf32"), 1e-6)
-    assert [graph.operation for graph in fake_cudnn.Graph.made] == 2 * ["forward", "data", "weights"]
-    said, = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "declines a convolution (FLOAT, data)" in said
-    told = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
-    assert len(told) == 2 and all("'data'" in line and "no engine" in line and "\n" not in line for line in told)
+    assert [graph.operation for graph in fake_cudnn.Graph.instances] == 2 * ["forward", "data", "weights"]
+    warning, = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "declines a convolution (FLOAT, data)" in warning
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert len(messages) == 2
+    assert all("'data'" in line and "no engine" in line and "\n" not in line for line in messages)
 
 
 def test_plans_belong_to_a_thread(cupy, cudnn):
@@ -239,7 +240,7 @@ def test_plans_belong_to_a_thread(cupy, cudnn):
     thread = threading.Thread(target=problem.solve, args=(cupy,))
     thread.start()
     thread.join()
-    graphs = fake_cudnn.Graph.made
+    graphs = fake_cudnn.Graph.instances
     assert len(graphs) == 6 and graphs[0].handle is graphs[2].handle is not graphs[3].handle
 
 

@@ -53,18 +53,18 @@ class Failing:
     def __init__(self, function: Any, error: str, times: int = 10 ** 6) -> None:
         self.function, self.error, self.left = function, error, times
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.left -= 1
         if self.left >= 0:
             raise RuntimeError(self.error)
-        return self.function(*args, **named)
+        return self.function(*args, **kwargs)
 
 
 def method(owner, name):
     """Something that replaces a method."""
     def replace(patch, cupy, *failing):
         wrong = Failing(getattr(owner(cupy), name), *failing)
-        patch.setattr(owner(cupy), name, lambda self, *args, **named: wrong(self, *args, **named))
+        patch.setattr(owner(cupy), name, lambda self, *args, **kwargs: wrong(self, *args, **kwargs))
     return replace
 
 
@@ -83,21 +83,21 @@ def of_graph(name):
 def cuda_kernel(patch, cupy, *failing):
     """The launch of a kernel of ours; the convolution here has none."""
     kernels: Any = importlib.import_module("spp.backend.cuda.kernels")
-    found = kernels._kernel
-    launch = Failing(lambda names, *args: found(*names)(*args), *failing)
+    kernel = kernels._kernel
+    launch = Failing(lambda names, *args: kernel(*names)(*args), *failing)
     patch.setattr(kernels, "_kernel", lambda *names: functools.partial(launch, names))
 
 
 def cupy_kernel(patch, cupy, *failing):
     add = type(cupy.add).__call__
     wrong = Failing(add, *failing)
-    patch.setattr(type(cupy.add), "__call__", lambda self, *args, **named: (
-        wrong if self.name == "add" and args[0].shape == (2, 3) else add)(self, *args, **named))
+    patch.setattr(type(cupy.add), "__call__", lambda self, *args, **kwargs: (
+        wrong if self.name == "add" and args[0].shape == (2, 3) else add)(self, *args, **kwargs))
 
 
 DRIVER, RUNTIME = "CUDA_ERROR_OUT_OF_MEMORY: out of memory", "cudaErrorMemoryAllocation: out of memory"
 WHERE = [       # who asks for memory, what is said, the layer
-    (cublas, "CUBLAS_STATUS_ALLOC_FAILED", "'conv' (Convolution)"),         # of which cuDNN is asked first
+    (cublas, "CUBLAS_STATUS_ALLOC_FAILED", "'conv' (Convolution)"),         # cuDNN is tried first
     (cudnn_handle, "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "'conv' (Convolution)"),
     (of_graph("build_plans"), "[cudnn_frontend] Error:\nCUDNN_STATUS_ALLOC_FAILED", "'conv' (Convolution)"),
     (of_graph("execute"), "CUDNN_STATUS_EXECUTION_FAILED: out of memory", "'conv' (Convolution)"),
@@ -110,54 +110,54 @@ NAMES = ["cublas", "create_handle", "build_plans", "execute", "launch", "load", 
 
 @pytest.mark.parametrize("replace, text, layer", WHERE, ids=NAMES)
 def test_too_little_memory_in_a_library_names_the_layer(cupy, monkeypatch, caplog, replace, text, layer):
-    made = net()
+    instance = net()
     with monkeypatch.context() as patch:
         replace(patch, cupy, text)
         with pytest.raises(NetError) as error:
-            made.forward(x=np.ones((2, 3, 9, 8), np.float32))
+            instance.forward(x=np.ones((2, 3, 9, 8), np.float32))
     assert str(error.value) == (f"layer {layer}: needs more memory than there is ({' '.join(text.split())}; {FREE}); "
                                 "make its sizes, the input or the batch smaller")
-    made.forward(x=np.ones((2, 3, 9, 8), np.float32))       # nothing remembers it
-    assert np.isfinite(made.loss) and not caplog.records
-    assert fake_cudnn.Graph.made[-1].runs
+    instance.forward(x=np.ones((2, 3, 9, 8), np.float32))       # nothing remembers it
+    assert np.isfinite(instance.loss) and not caplog.records
+    assert fake_cudnn.Graph.instances[-1].runs
 
 
 @pytest.mark.parametrize("replace, text, layer", WHERE[:-1], ids=NAMES[:-1])
 def test_what_the_pool_keeps_unused_is_given_back_first(cupy, monkeypatch, replace, text, layer):
-    made, before = net(), memory.State.freed
+    instance, before = net(), memory.State.freed
     with monkeypatch.context() as patch:
         replace(patch, cupy, text, 1)
-        made.forward(x=np.ones((2, 3, 9, 8), np.float32))
+        instance.forward(x=np.ones((2, 3, 9, 8), np.float32))
     assert memory.State.freed == before + 1
 
 
 def test_a_workspace_that_is_not_to_be_had(cupy, monkeypatch):
-    made = net()
+    instance = net()
     monkeypatch.setattr(fake_cudnn.Graph, "get_workspace_size", lambda self: 1 << 20)
     monkeypatch.setattr(memory.State, "limit", 1 << 19)
     with pytest.raises(NetError, match=r"layer 'conv' \(Convolution\): needs more memory than there is \(Out of "
                                        r"memory allocating 1,048,576 bytes"):
-        made.forward()
+        instance.forward()
 
 
 @pytest.mark.parametrize("free, declined", [(1 << 20, False), (1 << 33, True)])
 def test_what_libraries_say_where_hardly_any_memory_is_left(cupy, monkeypatch, caplog, free, declined):
-    made = net()
+    instance = net()
     monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: (free, 1 << 34))
     cudnn_handle(monkeypatch, cupy, "CUDNN_STATUS_NOT_INITIALIZED")
     if declined:        # for another reason
-        made.forward()
+        instance.forward()
         assert "cuDNN declines a convolution (FLOAT, forward)" in caplog.text
     else:
         with pytest.raises(NetError, match=r"layer 'conv'.*CUDNN_STATUS_NOT_INITIALIZED; of the .* 1,048,576 are fr"):
-            made.forward()
+            instance.forward()
 
 
 def test_other_errors_are_left_alone(cupy, monkeypatch):
-    made = net()
+    instance = net()
     cupy_kernel(monkeypatch, cupy, "CUBLAS_STATUS_INVALID_VALUE")
     with pytest.raises(RuntimeError, match="^CUBLAS_STATUS_INVALID_VALUE$") as error:
-        made.forward()
+        instance.forward()
     assert backend.as_spp_error(error.value) is error.value
     assert str(backend.as_spp_error(MemoryError("4 bytes"))) == (
         "needs more memory than there is (4 bytes); make its sizes, the input or the batch smaller")
@@ -172,32 +172,32 @@ def lose():
 
 
 def test_a_lost_gpu_is_told_in_one_line(cupy):
-    made = net()
-    made.forward()
-    loss = made.fetch_loss()
+    instance = net()
+    instance.forward()
+    loss = instance.fetch_loss()
     lose()
     with pytest.raises(DeviceError) as error:
-        made.forward()
+        instance.forward()
     assert str(error.value) == f"layer 'conv' (Convolution): {LOST}"
     with pytest.raises(DeviceError) as error:
-        made.backward_layers(5, 0)
+        instance.backward_layers(5, 0)
     assert str(error.value) == f"layer 'loss' (SoftmaxWithLoss): {LOST}"
-    device = made.context.backend
+    device = instance.context.backend
     with pytest.raises(DeviceError) as error:
         loss()
     assert str(error.value) == f"layer 'loss' (SoftmaxWithLoss): {LOST}"        # whose labels are looked at first
-    for outside in (made.clear_param_diffs, device.synchronize, device.fetch(made.blobs["fc"].data[0, 0]),
-                    lambda: device.to_host(made.blobs["x"].data)):
+    for outside in (instance.clear_param_diffs, device.synchronize, device.fetch(instance.blobs["fc"].data[0, 0]),
+                    lambda: device.to_host(instance.blobs["x"].data)):
         with pytest.raises(DeviceError) as error:
             outside()
         assert str(error.value) == LOST
 
 
 def test_a_convolution_does_not_turn_to_im2col_on_a_lost_gpu(cupy, monkeypatch, caplog):
-    made = net()
+    instance = net()
     monkeypatch.setattr(fake_cudnn.Graph, "check_support", lambda self: lose())
     with pytest.raises(DeviceError, match=r"layer 'conv' \(Convolution\): GPU 0 has failed"):
-        made.forward()
+        instance.forward()
     assert not caplog.records
 
 

@@ -114,7 +114,7 @@ def _is_pinned(array):
 
 
 class Batches(Stream):
-    """Bytes, or floats where they are wanted and in every fourth batch; in sizes and with means that change."""
+    """Bytes, or floats if requested and in every fourth batch; sizes and means change."""
 
     means: Any = (np.array([1.5, 20, 300], np.float32),
                   np.random.default_rng(0).normal(100, 30, (20, 9, 3)).astype(np.float32))
@@ -152,7 +152,7 @@ class Batches(Stream):
 def _steps(feed, batches, target, count):
     """A net's arrays, new ones for each step, filled as StreamLayer.forward does it."""
     batches.prepare(feed.empty, as_bytes=feed.transforms)
-    found = []
+    results = []
     for _ in range(count):
         targets = [target(shape) for shape in batches.shapes]
         feed.finish()
@@ -160,7 +160,7 @@ def _steps(feed, batches, target, count):
         batches._take_head()
         batches._head.exception()       # so that there is always one
         feed.start(batches.ready())
-        found.append(targets)
+        results.append(targets)
         yield targets
     batches.close()
 
@@ -171,29 +171,29 @@ def _on_host(count, batches=None):
 
 def _on_streams(streams, feed, count, batches=None):
     net, copies, cupy = streams
-    found: list[Any] = []
+    results: list[Any] = []
     blocks: dict[int, Any] = {}
     for targets in _steps(feed, batches or Batches(), lambda s: Target(cupy.zeros(s, np.float32), net), count):
-        found.append(targets)
+        results.append(targets)
         mine = {id(flat._a): flat for slot in feed._slots for flat in slot.flat.values()}
-        for freed in set(blocks) - set(mine):       # the pool gives it to the stream for which it was made
+        for freed in set(blocks) - set(mine):       # the pool reuses it on the stream that allocated it
             copies.add(lambda block=blocks.pop(freed): block.fill(77))
         blocks.update(mine)
     for queue in (net, copies):
         while queue.work:
             queue.go_on()
-    return [[target.array.get() for target in targets] for targets in found]
+    return [[target.array.get() for target in targets] for targets in results]
 
 
-def _equal(found, expected):
-    return all(np.array_equal(a, b) for one, other in zip(found, expected, strict=True)
+def _equal(results, expected):
+    return all(np.array_equal(a, b) for one, other in zip(results, expected, strict=True)
                for a, b in zip(one, other, strict=True))
 
 
 def test_whatever_the_streams_do_first(streams):
     from spp.backend.cuda import Feed
-    found, expected = _on_streams(streams, Feed(), 16), _on_host(16)
-    assert _equal(found, expected) and len({data.tobytes() for data, _ in expected}) == 16
+    results, expected = _on_streams(streams, Feed(), 16), _on_host(16)
+    assert _equal(results, expected) and len({data.tobytes() for data, _ in expected}) == 16
 
 
 @pytest.mark.parametrize("streams, fault", [("net eager", "net"), ("copies eager", "copies"), ("none eager", "host")],
@@ -234,8 +234,8 @@ def test_on_a_gpu():
         pytest.skip("copies to a GPU: SPP_TEST_DEVICE=cuda")
     import cupy
     from spp.backend.cuda import Feed
-    found = list(_steps(Feed(), Batches(), lambda shape: cupy.zeros(shape, np.float32), 40))
-    assert _equal([[array.get() for array in targets] for targets in found], _on_host(40))
+    results = list(_steps(Feed(), Batches(), lambda shape: cupy.zeros(shape, np.float32), 40))
+    assert _equal([[array.get() for array in targets] for targets in results], _on_host(40))
 
 
 def test_ready_does_not_wait():

@@ -84,8 +84,8 @@ def _batches(net, count):
             for _ in range(count)]
 
 
-def _same(found, expected):
-    for one, other in zip(found, expected, strict=True):
+def _same(results, expected):
+    for one, other in zip(results, expected, strict=True):
         for name in ("data", "label"):
             assert one[name].dtype == other[name].dtype
             np.testing.assert_array_equal(one[name], other[name])
@@ -111,26 +111,26 @@ CASES = [       # the database, what is done to its images, and how many of nine
 def test_host_and_gpu_read_the_same(files, transformed, kind, transform, count, phase):
     param = _param(files, kind, transform)
     with Net(param, phase, device="cpu", seed=5) as net:
-        wanted = _batches(net, 9)
+        expected = _batches(net, 9)
         state = net.state()
     with Net(param, phase, device="cuda", seed=5) as net:
-        _same(_batches(net, 9), wanted)
+        _same(_batches(net, 9), expected)
         assert net.state() == state         # though the tenth batch may be on its way
     if phase == TRAIN or "size_param" not in transform:
         assert len(transformed) == count
     with Net(param, phase, device="cuda", seed=6) as net:       # resumed in the middle of an epoch
         net.forward()
         net.restore({"d": {**state["d"], "position": 4}})
-        _same(_batches(net, 5), wanted[4:])
+        _same(_batches(net, 5), expected[4:])
 
 
 def test_double_precision(files, transformed):
     param = _param(files, "raw", f"{AUGMENT} MEAN")
     with Net(param, TRAIN, dtype=np.float64, device="cpu") as net:
-        wanted = _batches(net, 3)
+        expected = _batches(net, 3)
     with Net(param, TRAIN, dtype=np.float64, device="cuda") as net:
-        _same(_batches(net, 3), wanted)
-    assert len(transformed) == 3 and wanted[0]["data"].dtype == np.float64
+        _same(_batches(net, 3), expected)
+    assert len(transformed) == 3 and expected[0]["data"].dtype == np.float64
 
 
 def test_a_mean_is_copied_once(files, transformed, monkeypatch):
@@ -161,14 +161,14 @@ def test_a_mean_is_copied_once(files, transformed, monkeypatch):
     ("gray", "color_param { std: 1 }", "record '000[0-4]' of LMDB '.*gray': color_param needs images of 3 channels"),
     ("sizes", "", "record '000[0-6]' of LMDB '.*sizes': gives an input of .*, but the first image of its batch")])
 def test_a_bad_record_is_named(files, transformed, kind, transform, message):
-    said = []
+    messages = []
     for device in ("cpu", "cuda"):
         with pytest.raises(SppError, match=message) as error, Net(_param(files, kind, transform), TRAIN, seed=3,
                                                                   device=device) as net:
             for _ in range(3):
                 net.forward()
-        said.append(str(error.value))
-    assert said[0] == said[1]
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 def test_closing_with_a_batch_on_its_way(files, transformed):
@@ -178,7 +178,7 @@ def test_closing_with_a_batch_on_its_way(files, transformed):
     net.forward()
     layer.batches._take_head()
     layer.feed.start(layer.batches._head.result().arrays)
-    found = net.blobs["data"].data.get()
+    result = net.blobs["data"].data.get()
     net.close()
     net.close()
-    np.testing.assert_array_equal(net.blobs["data"].data.get(), found)
+    np.testing.assert_array_equal(net.blobs["data"].data.get(), result)

@@ -52,11 +52,11 @@ def test_dropout_mask(cuda, dtype):
     cuda.draw_mask(stream, 0.3, 1 / 0.7, second)
     one, other = cuda.to_host(first), cuda.to_host(second)
     assert set(np.unique(one)) == {dtype(0), dtype(1 / 0.7)}
-    kept = one != 0
-    assert abs(kept.mean() - 0.7) < 0.004       # 4 standard deviations
-    assert abs(kept.reshape(-1, 7).mean(0) - 0.7).max() < 0.012
-    assert abs((kept & (other != 0)).mean() - 0.49) < 0.005         # independent of each other
-    assert abs((kept[:, 1:] & kept[:, :-1]).mean() - 0.49) < 0.005
+    passes = one != 0
+    assert abs(passes.mean() - 0.7) < 0.004       # 4 standard deviations
+    assert abs(passes.reshape(-1, 7).mean(0) - 0.7).max() < 0.012
+    assert abs((passes & (other != 0)).mean() - 0.49) < 0.005         # independent of each other
+    assert abs((passes[:, 1:] & passes[:, :-1]).mean() - 0.49) < 0.005
     again = cuda.xp.empty((7, 30011), dtype)
     cuda.draw_mask(np.random.default_rng(5), 0.3, 1 / 0.7, again)
     np.testing.assert_array_equal(cuda.to_host(again), one)
@@ -70,12 +70,12 @@ def test_philox_gives_its_published_numbers(cuda):
         def integers(self, most):
             return 0
 
-    drawn = (words / (1 << 24)).astype(np.float32)
+    ratios = (words / (1 << 24)).astype(np.float32)
     for k in range(4):
-        for ratio, kept in ((drawn[k], 1), (np.nextafter(drawn[k], np.float32(1)), 0)):
+        for ratio, expected in ((ratios[k], 1), (np.nextafter(ratios[k], np.float32(1)), 0)):
             mask = cuda.xp.empty(5, np.float32)
             cuda.draw_mask(Zero(), ratio, 1.0, mask)
-            assert cuda.to_host(mask)[k] == kept
+            assert cuda.to_host(mask)[k] == expected
 
 
 # --- channels
@@ -121,9 +121,9 @@ def test_convolution_finish(cuda, dtype, shape):
     b, a, c = (values.reshape(-1, *[1] * (len(shape) - 2)) for values in (bias, scale, shift))
     for biased, scaled, relu in itertools.product((False, True), repeat=3):
         y = cuda.from_host(before)
-        given = [cuda.from_host(values) if used else None
-                 for values, used in ((bias, biased), (scale, scaled), (shift, scaled))]
-        apply(y, Epilogue(given[0], given[1], given[2], relu))
+        vectors = [cuda.from_host(values) if used else None
+                   for values, used in ((bias, biased), (scale, scaled), (shift, scaled))]
+        apply(y, Epilogue(vectors[0], vectors[1], vectors[2], relu))
         expected = before + b if biased else before
         expected = expected * a + c if scaled else expected
         np.testing.assert_array_equal(cuda.to_host(y), np.maximum(expected, 0) if relu else expected)

@@ -64,12 +64,12 @@ def test_im2col(cuda, dtype, seed, kernel, stride, pad, dilation):
         if 0 <= h < 8 and 0 <= w < 10:
             expected[c, i, j, n, row, column] = x[n, c, h, w]
             dx[n, c, h, w] += back[c, i, j, n, row, column]
-    found = cuda.from_host(np.empty_like(x))
+    result = cuda.from_host(np.empty_like(x))
     geometry = Geometry(kernel, stride, pad, dilation)
     columns = columns_of.im2col(cuda.from_host(x), tuple(out), geometry)
-    columns_of.col2im(cuda.from_host(back), found, geometry)
+    columns_of.col2im(cuda.from_host(back), result, geometry)
     np.testing.assert_array_equal(cuda.to_host(columns), expected)
-    np.testing.assert_allclose(cuda.to_host(found), dx, RELATIVE[dtype], RELATIVE[dtype])
+    np.testing.assert_allclose(cuda.to_host(result), dx, RELATIVE[dtype], RELATIVE[dtype])
 
 
 # --- images

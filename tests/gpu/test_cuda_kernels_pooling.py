@@ -79,16 +79,16 @@ def test_pooling_of_thousands_of_windows_at_once(cuda, dtype, channels):
 
 
 def test_a_cover_lives_as_long_as_its_table(cuda):
-    kept = importlib.import_module("spp.backend.cuda.pooling")._covers
+    covers = importlib.import_module("spp.backend.cuda.pooling")._covers
     shape, (counts, regions, areas) = TABLES["sliding"]
     table, divisors = cuda.from_host(regions), cuda.from_host(areas)
-    before = len(kept)
+    before = len(covers)
     dy, dx = cuda.xp.ones(shape[:2] + counts, np.float32), cuda.xp.empty(shape, np.float32)
     for _ in range(2):
         cuda.average_pool_backward(dy, table, divisors, dx)
-        assert len(kept) == before + 1
+        assert len(covers) == before + 1
     del table
-    assert len(kept) == before
+    assert len(covers) == before
 
 
 def rois(size, images):

@@ -19,11 +19,11 @@ def of_the_kernels():
     """File and name of each test function beside this file that runs kernels."""
     paths = glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test_cuda_kernels_*.py"))
     assert len(paths) > 4
-    found = set()
+    tests = set()
     for path in set(paths) - {os.path.abspath(__file__)}:
         with open(path) as file:
-            found |= {(os.path.basename(path), name) for name in re.findall(r"^def (test_\w+)", file.read(), re.M)}
-    return found
+            tests |= {(os.path.basename(path), name) for name in re.findall(r"^def (test_\w+)", file.read(), re.M)}
+    return tests
 
 
 def test_every_kernel_was_run(request, cuda):

@@ -49,9 +49,9 @@ def images(tmp_path_factory):
 def zf5(images):
     """ZF-5 SPP as it is shipped, with an eighth of its maps, smaller images and batches of 2; its TEST layers go."""
     net = text.read_net(ZF5)
-    kept = [layer for layer in net.layer if not any(rule.phase == TEST for rule in layer.include)]
+    layers = [layer for layer in net.layer if not any(rule.phase == TEST for rule in layer.include)]
     del net.layer[:]
-    net.layer.extend(kept)
+    net.layer.extend(layers)
     data = net.layer[0]
     data.data_param.source, data.data_param.batch_size = images, 2
     data.transform_param.resize_short, data.transform_param.crop_size = 80, 72
@@ -68,12 +68,12 @@ def zf5(images):
 
 
 def waits_of_steps(solver, count):
-    found = []
+    waits = []
     for _ in range(count):
         before = memory.State.waits
         solver.step(1)
-        found.append(memory.State.waits - before)
-    return found
+        waits.append(memory.State.waits - before)
+    return waits
 
 
 def test_a_step_of_zf5_spp_waits_for_its_displayed_loss_alone(images):
@@ -89,16 +89,16 @@ def test_a_step_of_zf5_spp_waits_for_its_displayed_loss_alone(images):
             solver.step(3)
             sizes.add(solver.net.blobs["data"].shape[2:])
         assert sizes == {(72, 72), (60, 60)}
-        found = waits_of_steps(solver, 10)      # iterations 6 to 15, of which 10 and 15 display
+        waits = waits_of_steps(solver, 10)      # iterations 6 to 15, of which 10 and 15 display
         assert solver.net.blobs["data"].shape[2:] in sizes
-    assert found == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    assert waits == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_which_layers_wait(row):
     net = Net(parse_net(row.text()), row.phase, device="cuda", seed=3)
     device = net.context.backend
-    for seed in range(2):       # what is made once has been made then
+    for seed in range(2):       # the second run finds all cached objects
         with device.use():
             for i, shape in enumerate(row.shapes):
                 net.blobs[f"x{i}"].data[...] = device.from_host(row.values(i, shape, seed).astype(np.float32))

@@ -106,15 +106,15 @@ class Steps(Recorder):
 @pytest.mark.parametrize("kind", ["SGD", "Nesterov", "Adam"])
 def test_host_and_gpu_solvers_agree(kind):
     extra = f"type: '{kind}' clip_gradients: 0.5 iter_size: 2"
-    found = []
+    results = []
     for device in ("cpu", "cuda:1"):
         solver, recorder = small_solver(device, extra), Steps()
         solver.listeners.append(recorder)
         solver.step(4)
-        found.append((recorder.losses, [host(entry.blob.data) for entry in solver.net.learnable], recorder.messages))
-    assert list(found[0][0]) == [1, 2, 3, 4] == list(found[1][0]) and len(found[1][2]) == len(found[0][2])
-    np.testing.assert_allclose(list(found[1][0].values()), list(found[0][0].values()), 1e-4)
-    for mine, theirs in zip(found[0][1], found[1][1]):
+        results.append((recorder.losses, [host(entry.blob.data) for entry in solver.net.learnable], recorder.messages))
+    assert list(results[0][0]) == [1, 2, 3, 4] == list(results[1][0]) and len(results[1][2]) == len(results[0][2])
+    np.testing.assert_allclose(list(results[1][0].values()), list(results[0][0].values()), 1e-4)
+    for mine, theirs in zip(results[0][1], results[1][1]):
         np.testing.assert_allclose(theirs, mine, 1e-3, 1e-5)
 
 
@@ -209,7 +209,7 @@ def test_pycaffe_arrays_are_numpy_and_reach_the_net(tmp_path, gpu):
     prob = net.blobs["fc"].data
     first = prob.copy()
     weight *= 2
-    net.params["fc"][1].data[...] += 1      # through an array that nobody keeps
+    net.params["fc"][1].data[...] += 1      # through an array that the caller does not keep
     out = net.forward()
     assert net.blobs["fc"].data is prob and net.blobs["x"].data is data and set(out) == {"accuracy", "loss"}
     np.testing.assert_allclose(prob, 2 * first + 1, 1e-5)       # read after forward
@@ -223,11 +223,11 @@ def test_pycaffe_arrays_are_numpy_and_reach_the_net(tmp_path, gpu):
     assert net.blobs["x"].data is not data and net.blobs["x"].data.shape == (1, 3, 9, 8)
     net.forward()
     assert net.blobs["fc"].data.shape == (1, 3) and prob.shape == (2, 3)
-    kept = net.params["conv"][0].data.copy()
+    conv_weight = net.params["conv"][0].data.copy()
     net.save(str(tmp_path / "w.caffemodel"))
     net.params["conv"][0].data[...] = 7
     net.copy_from(str(tmp_path / "w.caffemodel"))
-    np.testing.assert_array_equal(net.params["conv"][0].data, kept)
+    np.testing.assert_array_equal(net.params["conv"][0].data, conv_weight)
     layer = net.layer_dict["conv"]
     assert type(layer.blobs[0].data) is np.ndarray and layer.type == "Convolution" and layer in net.layers
 
@@ -237,19 +237,20 @@ def test_pycaffe_gradients_and_callbacks(tmp_path, gpu):
     (tmp_path / "solver.prototxt").write_text(f"net: 'net.prototxt' {TRAINED}")
     solver = caffe.get_solver(str(tmp_path / "solver.prototxt"))
     net = solver.net
-    seen: list[tuple[Any, float]] = []
+    events: list[tuple[Any, float]] = []
     net.blobs["x"].data[...], net.blobs["label"].data[...] = image(), [1, 2]
     gradient, weight, conv = net.params["fc"][0].diff, net.params["fc"][0].data, net.blobs["conv"].data
     before = weight.copy()
 
     def ready():
-        seen.append(("ready", np.abs(gradient).sum()))
+        events.append(("ready", np.abs(gradient).sum()))
         gradient[...] = 0
 
-    solver.add_callback(lambda: seen.append(("start", 0)), ready)
-    net.after_forward(lambda i: seen.append((i, conv.max())) if i == 2 else None)
+    solver.add_callback(lambda: events.append(("start", 0)), ready)
+    net.after_forward(lambda i: events.append((i, conv.max())) if i == 2 else None)
     solver.step(1)
-    assert [event for event, _ in seen] == ["start", 2, "ready"] and seen[1][1] == conv.max() > 0 and seen[2][1] > 0
+    assert [event for event, _ in events] == ["start", 2, "ready"]
+    assert events[1][1] == conv.max() > 0 and events[2][1] > 0
     np.testing.assert_allclose(weight, before * (1 - 0.1 * 0.01), 1e-6)        # the gradient was zeroed: only decay
     net.forward()
     net.backward()
@@ -263,7 +264,7 @@ def test_pycaffe_gradients_and_callbacks(tmp_path, gpu):
     assert deploy.backward()["x"].shape == (2, 3, 9, 8)
 
 
-def test_only_arrays_that_somebody_has_are_brought_back(cupy):
+def test_only_arrays_that_are_in_use_are_brought_back(cupy):
     net = small("cuda")
     face = host_copy.host_view(net.blobs["fc"])
     assert host_copy.host_view(net.blobs["fc"]) is face and isinstance(net.blobs["fc"].data, cupy.ndarray)
@@ -272,22 +273,22 @@ def test_only_arrays_that_somebody_has_are_brought_back(cupy):
     before = memory.State.waits
     with host_copy.device_access(net.blobs.values()):
         net.forward(x=image())
-    assert memory.State.waits == before         # nobody has one
-    held = face.data
+    assert memory.State.waits == before         # no host array is in use
+    array = face.data
     before = memory.State.waits
     with host_copy.device_access(net.blobs.values()):
         net.forward(x=image(1))
     assert memory.State.waits == before + 1
-    np.testing.assert_array_equal(held, net.blobs["fc"].data.get())
-    held[0, 0] = np.nan
+    np.testing.assert_array_equal(array, net.blobs["fc"].data.get())
+    array[0, 0] = np.nan
     with host_copy.device_access(net.blobs.values()):
         pass
-    assert np.isnan(net.blobs["fc"].data.get()[0, 0]) and np.isnan(held[0, 0])
-    twin = net.blobs["fc"].memory.host_copy
-    assert twin._store.size == 6
-    del held
+    assert np.isnan(net.blobs["fc"].data.get()[0, 0]) and np.isnan(array[0, 0])
+    fc_copy = net.blobs["fc"].memory.host_copy
+    assert fc_copy._store.size == 6
+    del array
     with host_copy.device_access(net.blobs.values()):
-        assert twin._store.size == 0        # no host memory for what nobody has
+        assert fc_copy._store.size == 0        # no host memory while no view exists
 
 
 def test_python_layers_get_numpy_arrays(tmp_path, monkeypatch):

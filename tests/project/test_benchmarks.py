@@ -177,4 +177,4 @@ def test_ours_on_an_emulated_gpu(modules, monkeypatch):
         gpu.make("spp", "squeezenet inference-1 tf32 cuda 48")()
         gpu.make("spp", "squeezenet training-1 tf32 cuda 48")()
         detection.make("spp", "windows fp32 cuda 8 3")()
-        assert all(graph.runs for graph in fake_cudnn.Graph.made)
+        assert all(graph.runs for graph in fake_cudnn.Graph.instances)

@@ -90,9 +90,9 @@ def assert_near(results, reference, tolerance):
         np.testing.assert_allclose(a, e, 0, tolerance * np.abs(e).max(), err_msg=name)
 
 
-def scaled(case, given, relu, bias=True):
+def scaled(case, inputs, relu, bias=True):
     """y with scale and shift by spp, and the reference, computed from y without them in float64."""
-    x, weight, b, dy = given
+    x, weight, b, dy = inputs
     dtype, b = x.dtype, b if bias else None
     scale, shift = np.linspace(-1.3, 2, len(weight)), np.linspace(3, -2, len(weight))
     results = np.full_like(dy, np.nan)

@@ -24,7 +24,7 @@ _FUNCTION = re.compile(r"^(?!//|#|\s)[^;{}\n]*?\b(\w+)\(([^;{}]*?)\)\s*\{\n(.*?)
 
 
 class Module:
-    """The kernels of `source`. options: as for NVRTC; those that define a macro (-D) count, the others do not.
+    """The kernels of `source`. options: as for NVRTC; options that define a macro (-D) apply, the others are ignored.
 
     Raises RuntimeError with g++'s messages if it does not compile.
     """
@@ -76,12 +76,12 @@ class Kernel:
         """An array of one element: the argument, or the address of an array."""
         expected = self.parameters[i]
         if isinstance(arg, np.ndarray):
-            found, value = "*" + arg.dtype.str[1:], np.array(arg.ctypes.data, np.uintp)
+            kind, value = "*" + arg.dtype.str[1:], np.array(arg.ctypes.data, np.uintp)
         else:
             value = np.asarray(arg)
-            found = value.dtype.str[1:]
-        if found != expected:
-            raise TypeError(f"{self.name}: parameter {i} is {expected}, and the argument {found}")
+            kind = value.dtype.str[1:]
+        if kind != expected:
+            raise TypeError(f"{self.name}: parameter {i} is {expected}, and the argument {kind}")
         return value
 
 
@@ -98,14 +98,14 @@ def kernel_names(source: str) -> list[str]:
 
 
 def _waiting(source: str) -> set[str]:
-    """The functions in which threads wait for each other: those that call __syncthreads, or one that does."""
+    """The functions in which threads wait for each other: by __syncthreads, or by a call of such a function."""
     bodies = {name: body for name, _, body in _FUNCTION.findall(source)}
-    found: set[str] = {"__syncthreads"}
+    waiting: set[str] = {"__syncthreads"}
     while True:
-        more = {name for name, body in bodies.items() if any(re.search(rf"\b{f}\b", body) for f in found)} - found
+        more = {name for name, body in bodies.items() if any(re.search(rf"\b{f}\b", body) for f in waiting)} - waiting
         if not more:
-            return found
-        found |= more
+            return waiting
+        waiting |= more
 
 
 def _build(text: str) -> str:
@@ -120,11 +120,11 @@ def _build(text: str) -> str:
     path = os.path.join(folder, f"{key}.so")
     if not os.path.exists(path):
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            source, made = os.path.join(work, "kernels.cpp"), os.path.join(work, "kernels.so")
+            source, library = os.path.join(work, "kernels.cpp"), os.path.join(work, "kernels.so")
             with open(source, "w") as out:
                 out.write(text)
-            result = subprocess.run([*command, "-I", HERE, source, "-o", made], capture_output=True, text=True)
+            result = subprocess.run([*command, "-I", HERE, source, "-o", library], capture_output=True, text=True)
             if result.returncode:
                 raise RuntimeError(f"g++ does not compile the kernels:\n{result.stderr[:4000]}")
-            os.replace(made, path)
+            os.replace(library, path)
     return path

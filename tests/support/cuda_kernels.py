@@ -70,14 +70,14 @@ def arrays(value):
     return [value] if isinstance(value, (np.ndarray, np.generic)) else []
 
 
-def compare(cuda, name, *args, exact=False, **named):
+def compare(cuda, name, *args, exact=False, **kwargs):
     """Call both backends: what is returned, and every array after the call, must be the same."""
     args = tuple(args)
     here = on(lambda array: array.copy(order="K"), args)
     there = on(cuda.from_host, args)
-    expected = getattr(host, name)(*here, **named)
-    found = on(cuda.to_host, getattr(cuda, name)(*there, **named))
-    pairs = list(zip(arrays([here, expected]), arrays([on(cuda.to_host, there), found]), strict=True))
+    expected = getattr(host, name)(*here, **kwargs)
+    results = on(cuda.to_host, getattr(cuda, name)(*there, **kwargs))
+    pairs = list(zip(arrays([here, expected]), arrays([on(cuda.to_host, there), results]), strict=True))
     assert pairs
     for mine, its in pairs:
         assert its.dtype == mine.dtype and its.shape == mine.shape

@@ -24,8 +24,9 @@ class cudnnGraphNotSupportedError(RuntimeError):        # the frontend's name
 class Tensor:
     """A tensor of a graph; its setters return it, as the frontend's do."""
 
-    def __init__(self, dim=None, stride=None, data_type=None, name="", uid=None, **made) -> None:
-        self.dim, self.stride, self.kind, self.uid, self.made, self.output = dim, stride, data_type, uid, made, False
+    def __init__(self, dim=None, stride=None, data_type=None, name="", uid=None, **options) -> None:
+        self.dim, self.stride, self.kind, self.uid = dim, stride, data_type, uid
+        self.options, self.output = options, False
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("set_"):
@@ -60,9 +61,9 @@ class Tensor:
 
 
 class Graph:
-    """cudnn.pygraph. `made` lists all graphs; `declines` says of a graph whether no engine takes it."""
+    """cudnn.pygraph. `instances` lists all graphs; `declines` returns whether no engine supports a graph."""
 
-    made: list["Graph"] = []
+    instances: list["Graph"] = []
     declines: Any = staticmethod(lambda graph: False)
 
     def __init__(self, io_data_type, intermediate_data_type, compute_data_type, handle) -> None:
@@ -70,7 +71,7 @@ class Graph:
         self.handle, self.runs = handle, 0
         self.tensors: dict[int, Tensor] = {}
         self.added: Tensor | None = None
-        Graph.made.append(self)
+        Graph.instances.append(self)
 
     def tensor(self, **what: Any) -> Tensor:
         tensor = self.tensors[what["uid"]] = Tensor(**what)
@@ -140,10 +141,11 @@ class Graph:
 
 def module() -> ModuleType:
     """What `import cudnn` shall give; without graphs as yet."""
-    Graph.made, Graph.declines = [], staticmethod(lambda graph: False)
-    made: Any = ModuleType("cudnn")
-    made.data_type, made.heur_mode, made.numerical_note, made.pygraph = data_type, heur_mode, numerical_note, Graph
-    made.backend_version = lambda: 92800
-    made.create_handle = lambda: {"stream": None}
-    made.set_stream = lambda handle, stream: handle.update(stream=stream)
-    return made
+    Graph.instances, Graph.declines = [], staticmethod(lambda graph: False)
+    result: Any = ModuleType("cudnn")
+    result.data_type, result.heur_mode = data_type, heur_mode
+    result.numerical_note, result.pygraph = numerical_note, Graph
+    result.backend_version = lambda: 92800
+    result.create_handle = lambda: {"stream": None}
+    result.set_stream = lambda handle, stream: handle.update(stream=stream)
+    return result

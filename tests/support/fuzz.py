@@ -59,15 +59,15 @@ class Corpus:
     """
 
     def __init__(self, folders: Sequence[str] = ("tests/golden", "prototxt")) -> None:
-        def found(*patterns: str) -> list[Path]:
+        def find(*patterns: str) -> list[Path]:
             return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
 
         golden = "tests/golden/"
-        solvers = found(*(f"{folder}/**/*solver*.prototxt" for folder in folders))
-        nets = set(found(*(f"{folder}/**/*.prototxt" for folder in folders))) - set(solvers)
+        solvers = find(*(f"{folder}/**/*solver*.prototxt" for folder in folders))
+        nets = set(find(*(f"{folder}/**/*.prototxt" for folder in folders))) - set(solvers)
         self.files = {"net": sorted(nets), "solver": solvers,
-                      "weights": found(golden + "solvers/*/*.caffemodel*"),
-                      "state": found(golden + "solvers/*/*.solverstate*")}
+                      "weights": find(golden + "solvers/*/*.caffemodel*"),
+                      "state": find(golden + "solvers/*/*.solverstate*")}
         self.contents = {path: path.read_bytes() for paths in self.files.values() for path in paths}
         words = {token for path in nets for token in TOKEN.findall(self.contents[path].decode("utf-8", "replace"))
                  if re.match(r'["A-Za-z_]', token)}

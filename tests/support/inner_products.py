@@ -15,18 +15,18 @@ def arrays(n, inputs, outputs, transpose, dtype=np.float64):
     return [rng.normal(size=shape).astype(dtype) for shape in ((n, inputs), weight, (outputs,), (n, outputs))]
 
 
-def expected(given, transpose):
+def expected(operands, transpose):
     """y, dx, dweight, dbias in float64."""
-    x, weight, bias, dy = (a.astype(np.float64) for a in given)
+    x, weight, bias, dy = (a.astype(np.float64) for a in operands)
     k, order = ("io", "ni,no->io") if transpose else ("oi", "no,ni->oi")
     pair = (x, dy) if transpose else (dy, x)
     return (np.einsum(f"ni,{k}->no", x, weight) + bias, np.einsum(f"no,{k}->ni", dy, weight),
             np.einsum(order, *pair), np.einsum("no->o", dy))
 
 
-def computed(given, transpose):
+def computed(operands, transpose):
     """The same by spp; outputs hold NaN before, and parameter gradients start at 1."""
-    x, weight, bias, dy = given
+    x, weight, bias, dy = operands
     y, dx = np.full_like(dy, np.nan), np.full_like(x, np.nan)
     dweight, dbias = np.ones_like(weight), np.ones_like(bias)
     inner_product.forward(x, weight, y, Epilogue(bias), 1, transpose)

@@ -11,7 +11,7 @@ from spp.proto.text import parse_net
 def layer_net(body, *shapes, tops=1, phase=TRAIN, dtype=np.float64, in_place=False, following=""):
     """A Net of `body` ("type: 'Scale' ..."), which gives gradients to all inputs that can have one.
 
-    `following` is the text of the layers after it in the net.
+    `following` is the prototxt of whole layers that come after it in the net.
     """
     inputs = " ".join(f"top: 'x{i}'" for i in range(len(shapes)))
     sizes = " ".join("shape { %s }" % " ".join(f"dim: {size}" for size in shape) for shape in shapes)
@@ -23,14 +23,14 @@ def layer_net(body, *shapes, tops=1, phase=TRAIN, dtype=np.float64, in_place=Fal
 
 
 def forward(net, *xs):
-    """Copies of all outputs y for these inputs; one alone as it is."""
+    """Copies of all outputs y for these inputs; a single output is not put into a list."""
     net.forward(**{f"x{i}": np.asarray(x) for i, x in enumerate(xs)})
     tops = [np.array(net.blobs[name].data) for name in sorted(net.blobs) if name.startswith("y")]
     return tops[0] if len(tops) == 1 else tops
 
 
 def backward(net, *dys):
-    """A copy of input 0's gradient, from those of the tops; parameter gradients start at 0."""
+    """A copy of input 0's gradient, from the gradients of the tops; parameter gradients start at 0."""
     net.blobs["x0"].diff[...] = np.nan      # must be overwritten
     for i, dy in enumerate(dys):
         net.blobs[f"y{i}"].diff[...] = dy

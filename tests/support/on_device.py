@@ -86,26 +86,27 @@ def used(device: str) -> Iterator[None]:
     def engines(owner: Any, *names: str) -> None:
         for name in names:
             if name in vars(owner):
-                found = vars(owner)[name]
-                put(owner, name, property(_engines(found.fget)) if isinstance(found, property) else _engines(found))
+                attribute = vars(owner)[name]
+                is_property = isinstance(attribute, property)
+                put(owner, name, property(_engines(attribute.fget)) if is_property else _engines(attribute))
 
-    select, view, made = backend.select, Blob._view, Blob.__init__
+    select, view, blob_init = backend.select, Blob._view, Blob.__init__
     selected = select(device)
 
-    def shown(self: Blob, which: str) -> Any:
+    def data_view(self: Blob, which: str) -> Any:
         if _depth() or self.backend.xp is np or isinstance(self, host_copy.HostBlob):
             return view(self, which)
         return host_copy.host_view(self)._view(which)
 
     def init(self: Blob, shape: Any = (), dtype: Any = np.float32, backend: Any = selected,
              channels_last: bool | None = None) -> None:
-        made(self, shape, dtype, backend, channels_last)
+        blob_init(self, shape, dtype, backend, channels_last)
         _blobs.add(self)
 
     to_host = selected.to_host
     put(selected, "to_host", lambda array: array if isinstance(array, np.ndarray) else to_host(array))
     put(backend, "select", lambda name: selected if name == "auto" else select(name))
-    put(Blob, "_view", shown)
+    put(Blob, "_view", data_view)
     put(Blob, "__init__", init)
     put(base.Context, "__init__", functools.partialmethod(_context, base.Context.__init__, selected))
     engines(net.Net, "__init__", "reshape", "forward_layers", "fetch_loss", "set_loss_diffs", "backward_layers",

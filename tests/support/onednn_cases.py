@@ -21,8 +21,8 @@ CASE = CASES[-4]
 GROUPED = CASES[-3]
 
 
-def without(monkeypatch, compute, *given):
+def without(monkeypatch, compute, *args):
     """The same without oneDNN."""
     with monkeypatch.context() as patch:
         patch.setattr(onednn_library, "_load", lambda: None)
-        return compute(*given)
+        return compute(*args)

@@ -7,9 +7,9 @@ def assert_same(net, session, inputs, tolerance=1e-4):
     net.forward(**inputs)
     tops = [name for name in net.outputs if name not in net.inputs]
     assert sorted(tops) == sorted(output.name for output in session.get_outputs())
-    read = {entry.name for entry in session.get_inputs()}
-    for name, found in zip(tops, session.run(tops, {k: v for k, v in inputs.items() if k in read})):
+    names = {entry.name for entry in session.get_inputs()}
+    for name, result in zip(tops, session.run(tops, {k: v for k, v in inputs.items() if k in names})):
         expected = net.blobs[name].data
-        assert found.shape == expected.shape, name
+        assert result.shape == expected.shape, name
         scale = max(1, np.abs(expected).max(initial=0))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale, err_msg=name)
+        np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance * scale, err_msg=name)

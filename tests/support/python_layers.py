@@ -41,8 +41,8 @@ class Affine(Layer):
         dy = top[0].diff
         self.blobs[0].diff[...] += (dy * self.sum).sum((0, 2, 3))
         self.blobs[1].diff[0] += dy.sum()
-        for blob, wanted in zip(bottom, propagate_down):
-            if wanted:
+        for blob, propagates in zip(bottom, propagate_down):
+            if propagates:
                 blob.diff[...] = dy * self.factor
 
 

@@ -15,7 +15,7 @@ if WORKER:
 LONG = ("test_device_nets", "test_train_net", "test_cuda_compile", "test_onednn", "test_convert_onnx_torch",
         "test_demo", "test_cuda_kernels", "test_threads", "test_scale_fusion", "test_winograd", "test_tools",
         "test_convert_onnx", "test_cuda_backend", "test_snapshots", "test_pycaffe_scripts", "test_benchmarks")
-# These belong together: the last one looks at which kernels the others ran.
+# These belong together: the last test checks which kernels the others ran.
 TOGETHER = "test_cuda_kernels_"
 
 
@@ -26,7 +26,7 @@ def group(path: str) -> str:
 
 
 def long_first(items: list[Any]) -> None:
-    """Sort the tests of a worker; those of a file stay in order."""
+    """Sort the tests of a worker; the tests of one file stay in order."""
     if WORKER:
         items.sort(key=lambda item: LONG.index(group(item.path)) if group(item.path) in LONG else len(LONG))
 

@@ -51,36 +51,36 @@ def test_the_programs_say_it_in_one_line(tmp_path):
 def test_layers_hand_it_to_the_gpu(monkeypatch):
     with emulated_cupy.installed():
         from spp.backend import cuda
-        heard = set()
+        calls = set()
         for name in ("convolution_forward", "convolution_backward_data", "convolution_backward_weights",
                      "inner_product_forward", "inner_product_backward_data", "inner_product_backward_weights"):
             real = getattr(cuda, name)
 
             def tell(*args, name=name, real=real):
-                heard.add((name, inspect.signature(real).bind(*args).arguments["precision"]))
+                calls.add((name, inspect.signature(real).bind(*args).arguments["precision"]))
                 real(*args)
             monkeypatch.setattr(cuda, name, tell)
         with Net(text.parse_net(NET), TRAIN, device="cuda", precision="bf16") as net:
             net.forward()
             net.backward()
-        assert len(heard) == 6 and {precision for _, precision in heard} == {"bf16"}
+        assert len(calls) == 6 and {precision for _, precision in calls} == {"bf16"}
 
 
 @pytest.mark.skipif(cuda_cpu.COMPILER is None, reason=cuda_cpu.MISSING)
 @pytest.mark.parametrize("precision, kind", [("bf16", "BFLOAT16"), ("fp16", "HALF")])
 def test_training_in_16_bits_is_training(make, monkeypatch, precision, kind):
     net = SMALL_NET.replace("dropout_ratio: 0.25", "dropout_ratio: 0")
-    wanted = make(net=net, device="cpu")
-    wanted.step(4)
+    reference = make(net=net, device="cpu")
+    reference.step(4)
     with emulated_cupy.installed():
         monkeypatch.setitem(sys.modules, "cudnn", fake_cudnn.module())
         solver = make(net=net, device="cuda", precision=precision)
         solver.step(4)
-        found = [entry.blob.data.get() for entry in solver.net.learnable]
+        results = [entry.blob.data.get() for entry in solver.net.learnable]
         assert solver.net.loss_scale == (INITIAL if precision == "fp16" else 1)
         solver.close()
-    assert {graph.kinds[0].name for graph in fake_cudnn.Graph.made} == {kind}
-    for mine, theirs in zip(found, weights(wanted)):
+    assert {graph.kinds[0].name for graph in fake_cudnn.Graph.instances} == {kind}
+    for mine, theirs in zip(results, weights(reference)):
         assert 0 < abs(mine - theirs).max() < 0.05 * abs(theirs).max()
 
 
@@ -105,8 +105,8 @@ def test_scaling_changes_nothing_but_the_range(make, any_precision):
     plain.net.clear_param_diffs()
     plain.net.forward()
     plain.net.backward()
-    for found, entry in zip(large, plain.net.learnable):
-        np.testing.assert_allclose(found, INITIAL * abs(entry.blob.diff).max(), rtol=1e-4)
+    for result, entry in zip(large, plain.net.learnable):
+        np.testing.assert_allclose(result, INITIAL * abs(entry.blob.diff).max(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])

@@ -88,17 +88,17 @@ def test_iter_size_adds_up_a_larger_batch(make):
 
 def test_functions_called_where_a_step_begins_and_where_its_gradients_are_complete(make):
     solver = make("iter_size: 2")
-    seen = []
+    events = []
 
     def look(name):
         gradient = max(abs(entry.blob.diff).max() for entry in solver.net.learnable)
-        seen.append((name, solver.iter, gradient > 0, weights(solver)[0].copy()))
+        events.append((name, solver.iter, gradient > 0, weights(solver)[0].copy()))
 
     solver.listeners.append(Hook(lambda: look("complete"), lambda: look("begins")))
     solver.step(2)
-    assert [entry[:3] for entry in seen] == [("begins", 0, False), ("complete", 0, True), ("begins", 1, True),
-                                             ("complete", 1, True)]
-    first, second, third, _ = (entry[3] for entry in seen)
+    assert [entry[:3] for entry in events] == [("begins", 0, False), ("complete", 0, True), ("begins", 1, True),
+                                               ("complete", 1, True)]
+    first, second, third, _ = (entry[3] for entry in events)
     np.testing.assert_array_equal(first, second)        # not yet applied
     assert (second != third).any()
 

@@ -19,13 +19,13 @@ __all__ = ["installed", "memory", "module", "ndarray"]
 
 
 def _module(name: str, **content: Any) -> ModuleType:
-    made = ModuleType(name)
-    made.__dict__.update(content)
-    return made
+    result = ModuleType(name)
+    result.__dict__.update(content)
+    return result
 
 
 def module() -> dict[str, ModuleType]:
-    """The modules by name: cupy, cupyx and those inside of them."""
+    """The modules by name: cupy, cupyx and their submodules."""
     runtime = _module("cupy.cuda.runtime", **cuda.RUNTIME)
     cublas = _module("cupy.cuda.cublas", **cuda.CUBLAS)
     inner = _module("cupy.cuda", Device=memory.Device, Event=cuda.Event, Stream=cuda.Stream, runtime=runtime,
@@ -54,13 +54,13 @@ def installed() -> Iterator[ModuleType]:
         del sys.modules[name]
     backend.__dict__.pop("cuda", None)
     backend.forget_devices()
-    made = module()
-    sys.modules.update(made)
+    modules = module()
+    sys.modules.update(modules)
     try:
         with np.errstate(all="ignore"):         # a GPU does not warn
-            yield made["cupy"]
+            yield modules["cupy"]
     finally:
-        for name in [name for name in sys.modules if name in made or name.startswith("spp.backend.cuda")]:
+        for name in [name for name in sys.modules if name in modules or name.startswith("spp.backend.cuda")]:
             del sys.modules[name]
         sys.modules.update(mine)
         backend.__dict__.pop("cuda", None)

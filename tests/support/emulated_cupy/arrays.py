@@ -155,10 +155,10 @@ class ndarray:      # the name is CuPy's
 
 def wrap(array: Any, device: int | None = None) -> ndarray:
     """A NumPy array, or a scalar that a reduction gave, as an array of a device: the current one unless given."""
-    made = ndarray.__new__(ndarray)
-    made._a = np.asarray(array)
-    made._device = memory.current() if device is None else device
-    return made
+    result = ndarray.__new__(ndarray)
+    result._a = np.asarray(array)
+    result._device = memory.current() if device is None else device
+    return result
 
 
 def unwrap(value: Any) -> Any:
@@ -180,8 +180,8 @@ def _key(key: Any, shape: tuple[int, ...]) -> tuple[Any, bool]:
     """An index for NumPy that gives a view where CuPy gives one, and whether it has arrays in it."""
     parts, advanced, ellipsis = [], False, False
     key = key if isinstance(key, tuple) else (key,)
-    given = sum(part.ndim if getattr(part, "dtype", None) == bool else part is not None and part is not Ellipsis
-                for part in key)
+    indexed = sum(part.ndim if getattr(part, "dtype", None) == bool else part is not None and part is not Ellipsis
+                  for part in key)
     axis = 0
     for part in key:
         first, axis = axis, axis + (part is not None)
@@ -194,7 +194,7 @@ def _key(key: Any, shape: tuple[int, ...]) -> tuple[Any, bool]:
                 part = wrapped(part, shape[first])
         elif part is Ellipsis:
             ellipsis = True
-            axis = first + len(shape) - given
+            axis = first + len(shape) - indexed
         elif isinstance(part, (list, np.ndarray, bool, np.bool_)):
             advanced = True             # copied to the device
         elif not (part is None or isinstance(part, (slice, int, np.integer))):

@@ -95,8 +95,8 @@ class ufunc:
             out, = out
         if out is not None and not isinstance(out, ndarray):
             raise TypeError("Output arguments type must be cupy.ndarray")
-        found = self._function(*map(unwrap, args[:count]), out=unwrap(out), dtype=dtype, casting=casting)
-        return wrap(np.asarray(found, order="C")) if out is None else out
+        result = self._function(*map(unwrap, args[:count]), out=unwrap(out), dtype=dtype, casting=casting)
+        return wrap(np.asarray(result, order="C")) if out is None else out
 
 
 def _bound(line: str) -> tuple[str, inspect.Signature]:
@@ -119,24 +119,25 @@ def _call(name: str, call: Callable[..., Any], arguments: dict[str, Any]) -> Any
     out = arguments.get("out")
     if out is not None and not isinstance(out, ndarray):
         raise TypeError("Output arguments type must be cupy.ndarray")
-    given = {name: value if name in PLAIN_ARGUMENTS else _deep(value) for name, value in arguments.items()}
-    if given.get("keepdims") is None:
-        given.pop("keepdims", None)
-    found = call(given)
-    if isinstance(found, (bool, type(None), tuple)):
-        return found
+    values = {name: value if name in PLAIN_ARGUMENTS else _deep(value) for name, value in arguments.items()}
+    if values.get("keepdims") is None:
+        values.pop("keepdims", None)
+    result = call(values)
+    if isinstance(result, (bool, type(None), tuple)):
+        return result
     if out is not None:
         return out
-    return wrap(np.asarray(found, order="C") if name in IN_C_ORDER else found)
+    return wrap(np.asarray(result, order="C") if name in IN_C_ORDER else result)
 
 
 def _function(name: str, signature: inspect.Signature) -> Callable[..., Any]:
-    def call(given: dict[str, Any]) -> Any:
-        positional = [given.pop(key) for key, p in signature.parameters.items() if p.default is p.empty]
+    def call(arguments: dict[str, Any]) -> Any:
+        positional = [arguments.pop(key) for key, p in signature.parameters.items() if p.default is p.empty]
         drop = {"where": True} if name == "copyto" else {}
-        rest: dict[str, Any] = {key: drop.get(key, value) if value is None else value for key, value in given.items()}
+        rest: dict[str, Any] = {key: drop.get(key, value) if value is None else value
+                                for key, value in arguments.items()}
         if name in ("take", "take_along_axis", "put_along_axis"):
-            at = given["axis"] if name == "take" else positional[-1]
+            at = arguments["axis"] if name == "take" else positional[-1]
             positional[1] = wrapped(positional[1], positional[0].size if at is None else positional[0].shape[at])
         if name == "where":
             return np.where(positional[0], rest["x"], rest["y"])
@@ -164,9 +165,9 @@ def _function(name: str, signature: inspect.Signature) -> Callable[..., Any]:
 
 def _method(name: str, signature: inspect.Signature) -> Callable[..., Any]:
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
-        def call(given: dict[str, Any]) -> Any:
-            positional = [given.pop(key) for key, p in signature.parameters.items() if p.default is p.empty]
-            return getattr(unwrap(self), name)(*positional, **given)
+        def call(arguments: dict[str, Any]) -> Any:
+            positional = [arguments.pop(key) for key, p in signature.parameters.items() if p.default is p.empty]
+            return getattr(unwrap(self), name)(*positional, **arguments)
         return _call(name, call, signature.bind(*args, **kwargs).arguments)
 
     method.__name__ = name
@@ -220,10 +221,10 @@ setattr(ndarray, "reshape", _reshape)
 def array(obj: Any, dtype: Any = None, copy: bool = True, order: Any = "K") -> ndarray:
     if isinstance(obj, np.ndarray) and order in ("K", "A"):
         order = "F" if obj.flags.f_contiguous else "C"      # no other order crosses over
-    given: Any = {"dtype": dtype, "copy": copy or None, "order": order}
-    made = np.array(obj._a if isinstance(obj, ndarray) else obj, **given)
-    memory.take(made.shape, made.dtype)
-    return wrap(made if isinstance(obj, ndarray) else made.copy("K"))
+    options: Any = {"dtype": dtype, "copy": copy or None, "order": order}
+    result = np.array(obj._a if isinstance(obj, ndarray) else obj, **options)
+    memory.take(result.shape, result.dtype)
+    return wrap(result if isinstance(obj, ndarray) else result.copy("K"))
 
 
 def asarray(a: Any, dtype: Any = None, order: Any = None) -> ndarray:
@@ -239,10 +240,10 @@ def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
 
 
 def empty(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
-    made = ndarray(shape, dtype, order)
-    if made.dtype.kind == "f":
-        made._a.fill(np.nan)        # nobody may count on zeros
-    return made
+    result = ndarray(shape, dtype, order)
+    if result.dtype.kind == "f":
+        result._a.fill(np.nan)        # so that no caller relies on zeros
+    return result
 
 
 def zeros(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
@@ -254,22 +255,22 @@ def ones(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
 
 
 def full(shape: Any, fill_value: Any, dtype: Any = None, order: Any = "C") -> ndarray:
-    made = ndarray(shape, np.asarray(unwrap(fill_value)).dtype if dtype is None else dtype, order)
-    made[...] = fill_value
-    return made
+    result = ndarray(shape, np.asarray(unwrap(fill_value)).dtype if dtype is None else dtype, order)
+    result[...] = fill_value
+    return result
 
 
 def empty_like(prototype: ndarray, dtype: Any = None, order: Any = "K", subok: None = None,
                shape: Any = None) -> ndarray:
-    made: Any = np.empty_like(unwrap(prototype), dtype, order, shape=shape)
-    memory.take(made.shape, made.dtype)
-    return wrap(made)
+    result: Any = np.empty_like(unwrap(prototype), dtype, order, shape=shape)
+    memory.take(result.shape, result.dtype)
+    return wrap(result)
 
 
 def zeros_like(a: ndarray, dtype: Any = None, order: Any = "K", subok: None = None, shape: Any = None) -> ndarray:
-    made = empty_like(a, dtype, order, shape=shape)
-    made[...] = 0
-    return made
+    result = empty_like(a, dtype, order, shape=shape)
+    result[...] = 0
+    return result
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> ndarray:
