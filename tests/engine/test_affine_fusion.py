@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from folders import ROOT
+from calls import record_calls
 from spp import backend
 from spp.layers import TEST, TRAIN
 from spp.net import Net
@@ -64,21 +65,7 @@ def build(text=NET, phase=TEST, dtype=np.float32, **how):
 
 def forwards(net):
     """Names of the layers whose own forward runs."""
-    run = []
-
-    def watch(layer, method):
-        original = getattr(layer, method)
-
-        def record(*args):
-            run.append(layer.name)
-            original(*args)
-
-        setattr(layer, method, record)
-
-    for layer in net.layers:
-        # forward of a layer that can fuse calls forward_fused
-        watch(layer, "forward_fused" if layer.fuses else "forward")
-    return run
+    return record_calls(net, "forward")
 
 
 @pytest.mark.parametrize("dtype, rtol", [(np.float32, 1e-5), (np.float64, 1e-12)])

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from calls import record_calls
 from spp.layers import TEST, TRAIN
 from spp.net import Net
 from spp.proto.text import parse_net
@@ -53,27 +54,6 @@ def build(dtype=np.float64, phase=TRAIN, text=NET, watched=()):
     return net
 
 
-def ran(net, method):
-    """Names of the layers whose own forward or backward runs."""
-    names = []
-
-    def watch(layer, method):
-        original = getattr(layer, method)
-
-        def record(*args):
-            names.append(layer.name)
-            original(*args)
-
-        setattr(layer, method, record)
-
-    for layer in net.layers:
-        # forward of a layer that can fuse calls forward_fused; backward and backward_fused are two ways in
-        watch(layer, "forward_fused" if method == "forward" and layer.fuses else method)
-        if method == "backward" and layer.type == "BatchNorm":
-            watch(layer, "backward_fused")
-    return names
-
-
 def step(net, backward=None):
     net.forward()
     net.clear_param_diffs()
@@ -103,7 +83,7 @@ def assert_same(net, plain, rtol):
 @pytest.mark.parametrize("phase", [TRAIN, TEST])
 def test_values_and_gradients_are_those_without_fusion(phase, dtype, rtol):
     net, plain = build(dtype, phase), build(dtype, phase, watched=HOOKS)
-    forwards, backwards = ran(net, "forward"), ran(net, "backward")
+    forwards, backwards = record_calls(net, "forward"), record_calls(net, "backward")
     for _ in range(2):
         step(net)
         step(plain)
@@ -158,7 +138,7 @@ def test_a_batch_normalization_that_needs_no_gradient_is_not_fused():
     text = NET.replace("name: 'a' type: 'Convolution' bottom: 'x' top: 'a'",
                        "name: 'a' type: 'Convolution' bottom: 'x' top: 'a' param { lr_mult: 0 }")
     net, plain = build(text=text), build(text=text, watched=HOOKS)
-    forwards = ran(net, "forward")
+    forwards = record_calls(net, "forward")
     step(net)
     step(plain)
     assert "a_scale" in forwards and "b_scale" not in forwards
